@@ -1,0 +1,97 @@
+"""Changes to what is published that write no hidden states: borrow, retract, remove."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from msa.cache import layout, manifest, segment
+from msa.cache.files import remove_tree
+from msa.cache.store import FeatureStore
+from msa.cache.view import View
+from msa.errors import UnknownNameError
+
+
+def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray, rows: Sequence[int]) -> int:
+    """Serve `rows` of a corpus from hidden states the view already holds of equal inputs; returns how many.
+
+    A corpus whose labels, splits or sample list changed is another corpus with the same inputs: nothing is
+    encoded again, a segment without data of its own points into the old one. `digests` is (n, 16) uint8.
+    """
+    wanted: dict[str, list[int]] = {}
+    for row in rows:
+        wanted.setdefault(digests[row].tobytes().hex(), []).append(row)
+    entries = []
+    for old in store.manifest["views"].get(view_id, {"segments": []})["segments"]:
+        folder = store.path / "views" / view_id / "seg" / old["id"]
+        found = [(row, s, n, d) for _, s, n, d in _table(folder) for row in wanted.pop(d, ())]
+        if found:
+            run = layout.read_json(folder / "zarr.json")["attributes"]["run"]
+            owner = old.get("data_of", old["id"])
+            made = folder.parent / segment.new_name()
+            made.mkdir()
+            attributes = {"dataset": dataset, "run": run, "failures": [], "data_of": owner}
+            segment.write_small(made, found, attributes)
+            entries.append(segment.entry(made))
+    store.publish(view_id, entries)
+    return sum(entry["samples"] for entry in entries)
+
+
+def retract_failures(store: FeatureStore, view: View) -> int:
+    """Forget a corpus's failure records in a view, so that those samples are tried again; how many there were."""
+    if not view.failed:
+        return 0
+
+    def change(new: manifest.Manifest) -> None:
+        for entry in new["views"][view.id]["segments"]:
+            if entry["dataset"] == view.dataset:
+                entry["failed"] = 0
+
+    store.manifest = manifest.publish(store.path, change)
+    return view.failed
+
+
+def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None = None) -> int:
+    """Take a dataset (with its hidden states) or a view out of the store; returns the bytes freed."""
+    before = referenced(store)
+    fingerprints = {f for f, about in store.manifest["datasets"].items() if about["name"] == dataset}
+    views = {v for v in store.manifest["views"] if view is not None and v.startswith(view.rpartition("@")[2])}
+    if not fingerprints and not views:
+        known = store.datasets if dataset else store.manifest["views"]
+        raise UnknownNameError("dataset" if dataset else "view", str(dataset or view), known)
+
+    def change(new: manifest.Manifest) -> None:
+        for fingerprint in fingerprints:
+            new["datasets"].pop(fingerprint, None)
+        for view_id, about in list(new["views"].items()):
+            about["segments"] = [e for e in about["segments"] if e["dataset"] not in fingerprints]
+            if view_id in views or not about["segments"]:
+                del new["views"][view_id]
+
+    store.manifest = manifest.publish(store.path, change)
+    doomed = {path: size for path, size in before.items() if path not in referenced(store)}
+    for path in sorted(doomed, key=lambda folder: -len(folder.parts)):
+        if path.exists():
+            remove_tree(path)
+    return sum(doomed.values())
+
+
+def referenced(store: FeatureStore) -> dict[Path, int]:
+    """Folder -> bytes of its files, for every folder the pinned generation needs."""
+    size = lambda files: sum(n for n, _ in files.values())  # noqa: E731
+    found = {store.path / "index" / f: size(about["files"]) for f, about in store.manifest["datasets"].items()}
+    for view_id, about in store.manifest["views"].items():
+        folder = store.path / "views" / view_id
+        found[folder] = size(about["files"])
+        for entry in about["segments"]:
+            found[folder / "seg" / entry["id"]] = size(entry["files"])
+            if "data_of" in entry:
+                found.setdefault(folder / "seg" / entry["data_of"], size(entry["data_files"]))
+    return found
+
+
+def _table(folder: Path) -> list[tuple[int, int, int, str]]:
+    """(sample, start, length, digest) of every sample of a segment."""
+    sample, start, length = (layout.read_array(folder / name).tolist() for name in ("sample", "start", "length"))
+    digest = [row.tobytes().hex() for row in layout.read_array(folder / "digest")]
+    return list(zip(sample, start, length, digest, strict=True))

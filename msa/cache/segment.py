@@ -1,0 +1,227 @@
+"""Segments: the private part of a view that one writer fills, shard by shard, and then seals.
+
+While a segment is open, `journal.jsonl` says which shards are whole. A shard counts once its line is on disk; a
+killed writer loses the shard it was filling and nothing else. The next run takes over what the dead one left.
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from msa.cache import layout, shard
+from msa.cache.files import remove_tree, sync_folder, sync_tree, write_durably
+from msa.cache.fingerprint import DIGEST, sha256
+from msa.errors import StoreError
+
+JOURNAL = "journal.jsonl"
+FLUSH_AFTER_S = 60.0  # a slow backbone loses at most a minute, even where a shard takes an hour to fill
+
+
+@dataclass(frozen=True)
+class Form:
+    """The shape of a segment's `data` array, fixed before the first row is written."""
+
+    width: int
+    dtype: str
+    chunk: int  # rows
+    shard: int  # rows
+
+    @classmethod
+    def of(cls, width: int, dtype: str, shard_bytes: int = layout.SHARD_BYTES) -> "Form":
+        """The usual chunk and shard sizes for rows of this width."""
+        size = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+        return cls(width, dtype, layout.chunk_rows(width, size), layout.shard_rows(width, size, shard_bytes))
+
+    @property
+    def stored(self) -> np.dtype:
+        """The numpy dtype of the bytes on disk."""
+        return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype)
+
+
+class SegmentWriter:
+    """Appends samples to a new segment. `write` and `fail` buffer; `flush` commits; `seal` makes it publishable."""
+
+    def __init__(
+        self, folder: Path, dataset: str, form: Form, run: Mapping[str, Any], flush_after_s: float = FLUSH_AFTER_S
+    ) -> None:
+        self.folder = folder
+        self.form = form
+        self.nbytes = 0  # of the rows written so far
+        self._flush_after_s = flush_after_s
+        self._shard = 0
+        self._rows: list[np.ndarray] = []
+        self._used = 0
+        self._samples: list[tuple[int, int, int, str]] = []  # sample, start, length, digest
+        self._failures: list[dict[str, Any]] = []
+        self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
+        self._flushed = time.monotonic()
+        (folder / "data" / "c").mkdir(parents=True)
+        started = psutil.Process().create_time()  # a number is given to another process some day
+        writer = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+        self._note({"dataset": dataset, "form": vars(form), "run": dict(run), "writer": writer})
+        sync_folder(folder.parent)
+
+    def write(self, sample: int, digest: bytes, rows: np.ndarray) -> None:
+        """Add the hidden states (T, D) of a sample. Raises StoreError where they do not fit this segment."""
+        if rows.ndim != 2 or rows.shape[1] != self.form.width or rows.dtype != self.form.stored or not len(rows):
+            raise StoreError(
+                f"{self.folder.parent.parent.name}: got {rows.dtype}{list(rows.shape)}, "
+                f"this view holds {self.form.stored}[T > 0, {self.form.width}]",
+                fix="this is a defect of the backbone: `encode` must return (T, dim) arrays of the spec's dtype",
+            )
+        if (known := self._seen.get(digest.hex())) is None:
+            if len(rows) > self.form.shard:
+                raise StoreError(
+                    f"a sample of {len(rows)} rows does not fit a shard of {self.form.shard}",
+                    fix="cut the sample into spans (`start`, `end`) or lower the backbone's maximum length",
+                )
+            if self._used + len(rows) > self.form.shard:
+                self.flush()
+            known = self._shard * self.form.shard + self._used, len(rows)
+            self._rows.append(np.ascontiguousarray(rows))
+            self._used += len(rows)
+            self.nbytes += rows.nbytes
+            self._seen[digest.hex()] = known
+        self._samples.append((sample, *known, digest.hex()))
+        if time.monotonic() - self._flushed > self._flush_after_s:
+            self.flush()
+
+    def fail(self, sample: int, digest: bytes, stage: str, reason: str) -> None:
+        """Record that a sample cannot be had: it is neither dropped nor zeros."""
+        self._failures.append({"sample": sample, "digest": digest.hex(), "stage": stage, "reason": reason})
+
+    def flush(self) -> None:
+        """Commit what is buffered: shard file first, then the journal line that makes it count."""
+        self._flushed = time.monotonic()
+        if not self._samples and not self._failures:
+            return
+        line: dict[str, Any] = {"samples": self._samples, "failures": self._failures}
+        if self._rows:
+            path = self.folder / "data" / "c" / str(self._shard) / "0"
+            path.parent.mkdir(exist_ok=True)
+            chunks = self.form.shard // self.form.chunk
+            write_durably(path, *shard.encode(np.concatenate(self._rows), self.form.chunk, chunks))
+            line |= {"shard": self._shard, "rows": self._used, "sha256": sha256(path)}
+            self._shard += 1
+        self._note(line)
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what is buffered and not committed: there is no room for it."""
+        self._rows, self._used, self._samples, self._failures = [], 0, [], []
+
+    def seal(self) -> dict[str, Any] | None:
+        """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
+        self.flush()
+        return seal(self.folder)
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        try:
+            with open(self.folder / JOURNAL, "ab") as file:
+                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.folder} was taken over by another run, which believed this one dead",
+                fix="run the command again: it continues after what the other run has done",
+            ) from None
+
+
+@dataclass
+class Journal:
+    """What a segment's journal says: its header and everything that was committed."""
+
+    header: dict[str, Any]
+    samples: list[tuple[int, int, int, str]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Journal | None":
+        """Read it; None where not even the header was written. A torn last line never counted and is ignored."""
+        lines = (folder / JOURNAL).read_bytes().split(b"\n")[:-1]
+        if not lines:
+            return None
+        journal = cls(json.loads(lines[0]))
+        for line in map(json.loads, lines[1:]):
+            journal.samples += map(tuple, line["samples"])
+            journal.failures += line["failures"]
+            if "shard" in line:
+                journal.shards[line["shard"]] = line
+        return journal
+
+
+def seal(folder: Path) -> dict[str, Any] | None:
+    """Write the metadata of a segment from its journal; doing it twice changes nothing."""
+    journal = Journal.read(folder)
+    if journal is None or not (journal.samples or journal.failures):
+        remove_tree(folder)
+        return None
+    form = Form(**journal.header["form"])
+    last = max(journal.shards, default=-1)
+    rows = last * form.shard + journal.shards[last]["rows"] if journal.shards else 0
+    metadata = layout.data_metadata(rows, form.width, form.dtype, form.chunk, form.shard)
+    write_durably(folder / "data" / "zarr.json", json.dumps(metadata, indent=1).encode())
+    attributes = {
+        "dataset": journal.header["dataset"],
+        "run": journal.header["run"],
+        "failures": journal.failures,
+    }
+    write_small(folder, journal.samples, attributes)
+    return entry(folder)
+
+
+def write_small(folder: Path, samples: list[tuple[int, int, int, str]], attributes: Mapping[str, Any]) -> None:
+    """Write `sample`, `start`, `length`, `digest` and the attributes of a segment, durably."""
+    table = np.array([row[:3] for row in samples], np.int64).reshape(-1, 3)
+    digest = np.frombuffer(bytes.fromhex("".join(row[3] for row in samples)), np.uint8).reshape(-1, DIGEST)
+    arrays: dict[str, np.ndarray] = {
+        "sample": table[:, 0],
+        "start": table[:, 1],
+        "length": table[:, 2].astype(np.int32),
+        "digest": digest,
+    }
+    for name in arrays:
+        if (folder / name).exists():
+            remove_tree(folder / name)
+    (folder / "zarr.json").unlink(missing_ok=True)
+    layout.write_group(folder, arrays, attributes)
+    sync_tree(folder)
+
+
+def entry(folder: Path) -> dict[str, Any]:
+    """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file."""
+    attributes = layout.read_json(folder / "zarr.json")["attributes"]
+    samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
+    found = {
+        "id": folder.name,
+        "dataset": attributes["dataset"],
+        "samples": samples,
+        "failed": len(attributes["failures"]),
+        "files": files(folder),
+    }
+    if "data_of" in attributes:
+        owner = folder.parent / attributes["data_of"]
+        found |= {"data_of": owner.name, "data_files": files(owner, "data")}
+    return found
+
+
+def files(folder: Path, below: str = ".") -> dict[str, list[Any]]:
+    """Relative path -> [size in bytes, SHA-256] of every finished file of a folder, or of a part of it."""
+    paths = [p for p in sorted((folder / below).rglob("*")) if p.is_file() and p.name != JOURNAL]
+    return {p.relative_to(folder).as_posix(): [p.stat().st_size, sha256(p)] for p in paths}
+
+
+def new_name() -> str:
+    """A name no other writer has: when it was opened, and chance."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"

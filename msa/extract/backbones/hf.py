@@ -1,0 +1,33 @@
+"""hf: any text or speech encoder of the transformers library, by its hub name or folder (Wolf et al., 2020).
+
+Paper    https://arxiv.org/abs/1910.03771
+Weights  `hf:ORG/NAME` or `hf:FOLDER`; their licence is their own
+"""
+
+from dataclasses import replace
+
+from msa.errors import BackboneError
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
+from msa.types import Modality
+
+SPECS: dict[str, BackboneSpec] = {}  # every name on the hub is one
+
+
+def spec(modality: Modality, where: str) -> BackboneSpec:
+    """The recipe for `where`, `hf:ORG/NAME` or `hf:FOLDER`, with the default options of its modality."""
+    from msa.extract.encoders import speech, text
+
+    options = {Modality.TEXT: text.OPTIONS, Modality.AUDIO: speech.OPTIONS}.get(modality)
+    if options is None:
+        raise BackboneError(
+            f"{where}: transformers encodes text and audio here, not {modality}", fix="name timm:NAME for images"
+        )
+    named = BackboneSpec(modality, weights=where, options=options, source="https://huggingface.co")
+    return replace(named, batch=8) if modality is Modality.AUDIO else named
+
+
+def load(spec: BackboneSpec, weights: Weights, device: str) -> Backbone:
+    """Load resolved weights by the modality of their recipe."""
+    from msa.extract.encoders import speech, text
+
+    return speech.load(spec, weights, device) if spec.modality is Modality.AUDIO else text.load(spec, weights, device)

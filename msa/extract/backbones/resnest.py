@@ -1,0 +1,21 @@
+"""ResNeSt: residual networks with split attention (Zhang et al., 2020).
+
+Paper    https://arxiv.org/abs/2004.08955
+Weights  timm/resnest50d.in1k (ImageNet-1k), Apache-2.0
+"""
+
+from msa.extract.backbone import BackboneSpec
+from msa.extract.encoders.image import OPTIONS, load
+from msa.types import Modality
+
+__all__ = ["SPECS", "load"]
+
+SPECS = {
+    "50d": BackboneSpec(
+        modality=Modality.IMAGE,
+        weights="timm:resnest50d.in1k",
+        options=OPTIONS,  # 7 x 7 tokens, 2048 wide
+        licence="Apache-2.0",
+        source="https://arxiv.org/abs/2004.08955",
+    ),
+}

@@ -1,0 +1,113 @@
+"""The work that backbones of one modality share: each backbone file names weights, these files run them.
+
+Precision is decided in one place, `forward`: fp32 on a CPU; on a GPU fp16 autocast, taken again in fp32 where it
+overflows. Nothing here changes a setting of the process: no threads, no seeds, no TF32 switch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from msa.errors import BackboneError
+
+if TYPE_CHECKING:
+    import torch
+
+# Tensors that a checkpoint may lack: nothing that is read here passes through them
+UNUSED = ("pooler.", "masked_spec_embed", "num_batches_tracked", "position_ids")
+
+
+def freeze(model: "torch.nn.Module", device: str) -> "torch.nn.Module":
+    """On its device, in evaluation mode, without gradients."""
+    return model.eval().requires_grad_(False).to(device)
+
+
+def forward(run: Callable[[], "torch.Tensor"], device: str) -> "torch.Tensor":
+    """The float32 result of `run()` on `device`, without a graph."""
+    import torch
+
+    with torch.inference_mode():
+        if torch.device(device).type != "cuda":
+            return run()
+        with torch.autocast("cuda", dtype=torch.float16):  # eight times closer to fp32 than bf16, but it overflows
+            hidden = run().float()
+        return hidden if bool(torch.isfinite(hidden).all()) else run()
+
+
+def rows(hidden: Iterable[np.ndarray], dtype: str) -> list[np.ndarray]:
+    """Hidden states, each (T, D), in the dtype of the store; raises FloatingPointError for any that is not finite."""
+    stored = []
+    for i, states in enumerate(hidden):
+        with np.errstate(over="ignore"):  # told below, with the clip that did it
+            stored.append(states.astype(dtype))
+        if not np.isfinite(stored[i]).all():
+            raise FloatingPointError(f"clip {i} of this batch: its hidden states are not finite as {dtype}")
+    return stored
+
+
+def transformer(folder: Path) -> "torch.nn.Module":
+    """The bare model of a transformers folder, on the CPU in float32; every tensor in use comes from the checkpoint."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    with quiet(), torch.random.fork_rng(devices=[]):  # heads we do not use are initialised at random: leave no trace
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if config.is_encoder_decoder:
+                raise BackboneError(
+                    f"{folder}: {config.model_type} is an encoder-decoder, which has no encoder-only forward",
+                    fix="name an encoder: BERT, RoBERTa, DeBERTa, wav2vec 2.0, HuBERT, WavLM or one of their kind",
+                )
+            model, info = AutoModel.from_pretrained(
+                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise unloadable(folder, error) from error
+    complete(folder, [*info["missing_keys"], *info["mismatched_keys"]])
+    return model
+
+
+def complete(source: Path, missing: Iterable[Any]) -> None:
+    """Refuse a checkpoint that lacks tensors in use: they would be random, and silently so."""
+    lacking = sorted(str(key) for key in missing if not any(name in str(key) for name in UNUSED))
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise BackboneError(
+            f"{source} lacks tensors of this model, which would be random: {', '.join(lacking[:3])}{more}",
+            fix="name the checkpoint of this very architecture, or download it again",
+        )
+
+
+def unloadable(source: Path, error: Exception) -> BackboneError:
+    """The error for files that are there but cannot be read as what they claim to be."""
+    first = str(error).strip().partition("\n")[0]
+    return BackboneError(
+        f"{source} cannot be loaded: {type(error).__name__}: {first}",
+        fix="check that the download is whole and that this version of the library knows the architecture",
+    )
+
+
+def library_versions(*names: str) -> Mapping[str, str]:
+    """Installed versions, without the local part: a CPU and a CUDA build of torch are the same release."""
+    from importlib.metadata import version
+
+    return {name: version(name).partition("+")[0] for name in names}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar and no report of unused tensors while transformers loads; its settings are put back."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,122 @@
+"""Picture -> one hidden state per patch of it, by any model of timm.
+
+A picture is resized and cropped exactly as for the evaluation of its weights: shorter side to input size / crop_pct,
+then the centre. For 224 px this leaves a 7 x 7 grid, 49 tokens, of a convolutional network's last stage.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from msa.errors import UnknownNameError
+from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.encoders import complete, forward, freeze, library_versions, rows, unloadable
+
+if TYPE_CHECKING:
+    import torch
+
+# "grid": a token per position; "pooled": their mean, one token, over which spatial attention has nothing to attend
+OPTIONS: Mapping[str, Any] = {"tokens": "grid"}
+TOKENS = ("grid", "pooled")
+SLIM = 16  # pictures longer than this many times their width lose their ends before the resize would blow them up
+
+
+@dataclass
+class ImageEncoder:
+    """A frozen network up to its last stage. `preprocessing` is what timm states for its weights."""
+
+    model: "torch.nn.Module"
+    transform: Callable[[Any], "torch.Tensor"]
+    preprocessing: Mapping[str, Any]
+    tokens: str
+    device: str
+    dtype: str
+    dim: int
+    versions: Mapping[str, str]
+
+    def encode(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Turn pictures, each uint8 (H, W, 3) RGB, into hidden states, each (h w, dim) row by row, or (1, dim)."""
+        import torch
+
+        if not clips:
+            return []
+        batch = torch.stack([self.prepare(clip) for clip in clips]).to(self.device)  # (B, 3, size, size)
+        hidden = forward(lambda: self._hidden(batch), self.device)
+        return rows(hidden.cpu().numpy(), self.dtype)
+
+    def prepare(self, clip: np.ndarray) -> "torch.Tensor":
+        """One picture as the network takes it, float32 (3, size, size)."""
+        from PIL import Image
+
+        return self.transform(Image.fromarray(_not_too_slim(clip)))
+
+    def _hidden(self, batch: "torch.Tensor") -> "torch.Tensor":
+        features: Any = self.model.forward_features(batch)  # type: ignore[operator]
+        if features.ndim == 3:  # (B, prefix + h w, C): a transformer, whose class token is not a place
+            features = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        elif getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            features = features.flatten(1, 2)
+        else:
+            features = features.flatten(2).transpose(1, 2)
+        return features.mean(dim=1, keepdim=True) if self.tokens == "pooled" else features  # (B, T, C)
+
+
+def load(spec: BackboneSpec, weights: Weights, device: str) -> ImageEncoder:
+    """Build the network that `timm:NAME` names and fill it from its file; a black picture tells its width."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    assert weights.path is not None, "a timm model needs a file of weights"
+    tokens = {**OPTIONS, **spec.options}["tokens"]
+    if tokens not in TOKENS:
+        raise UnknownNameError("value of tokens", tokens, TOKENS)
+    name = architecture(spec.weights)
+    try:
+        model = timm.create_model(name, pretrained=False)
+    except RuntimeError as error:
+        raise UnknownNameError("timm model", name, timm.list_models(name[:4] + "*") or timm.list_models()) from error
+    _fill(model, weights.path)
+    config = resolve_model_data_config(model)
+    encoder = ImageEncoder(
+        freeze(model, device),
+        create_transform(**config, is_training=False),
+        config,
+        tokens,
+        device,
+        spec.dtype,
+        dim=0,
+        versions=library_versions("torch", "torchvision", "timm", "pillow"),
+    )
+    encoder.dim = int(encoder.encode([np.zeros((8, 8, 3), np.uint8)])[0].shape[1])
+    return encoder
+
+
+def architecture(weights: str) -> str:
+    """`timm:NAME@CHECKPOINT` -> NAME."""
+    return weights.removeprefix("timm:").partition("@")[0]
+
+
+def _fill(model: Any, path: Path) -> None:
+    """Load a checkpoint; its classifier may be of any size or absent, everything else must be there and fit."""
+    from timm.models import load_state_dict
+
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+        classifier = model.pretrained_cfg.get("classifier") or ()
+        heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
+        result = model.load_state_dict(state, strict=False)
+    except Exception as error:  # a broken file: safetensors, pickle and torch each raise their own
+        raise unloadable(path, error) from error
+    complete(path, [key for key in result.missing_keys if not key.startswith(heads)])
+
+
+def _not_too_slim(clip: np.ndarray) -> np.ndarray:
+    """The middle of a strip: scaling one pixel's width to 256 would make 10,000 of length into gigabytes."""
+    height, width = clip.shape[:2]
+    most = SLIM * min(height, width)
+    top, left = max(height - most, 0) // 2, max(width - most, 0) // 2
+    return clip[top : top + most, left : left + most]

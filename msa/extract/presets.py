@@ -1,0 +1,85 @@
+"""Which backbone a modality gets when a person names a preset, a family, a hub name or nothing at all."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from msa import catalog
+from msa.errors import BackboneError, ConfigError, UnknownNameError
+from msa.extract.backbone import BackboneSpec
+from msa.types import Modality
+
+PRESETS: Mapping[str, Mapping[Modality, str]] = {
+    # Section 1.1 of the CM-STA paper, with the English RoBERTa its English corpora need
+    "paper": {Modality.TEXT: "roberta.base", Modality.IMAGE: "resnest.50d", Modality.AUDIO: "wav2vec2.base"},
+    # no weights, no network, no GPU
+    "classic": {Modality.TEXT: "ngrams.words", Modality.IMAGE: "descriptors.grid", Modality.AUDIO: "librosa.acoustic"},
+}
+FREE = ("hf", "timm")  # families whose variants are whatever the hub or this disk holds
+
+
+def preset(name: str) -> Mapping[Modality, str]:
+    """The backbone of each modality in a preset."""
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def spec_of(modality: Modality, name: str, overrides: Iterable[str] = ()) -> tuple[str, BackboneSpec]:
+    """The family file and the recipe behind a name, with `KEY=VALUE` put into its options.
+
+    `roberta.base` is a variant, `roberta` the family's first, `hf:...` and `timm:...` are anything of those libraries.
+    """
+    family, spec = _named(modality, name)
+    if spec.modality is not modality:
+        fitting = ", ".join(_of(modality))
+        raise BackboneError(f"{name} encodes {spec.modality}, not {modality}", fix=f"for {modality} there is {fitting}")
+    return family, replace(spec, options=_options(spec.options, overrides))
+
+
+def _named(modality: Modality, name: str) -> tuple[str, BackboneSpec]:
+    free, colon, where = name.partition(":")
+    if free in FREE and colon and where:
+        return free, catalog.load("backbone", free).spec(modality, name)
+    family, _, variant = name.partition(".")
+    if family in FREE and family == name.rstrip(":"):
+        raise BackboneError(f"{name} alone names no weights", fix=f"write {family}:NAME or {family}:PATH")
+    if family not in catalog.names("backbone"):
+        raise UnknownNameError("backbone", name, catalog.backbones())
+    specs: dict[str, BackboneSpec] = catalog.load("backbone", family).SPECS
+    variant = variant or next(iter(specs), "")
+    if variant not in specs:
+        raise UnknownNameError("backbone", name, catalog.backbones())
+    return family, specs[variant]
+
+
+def _of(modality: Modality) -> list[str]:
+    """Every variant that encodes a modality."""
+    families = {name: catalog.load("backbone", name).SPECS for name in catalog.names("backbone")}
+    fitting = [
+        f"{name}.{key}" for name, specs in families.items() for key, spec in specs.items() if spec.modality is modality
+    ]
+    return [*fitting, "timm:NAME" if modality is Modality.IMAGE else "hf:ORG/NAME"]
+
+
+def _options(defaults: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    options = dict(defaults)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} sets nothing", fix=f"write {key}=VALUE")
+        if key not in defaults:
+            raise UnknownNameError("option", key, defaults)
+        options[key] = _like(defaults[key], key, value)
+    return options
+
+
+def _like(default: Any, key: str, value: str) -> Any:
+    """A value in the type of the default it replaces."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[value.lower()]
+        return type(default)(value)
+    except (ValueError, KeyError) as error:
+        kind = type(default).__name__
+        raise ConfigError(f"{key}={value}: {value!r} is no {kind}", fix=f"the default is {key}={default}") from error

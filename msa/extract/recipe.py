@@ -1,0 +1,136 @@
+"""A recipe: a backbone, its options and its weights, resolved so far that it always gives the same numbers.
+
+Two recipes with the same identity fill the same view. Not part of it: batch size, device, paths, names.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from msa import __version__, catalog
+from msa.cache import fingerprint
+from msa.cache.store import FeatureStore
+from msa.errors import BackboneError
+from msa.extract import media, presets, weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
+from msa.types import Modality
+
+EXTRACTOR = 1  # raised when the code between raw material and hidden states changes its numbers
+COMPUTE = "fp32 on a CPU, fp16 autocast on a GPU with fp32 where a value overflows"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What turns one modality into hidden states."""
+
+    name: str  # as the user calls it
+    family: str  # file in backbones/
+    spec: BackboneSpec
+    weights: Weights
+
+    @classmethod
+    def resolve(
+        cls, modality: Modality, name: str, overrides: Sequence[str] = (), store: FeatureStore | None = None
+    ) -> "Recipe":
+        """Find the weights behind a name. A store that holds hidden states of the same name pins the revision."""
+        family, spec = presets.spec_of(modality, name, overrides)
+        if spec.revision is None and store is not None:
+            spec = replace(spec, revision=_pinned(store, name))
+        return cls(name, family, spec, weights.resolve(spec))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the numbers, besides the input itself."""
+        return {
+            "extractor": EXTRACTOR,
+            "modality": self.spec.modality,
+            "family": self.family if not self.spec.weights else self.spec.weights.partition(":")[0],
+            "architecture": self.spec.weights.partition("@")[0] if self.spec.weights.startswith("timm:") else "",
+            "weights_sha256": self.weights.sha256,
+            "options": dict(self.spec.options),
+            "decoding": media.versions(self.spec.modality),
+            "compute": COMPUTE,
+            "dtype": self.spec.dtype,
+        }
+
+    @property
+    def view_id(self) -> str:
+        """Hash of the identity."""
+        return fingerprint.key(self.identity)
+
+    def load(self, device: str) -> Backbone:
+        """The frozen model on a device."""
+        backbone: Backbone = catalog.load("backbone", self.family).load(self.spec, self.weights, device)
+        return backbone
+
+    def attributes(self, backbone: Backbone) -> dict[str, Any]:
+        """The provenance of a view: its identity, and what it came from."""
+        return {
+            "modality": self.spec.modality,
+            "backbone": self.name,
+            "family": self.family,
+            "dim": backbone.dim,
+            "dtype": self.spec.dtype,
+            "columns": list(getattr(backbone, "columns", ())),
+            "identity": self.identity,
+            "weights": {
+                "name": self.spec.weights,
+                "revision": self.weights.revision,
+                "sha256": self.weights.sha256,
+                "licence": self.spec.licence,
+                "path": str(self.weights.path.resolve()) if _is_local(self.spec) and self.weights.path else "",
+            },
+            "source": self.spec.source,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    @classmethod
+    def of_view(cls, attributes: Mapping[str, Any]) -> "Recipe":
+        """The recipe a view was made by, resolved again. Raises BackboneError where the weights are other ones now."""
+        modality = Modality(attributes["modality"])
+        family, spec = presets.spec_of(modality, attributes["backbone"], ())
+        known = attributes["weights"]
+        if known["path"]:
+            at = Path(known["path"])
+            kind, _, rest = spec.weights.partition(":")
+            spec = replace(spec, weights=f"hf:{at}" if kind == "hf" else f"timm:{rest.partition('@')[0]}@{at}")
+        spec = replace(spec, revision=known["revision"], options=attributes["identity"]["options"])
+        found = weights.resolve(spec)
+        if found.sha256 != known["sha256"]:
+            raise BackboneError(
+                f"{attributes['backbone']}: these weights have SHA-256 {found.sha256[:12]}…, "
+                f"the hidden states of the view came from {known['sha256'][:12]}…",
+                fix=f"restore the weights of revision {known['revision']}, or extract and train again with the new",
+            )
+        return cls(attributes["backbone"], family, spec, found)
+
+
+def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
+    """What is written beside each segment: it may change the last bits, never the meaning."""
+    return {
+        "device": device,
+        "versions": {"msa": __version__, "python": platform.python_version(), **backbone.versions},
+        "platform": platform.platform(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe(spec: BackboneSpec) -> dict[str, Any]:
+    """A spec as plain values, for a report."""
+    return asdict(spec) | {"options": dict(spec.options)}
+
+
+def _is_local(spec: BackboneSpec) -> bool:
+    kind, _, name = spec.weights.partition(":")
+    return "@" in name if kind == "timm" else Path(name).is_dir()
+
+
+def _pinned(store: FeatureStore, name: str) -> str | None:
+    """The revision under which this store already holds hidden states of that name."""
+    attributes = [store.attributes(view_id) for view_id in store.manifest["views"]]
+    revisions = [a["weights"]["revision"] for a in attributes if a["backbone"] == name]
+    return revisions[-1] if revisions else None

@@ -1,0 +1,186 @@
+"""From the name of weights to files on this disk, and proof of what they are.
+
+`hf:FOLDER` is used as it lies; `hf:ORG/NAME` and `timm:NAME` come from the hub's cache, or from the hub when they
+are not there yet; `timm:NAME@CHECKPOINT` is one file. The cache is asked first, so a second run needs no network,
+and where there is none the refusal comes at once with the way round it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+
+from msa.errors import BackboneError
+from msa.extract.backbone import BackboneSpec, Weights
+from msa.types import Modality
+
+CONNECT_S = 3.0  # how long the hub may take to answer at all
+TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENISER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+# What decides the numbers beside the tensors and config.json; a speech model's vocabulary, for one, does not
+BESIDE = {
+    Modality.TEXT: TOKENISER,
+    Modality.AUDIO: ("preprocessor_config.json", "processor_config.json"),
+}
+
+
+def resolve(spec: BackboneSpec) -> Weights:
+    """Find, or fetch, the files that `spec.weights` names, and hash all that decide the numbers."""
+    kind, _, name = spec.weights.partition(":")
+    if not spec.weights:
+        return Weights(None, None, sha256([]))
+    if kind == "hf":
+        return _transformers(name, spec)
+    if kind == "timm":
+        return _timm(name, spec)
+    raise BackboneError(
+        f"nothing is known of weights called {spec.weights!r}",
+        fix="name them hf:ORG/NAME, hf:FOLDER, timm:NAME or timm:NAME@CHECKPOINT",
+    )
+
+
+def sha256(files: Iterable[Path]) -> str:
+    """Of one file, what `sha256sum` prints; of several, the hash over their sorted names and hashes."""
+    digests = {path.name: _digest(path) for path in files}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# transformers: a folder
+
+
+def _transformers(name: str, spec: BackboneSpec) -> Weights:
+    folder, revision = Path(name).expanduser(), None
+    if not folder.is_dir():
+        folder = _snapshot(name, spec.revision, spec.modality)
+        revision = folder.name  # the cache calls a snapshot's folder after its commit
+    if missing := _missing(folder, spec.modality):
+        raise BackboneError(
+            f"{folder} has no {missing}",
+            fix="name a folder made by `hf download ORG/NAME --local-dir FOLDER` or by save_pretrained",
+        )
+    return Weights(folder, revision, sha256(deciding(folder, spec.modality)))
+
+
+def deciding(folder: Path, modality: Modality) -> list[Path]:
+    """The files of a transformers folder that decide its hidden states: configuration, one set of tensors, and the
+    tokeniser or feature extractor. A folder copied from the hub with more in it hashes the same.
+    """
+    beside = (path for path in folder.iterdir() if any(fnmatch(path.name, like) for like in BESIDE[modality]))
+    return sorted({folder / "config.json", *_tensors(folder), *beside})
+
+
+def _tensors(folder: Path) -> list[Path]:
+    """The tensor files transformers would read, safetensors before pickles, an index with its shards; [] if none."""
+    for path in (folder / name for name in TENSORS):
+        if path.is_file() and path.suffix == ".json":
+            shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
+            return [path, *(folder / shard for shard in sorted(shards))]
+        if path.is_file():
+            return [path]
+    return []
+
+
+def _missing(folder: Path, modality: Modality) -> str:
+    """What a folder lacks to be loaded, in words; "" when it is complete."""
+    beside = [path for path in folder.iterdir() if any(fnmatch(path.name, like) for like in BESIDE[modality])]
+    tensors = _tensors(folder)
+    absent = [path.name for path in [folder / "config.json", *tensors] if not path.is_file()]
+    absent += [] if tensors else ["model.safetensors or pytorch_model.bin"]
+    absent += [] if beside else [{Modality.TEXT: "tokenizer files"}.get(modality, "preprocessor_config.json")]
+    return ", ".join(absent)
+
+
+def _snapshot(repo: str, revision: str | None, modality: Modality) -> Path:
+    """The folder of a repository in the hub's cache, downloaded unless it is there already."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    folder = _cached(repo, revision, "config.json")
+    if folder and not _missing(folder, modality):
+        return folder
+    with _hub(repo, f"--{modality} hf:{_short(repo)}"):
+        held = {file.rfilename for file in HfApi().model_info(repo, revision=revision, timeout=10).siblings or []}
+        wanted = ["config.json", *BESIDE[modality]]
+        pickles_only = not held & {"model.safetensors", "model.safetensors.index.json"}
+        wanted += ["pytorch_model*.bin", "pytorch_model.bin.index.json"] if pickles_only else ["model*.safetensors*"]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=[f for f in held if _top(f, wanted)]))
+
+
+def _top(name: str, likes: list[str]) -> bool:
+    return "/" not in name and any(fnmatch(name, like) for like in likes)
+
+
+# timm: a file
+
+
+def _timm(name: str, spec: BackboneSpec) -> Weights:
+    name, _, checkpoint = name.partition("@")
+    if not checkpoint:
+        path = _file(f"timm/{name}", spec.revision, "model.safetensors")
+        return Weights(path, path.parent.name, sha256([path]))
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {path}", fix=f"check the path after @ in timm:{name}@{checkpoint}")
+    return Weights(path, None, sha256([path]))
+
+
+def _file(repo: str, revision: str | None, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    if folder := _cached(repo, revision, name):
+        return folder / name
+    with _hub(repo, f"--image {repo.replace('/', ':')}@{_short(repo)}/{name}"):
+        return Path(hf_hub_download(repo, name, revision=revision))
+
+
+# the hub
+
+
+def _cached(repo: str, revision: str | None, name: str) -> Path | None:
+    """The cached snapshot of a repository that holds the file `name`; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(repo, name, revision=revision)
+    except HFValidationError as error:
+        raise BackboneError(
+            f"{repo!r} is neither a folder here nor a name on the hub", fix="check the path after `hf:`"
+        ) from error
+    return Path(path).parent if isinstance(path, str) else None
+
+
+@contextmanager
+def _hub(repo: str, local: str) -> Iterator[None]:
+    """While the hub is asked: refuse at once where it cannot be reached, and turn its errors into ours."""
+    from huggingface_hub import constants, get_session
+
+    def refusal(why: str) -> BackboneError:
+        return BackboneError(
+            f"the weights of {repo} cannot be had: {why}",
+            fix=f"where there is a network run `hf download {repo} --local-dir {_short(repo)}`, carry the folder here "
+            f"and name it (`{local}`), or use `--preset classic`, which needs no weights",
+        )
+
+    if constants.HF_HUB_OFFLINE:
+        raise refusal("they are not in the hub's cache, and HF_HUB_OFFLINE is set")
+    try:  # one request of our own: the client would repeat its own for 23 s per file
+        get_session().head(constants.ENDPOINT, timeout=CONNECT_S)
+    except Exception as error:  # the client has changed its transport, and so its error classes, before
+        raise refusal(f"{constants.ENDPOINT} does not answer ({error})") from error
+    try:
+        yield
+    except Exception as error:
+        raise refusal(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _short(repo: str) -> str:
+    return repo.rpartition("/")[2]

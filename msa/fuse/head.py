@@ -1,0 +1,75 @@
+"""What a fusion head is, and the batch it is given."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msa.types import Modality, Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples, padded to the longest of each modality. A modality a sample lacks has an all-False mask row."""
+
+    x: Mapping[Modality, Tensor]  # each (B, T_m, D_m) float32
+    mask: Mapping[Modality, Tensor]  # each (B, T_m) bool, True = valid
+    y: Tensor  # (B,) int64 class numbers or float32 values
+    row: Tensor  # (B,) int64, the sample's row in the training table: an address for per-sample memory
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        move = lambda tensors: {m: t.to(device, non_blocking=True) for m, t in tensors.items()}  # noqa: E731
+        return Batch(move(self.x), move(self.mask), self.y.to(device), self.row.to(device))
+
+
+class FusionHead(nn.Module, ABC):
+    """Maps hidden states to predictions: (B, classes) logits, or (B, 1) values for regression.
+
+    A subclass is built as `Head(config, dims, task)`, where `dims` maps every modality present to its width.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, classes), or values (B, 1)."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised; a head with auxiliary losses returns more than one."""
+        return {"task": task_loss(self.task, self(batch), batch.y)}
+
+    def param_groups(self, lr: float) -> list[dict[str, object]]:
+        """Parameter groups for the optimiser; a paper with several learning rates overrides this."""
+        return [{"params": list(self.parameters()), "lr": lr}]
+
+
+def task_loss(task: Task, output: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy for classes, mean squared error for values; in fp32, so that AMP cannot overflow it."""
+    if task.classes:
+        return F.cross_entropy(output.float(), y)
+    return F.mse_loss(output.float().squeeze(1), y)
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid steps of x (B, T, D) under mask (B, T); zero where there is none -> (B, D)."""
+    weight = mask.to(x.dtype)
+    return torch.einsum("btd,bt->bd", x, weight) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def head_class(module: ModuleType) -> type[FusionHead]:
+    """The one FusionHead subclass that a head's file defines."""
+    mine = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    heads = [c for c in mine if issubclass(c, FusionHead)]
+    if len(heads) != 1:
+        raise TypeError(f"{module.__name__} defines {len(heads)} FusionHead subclasses; a head's file has exactly one")
+    return heads[0]

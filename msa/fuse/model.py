@@ -1,0 +1,69 @@
+"""A head by name: its class, preset, settings, and the way it wants to be trained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+from msa import catalog
+from msa.config import with_settings
+from msa.errors import ConfigError, UnknownNameError
+from msa.fuse.head import FusionHead, head_class
+from msa.fuse.train import TrainConfig
+from msa.types import Modality, Task
+
+
+@dataclass(frozen=True)
+class Model:
+    """A head and all its settings; `build` makes one for given widths."""
+
+    name: str
+    preset: str
+    settings: Mapping[str, Any]  # every field of the head's Config
+    training: TrainConfig
+
+    @classmethod
+    def of(cls, name: str, preset: str = "default", settings: Sequence[str] = ()) -> "Model":
+        """Preset plus `--set name=value`; a name is looked for in the head's Config first, then in TrainConfig."""
+        module = catalog.load("head", name)
+        presets: Mapping[str, Any] = getattr(module, "PRESETS", {"default": module.Config()})
+        if preset not in presets:
+            raise UnknownNameError(f"preset of {name}", preset, presets)
+        training = replace(TrainConfig(), **getattr(module, "TRAIN", {}).get(preset, {}))
+        own = {field.name for field in fields(module.Config)}
+        general = {field.name for field in fields(TrainConfig)}
+        asked = {setting.partition("=")[0] for setting in settings}
+        if unknown := sorted(asked - own - general):
+            raise UnknownNameError(f"setting of {name}", unknown[0], own | general)
+        config = with_settings(presets[preset], [s for s in settings if s.partition("=")[0] in own])
+        training = with_settings(training, [s for s in settings if s.partition("=")[0] not in own])
+        return cls(name, preset, asdict(config), training)
+
+    @cached_property
+    def module(self) -> ModuleType:
+        """The head's file."""
+        return catalog.load("head", self.name)
+
+    def build(self, dims: Mapping[Modality, int], task: Task) -> FusionHead:
+        """A head with fresh weights. Raises ConfigError where the settings do not fit the modalities."""
+        if not dims:
+            raise ConfigError(f"{self.name} needs at least one modality", fix="extract one, or mend --modalities")
+        make: Callable[..., FusionHead] = head_class(self.module)
+        return make(self.module.Config(**_tuples(self.settings)), dims, task)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` gives the same model back."""
+        training = asdict(self.training)
+        return {"name": self.name, "preset": self.preset, "settings": dict(self.settings), "training": training}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Model":
+        """What `to_json` wrote."""
+        training = TrainConfig(**_tuples(found["training"]))
+        return cls(found["name"], found["preset"], _tuples(found["settings"]), training)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples; settings know no lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

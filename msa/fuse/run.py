@@ -1,0 +1,239 @@
+"""A finished training as a folder that can be read without this package.
+
+run.json            settings, seeds, corpora and views by fingerprint, versions; `--like` takes it back
+metrics.json        every seed's scores, mean and standard deviation, bootstrap intervals, yardsticks
+predictions.csv     one row per seed and test sample
+history.csv         losses per seed and epoch
+normalisation.safetensors
+seeds/42/head.safetensors
+learning_curve.png  confusion_matrix.png
+"""
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from msa import __version__
+from msa.errors import ConfigError
+from msa.fuse import metrics, plots
+from msa.fuse.data import Normalisation, Part
+from msa.fuse.head import FusionHead
+from msa.fuse.model import Model
+from msa.fuse.train import Fit
+from msa.types import Modality, Task
+
+AUDIO_ONLY = "probe, audio only"  # the row without which a leaky pairing is not shown
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed: its training, and its outputs (n, task.outputs) on the test part."""
+
+    seed: int
+    fit: Fit
+    seconds: float
+    output: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a training, begun or finished."""
+
+    folder: Path
+    record: Mapping[str, Any]  # run.json
+    metrics: Mapping[str, Any]  # metrics.json; empty until it is finished
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Read a run. Raises ConfigError where the folder is none."""
+        try:
+            record = json.loads((folder / "run.json").read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ConfigError(f"{folder} is not a run", fix="name a folder `msa fuse train` wrote") from None
+        path = folder / "metrics.json"
+        return cls(folder, record, json.loads(path.read_text("utf-8")) if path.exists() else {})
+
+    @classmethod
+    def begin(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> "Run":
+        """Write run.json; a folder with the same experiment is taken up again. Raises ConfigError for another one."""
+        if (folder / "run.json").exists():
+            found = cls.open(folder)
+            if found.record["experiment"] != json.loads(json.dumps(experiment)):
+                raise ConfigError(f"{folder} holds another experiment", fix="name another folder with --out")
+            return found
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": _machine()}
+        _write_json(folder / "run.json", record | {"begun": datetime.now(UTC).isoformat(timespec="seconds")})
+        return cls.open(folder)
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return Task(**self.record["data"]["task"] | {"classes": tuple(self.record["data"]["task"]["classes"])})
+
+    @property
+    def model(self) -> Model:
+        """The head and its settings."""
+        return Model.from_json(self.record["experiment"]["model"])
+
+    @property
+    def dims(self) -> dict[Modality, int]:
+        """Width of each modality it was trained on."""
+        return {Modality(m): dim for m, dim in self.record["data"]["dims"].items()}
+
+    @property
+    def best_seed(self) -> int:
+        """The seed with the lowest validation loss: the one that predicts."""
+        if not self.metrics:
+            raise ConfigError(f"{self.folder} is not finished", fix=f"msa fuse train --resume {self.folder}")
+        return int(min(self.metrics["seeds"], key=lambda row: row["valid_loss"])["seed"])
+
+    def head(self, seed: int | None = None) -> FusionHead:
+        """The trained head of a seed, in evaluation mode on the CPU."""
+        head = self.model.build(self.dims, self.task)
+        chosen = self.best_seed if seed is None else seed
+        head.load_state_dict(load_file(self.folder / "seeds" / str(chosen) / "head.safetensors"))
+        return head.eval()
+
+    def normalisation(self) -> Normalisation:
+        """The training split's statistics."""
+        found = load_file(self.folder / "normalisation.safetensors")
+        names = sorted({name.partition(".")[0] for name in found})
+        return Normalisation({Modality(m): (found[f"{m}.mean"].numpy(), found[f"{m}.std"].numpy()) for m in names})
+
+    def finish(
+        self,
+        task: Task,
+        test: Part,
+        rows: Sequence[SeedResult],
+        others: Mapping[str, Sequence[SeedResult]],
+        constant: np.ndarray,
+        norm: Normalisation,
+        head: FusionHead,
+    ) -> None:
+        """Write everything but run.json; metrics.json comes last and makes the run a finished one."""
+        for row in rows:
+            folder = self.folder / "seeds" / str(row.seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.contiguous() for k, v in row.fit.state.items()}, folder / "head.safetensors")
+        stats = {
+            f"{m}.{n}": torch.from_numpy(v)
+            for m, pair in norm.stats.items()
+            for n, v in zip(("mean", "std"), pair, strict=True)
+        }
+        save_file(stats, self.folder / "normalisation.safetensors")
+        self._write_predictions(task, test, rows)
+        self._write_history(rows)
+        plots.learning_curve(self.folder / "learning_curve.png", {r.seed: r.fit.history for r in rows}, self.title)
+        if task.classes:
+            outputs = [row.output for row in rows]
+            plots.confusion_matrix(self.folder / "confusion_matrix.png", task.classes, test.y, outputs, self.title)
+        _write_json(self.folder / "metrics.json", summary(task, test, rows, others, constant, head))
+        for row in rows:
+            (self.folder / "seeds" / str(row.seed) / "checkpoint.pt").unlink(missing_ok=True)
+
+    @property
+    def title(self) -> str:
+        """What was trained on what, and how corpora were paired."""
+        data = self.record["experiment"]["data"]
+        corpora = " + ".join(name.partition("@")[0] for name in data["corpora"])
+        protocol = self.record["data"]["protocol"]
+        return f"{self.model.name} on {corpora}" + (f" (pairing: {protocol})" if protocol else "")
+
+    def _write_predictions(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
+        names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
+        word = lambda number: task.classes[int(number)] if task.classes else float(number)  # noqa: E731
+        with open(self.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["seed", "corpus", "id", "label", *(["predicted"] if task.classes else []), *names])
+            for row in rows:
+                for corpus, name, y, p in zip(test.corpus, test.ids, test.y, row.output, strict=True):
+                    said = [word(p.argmax())] if task.classes else []
+                    writer.writerow([row.seed, corpus, name, word(y), *said, *(f"{value:.6f}" for value in p)])
+
+    def _write_history(self, rows: Sequence[SeedResult]) -> None:
+        columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))
+        with open(self.folder / "history.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["seed", *columns])
+            writer.writeheader()
+            for row in rows:
+                writer.writerows({"seed": row.seed, **epoch} for epoch in row.fit.history)
+
+
+def summary(
+    task: Task,
+    test: Part,
+    rows: Sequence[SeedResult],
+    others: Mapping[str, Sequence[SeedResult]],
+    constant: np.ndarray,
+    head: FusionHead,
+) -> dict[str, Any]:
+    """metrics.json: all scores are of the test part."""
+    found = _scores(task, test.y, rows)
+    found |= {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
+    found["beside"] = {name: _scores(task, test.y, other) for name, other in others.items()}
+    found["beside"]["majority class"] = asdict(metrics.score(task, test.y, constant)) | {"seeds": []}
+    corpora = sorted(set(test.corpus.tolist()))
+    if len(corpora) > 1:
+        parts = {name: test.corpus == name for name in corpora}
+        found["by_corpus"] = {name: _scores(task, test.y[at], _cut(rows, at)) for name, at in parts.items()}
+    return found
+
+
+def _cut(rows: Sequence[SeedResult], at: np.ndarray) -> list[SeedResult]:
+    return [SeedResult(row.seed, row.fit, row.seconds, row.output[at]) for row in rows]
+
+
+def _scores(task: Task, y: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, Any]:
+    """Each seed's scores, their mean and standard deviation, and the bootstrap interval over test samples."""
+    scores = [metrics.score(task, y, row.output) for row in rows]
+    values = {name: np.array([s.values[name] for s in scores]) for name in scores[0].values}
+    intervals = metrics.bootstrap(task, y, [row.output for row in rows])
+    return {
+        "values": {name: float(v.mean()) for name, v in values.items()},
+        "sd": {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()},
+        "interval": {name: list(bounds) for name, bounds in intervals.items()},
+        "notes": sorted({note for s in scores for note in s.notes}),
+        "seeds": [_seed(row, s) for row, s in zip(rows, scores, strict=True)],
+    }
+
+
+def _seed(row: SeedResult, score: metrics.Score) -> dict[str, Any]:
+    return {
+        "seed": row.seed,
+        "values": dict(score.values),
+        "notes": list(score.notes),
+        "valid_loss": min(epoch["valid_loss"] for epoch in row.fit.history),
+        "best_epoch": row.fit.best_epoch + 1,
+        "epochs": len(row.fit.history),
+        "seconds": round(row.seconds, 2),
+        "collapsed": row.fit.collapsed,
+        "restarted_at": row.fit.restarted_at,
+        "skipped_steps": row.fit.skipped_steps,
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "scikit-learn", "zarr")
+    return {"msa": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _machine() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,260 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import zarr
+
+from msa.cache import housekeeping, manifest
+from msa.cache.segment import Form
+from msa.cache.store import FeatureStore
+from msa.errors import StoreError, UnknownNameError
+from msa.types import Modality, Split
+from tests.cache.conftest import FORM, WIDTH, fill, hidden, make_index
+
+
+def test_what_is_written_is_read_back(store, index):
+    view = fill(store, index)
+    reader = FeatureStore.open(store.path).reader(view)
+    for i in range(19):
+        np.testing.assert_array_equal(reader.read(i), hidden(i))
+    assert reader.length[19] == -1
+
+
+def test_an_index_survives_the_round_trip(store, index):
+    store.add_index(index)
+    back = FeatureStore.open(store.path).index("tiny")
+    assert (back.ids, back.text, back.group) == (index.ids, index.text, index.group)
+    np.testing.assert_array_equal(back.labels, index.labels)
+    np.testing.assert_array_equal(back.rows(Split.VALID), np.arange(20)[1::3])
+    assert back.has(Modality.AUDIO).sum() == 19
+    assert not back.has(Modality.IMAGE).any()
+    assert back.fingerprint == index.fingerprint
+
+
+def test_any_zarr_reader_opens_the_arrays(store, index):
+    view = fill(store, index)
+    group = zarr.open_group(store.path, mode="r")
+    segment = group[f"views/{view.id}/seg/{view.entries[0]['id']}"]
+    for n, sample in enumerate(segment["sample"][:]):
+        start, length = segment["start"][n], segment["length"][n]
+        np.testing.assert_array_equal(segment["data"][start : start + length], hidden(sample))
+    text = bytes(group[f"index/{view.dataset}/text_bytes"][:]).decode()
+    assert text == "".join(index.text)
+
+
+def test_zarr_itself_would_have_written_the_same_shard(tmp_path, store, index):
+    view = fill(store, index, form=Form(WIDTH, "float16", 16, 512))
+    folder = store.path / "views" / view.id / "seg" / view.entries[0]["id"] / "data"
+    theirs = zarr.create_array(
+        tmp_path / "theirs",
+        shape=zarr.open_array(folder).shape,
+        dtype="float16",
+        chunks=(16, WIDTH),
+        shards=(512, WIDTH),
+        serializer=zarr.codecs.BytesCodec(),
+        compressors=zarr.codecs.Crc32cCodec(),
+        config={"write_empty_chunks": True},
+    )
+    theirs[...] = zarr.open_array(folder)[...]
+    ours = zarr.open_array(folder).metadata.to_dict()
+    assert ours["codecs"] == theirs.metadata.to_dict()["codecs"]
+    np.testing.assert_array_equal(zarr.open_array(folder)[...], theirs[...])
+
+
+def test_equal_inputs_are_stored_once(store):
+    index = make_index()
+    index.digests[Modality.AUDIO][1:5] = index.digests[Modality.AUDIO][0]
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    writer = store.writer("v", dataset, FORM, {})
+    for i in range(5):
+        writer.write(i, index.digests[Modality.AUDIO][i].tobytes(), hidden(0))
+    store.publish("v", [writer.seal()])
+    view = store.view("tiny", Modality.AUDIO)
+    reader = store.reader(view)
+    assert all((reader.read(i) == hidden(0)).all() for i in range(5))
+    assert zarr.open_array(store.path / f"views/v/seg/{view.entries[0]['id']}/data").shape[0] == len(hidden(0))
+
+
+def test_a_corpus_with_other_splits_borrows_the_hidden_states(store, index):
+    fill(store, index)
+    other = make_index(n=20)
+    other.split[:] = 0
+    dataset = store.add_index(other)
+    assert dataset != index.fingerprint
+    assert housekeeping.borrow(store, "v" * 16, dataset, other.digests[Modality.AUDIO], range(20)) == 19
+    reader = store.reader(store.view("tiny", Modality.AUDIO))
+    np.testing.assert_array_equal(reader.read(7), hidden(7))
+    housekeeping.remove(store, dataset="tiny")
+    assert store.datasets == {}
+
+
+def test_removing_frees_what_nothing_else_needs(store, index):
+    fill(store, index)
+    fill(store, make_index(name="other", seed=1), view_id="w" * 16)
+    assert housekeeping.remove(store, view="v" * 16) > 0
+    assert [view.id for view in store.views("other")] == ["w" * 16]
+    assert not (store.path / "views" / ("v" * 16)).exists()
+    with pytest.raises(UnknownNameError, match="tini"):
+        housekeeping.remove(store, dataset="tini")
+
+
+def test_failures_are_recorded_and_can_be_taken_back(store, index):
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    writer = store.writer("v", dataset, FORM, {})
+    writer.write(0, b"0" * 16, hidden(0))
+    writer.fail(3, b"3" * 16, "decode", "zero-length audio")
+    store.publish("v", [writer.seal()])
+    view = store.view("tiny", Modality.AUDIO)
+    assert store.reader(view).failures[3]["reason"] == "zero-length audio"
+    assert housekeeping.retract_failures(store, view) == 1
+    assert store.reader(store.view("tiny", Modality.AUDIO)).failures == {}
+
+
+def test_readers_keep_their_generation(store, index):
+    view = fill(store, index, rows=range(5))
+    pinned = FeatureStore.open(store.path)
+    fill(store, index, rows=range(5, 9))
+    assert pinned.reader(pinned.view("tiny", Modality.AUDIO)).length[5] == -1
+    assert store.reader(store.view("tiny", Modality.AUDIO)).length[5] > 0
+    assert FeatureStore.open(store.path, generation=pinned.manifest["generation"]).view("tiny", Modality.AUDIO) == view
+
+
+def test_a_newer_format_is_refused(store):
+    path = store.path / "zarr.json"
+    path.write_text(path.read_text().replace('"msa_format": 1', '"msa_format": 2'))
+    with pytest.raises(StoreError, match="format 2"):
+        FeatureStore.open(store.path)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]"])
+def test_what_is_not_a_store_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "zarr.json").write_text(content)
+    with pytest.raises(StoreError, match=r"store"):
+        FeatureStore.open(tmp_path)
+
+
+def test_a_folder_with_other_things_is_not_made_a_store(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(StoreError, match="not a store"):
+        FeatureStore.create(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "index"])
+def test_damaged_shards_are_errors_never_zeros(store, index, damage):
+    view = fill(store, index)
+    shard = store.path / "views" / view.id / "seg" / view.entries[0]["id"] / "data" / "c" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    if damage == "delete":
+        shard.unlink()
+    elif damage == "truncate":
+        shard.write_bytes(data[: len(data) // 2])
+    else:
+        data[3 if damage == "flip" else -9] ^= 1
+        shard.write_bytes(data)
+    with pytest.raises(StoreError, match=str(shard.parent.parent.name)):
+        store.reader(view).read(0)
+
+
+def test_concurrent_publishers_lose_nothing(store):
+    names = [f"corpus{i}" for i in range(8)]
+    script = textwrap.dedent("""
+        import sys
+        from msa.cache.store import FeatureStore
+        from tests.cache.conftest import make_index
+        FeatureStore.open(sys.argv[1]).add_index(make_index(name=sys.argv[2]))
+    """)
+    runs = [subprocess.Popen([sys.executable, "-c", script, store.path, name]) for name in names]
+    assert [run.wait() for run in runs] == [0] * 8
+    assert sorted(FeatureStore.open(store.path).datasets) == names
+    assert manifest.generations(store.path) == list(range(1, 9))
+
+
+def test_a_killed_writer_loses_at_most_the_open_shard(store, index):
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    script = textwrap.dedent("""
+        import os, signal, sys
+        from msa.cache.store import FeatureStore
+        from msa.types import Modality
+        from tests.cache.conftest import FORM, hidden, make_index
+        store, index = FeatureStore.open(sys.argv[1]), make_index()
+        writer = store.writer("v", sys.argv[2], FORM, {})
+        for i in range(15):
+            writer.write(i, index.digests[Modality.AUDIO][i].tobytes(), hidden(i))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert subprocess.run([sys.executable, "-c", script, store.path, dataset]).returncode == -signal.SIGKILL
+    store = FeatureStore.open(store.path)
+    saved = store.recover("v")
+    lost = 15 - saved
+    assert 0 < lost
+    assert sum(len(hidden(i)) for i in range(saved, 15)) <= FORM.shard
+    reader = store.reader(store.view("tiny", Modality.AUDIO))
+    for i in range(saved):
+        np.testing.assert_array_equal(reader.read(i), hidden(i))
+    assert store.recover("v") == 0
+
+
+def test_a_living_writer_is_left_alone(store, index):
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    writer = store.writer("v", dataset, FORM, {})
+    writer.write(0, b"0" * 16, hidden(0))
+    writer.flush()
+    assert store.recover("v") == 0
+    store.publish("v", [writer.seal()])
+    assert store.view("tiny", Modality.AUDIO).samples == 1
+
+
+def test_a_torn_journal_line_does_not_count(store, index):
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    writer = store.writer("v", dataset, FORM, {})
+    for i in range(4):
+        writer.write(i, index.digests[Modality.AUDIO][i].tobytes(), hidden(i))
+        writer.flush()
+    journal = writer.folder / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    header = json.loads(lines[0])
+    header["writer"]["pid"], header["writer"]["started"] = os.getpid(), 0.0  # a process that is no more
+    journal.write_bytes(json.dumps(header).encode() + b"\n" + b"".join(lines[1:-1]) + lines[-1][:20])
+    assert store.recover("v") == 3
+
+
+def test_a_full_disk_leaves_no_litter_and_keeps_what_was_committed(store, index, monkeypatch):
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    writer = store.writer("v", dataset, FORM, {})
+    writer.write(0, b"0" * 16, hidden(0))
+    writer.flush()
+    writer.write(1, b"1" * 16, hidden(1))
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.flush()
+    assert not list(store.path.rglob(".tmp-*"))
+    writer._rows, writer._samples, writer._used = [], [], 0  # the run gives up what it could not write
+    store.publish("v", [writer.seal()])
+    np.testing.assert_array_equal(store.reader(store.view("tiny", Modality.AUDIO)).read(0), hidden(0))
+
+
+def test_bfloat16_is_kept_as_its_bits(store, index):
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    writer = store.writer("v", dataset, Form(WIDTH, "bfloat16", 16, 64), {})
+    values = np.array([[1.0, -2.5, 0.15625, 3e38, 0, 1, 2, 3]], np.float32)
+    writer.write(0, b"0" * 16, (values.view(np.uint32) >> 16).astype(np.uint16))
+    store.publish("v", [writer.seal()])
+    np.testing.assert_allclose(store.reader(store.view("tiny", Modality.AUDIO)).read(0), values, rtol=2**-8)

@@ -1,0 +1,300 @@
+"""Decoding: what comes out has the promised form, and whatever is broken says so in one line."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image, PngImagePlugin
+
+from msa.extract.media import RATE, MediaError, clip, read_text, versions
+from msa.types import Modality, Raw
+
+
+def write(folder, name, data: bytes) -> Raw:
+    path = folder / name
+    path.write_bytes(data)
+    return Raw(path=path)
+
+
+def picture(folder, name="p.jpg", size=(40, 30), mode="RGB", colour=(200, 30, 60), **save) -> Raw:
+    Image.new(mode, size, colour).save(folder / name, **save)
+    return Raw(path=folder / name)
+
+
+def tone(seconds=1.0, rate=RATE, hertz=440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def sound(folder, wave, rate=RATE, name="s.wav", subtype="FLOAT", **span) -> Raw:
+    soundfile.write(folder / name, wave, rate, subtype=subtype)
+    return Raw(path=folder / name, **span)
+
+
+# text
+
+
+def test_text_comes_stripped_from_the_sample_or_its_file(tmp_path):
+    assert clip(Modality.TEXT, Raw(text="  good day \n")) == "good day"
+    assert clip(Modality.TEXT, write(tmp_path, "t.txt", "\ufeffgood day\r\n".encode())) == "good day"
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "encoding"),
+    [
+        ("naïve 😀".encode(), "naïve 😀", "utf-8-sig"),
+        ("naïve – “so”".encode("cp1252"), "naïve – “so”", "cp1252"),
+        (b"caf\xe9 \x81\x9d", "café \ufffd\ufffd", "cp1252"),  # 0x81 and 0x9D are letters in neither
+    ],
+)
+def test_bytes_that_are_not_utf8_are_read_as_windows_latin(tmp_path, data, text, encoding):
+    assert read_text(write(tmp_path, "t.txt", data)) == (text, encoding)
+
+
+def test_every_byte_there_is_can_be_read(tmp_path):
+    text, _ = read_text(write(tmp_path, "t.txt", b"x" + bytes(range(256))))
+    assert text.encode("utf-8")
+
+
+def test_surrogates_are_joined_or_replaced():
+    assert clip(Modality.TEXT, Raw(text="\ud83d\ude00 \ud83d")) == "😀 \ufffd"
+
+
+def test_long_text_is_left_whole():
+    assert len(clip(Modality.TEXT, Raw(text="word " * 2000))) == 9999
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "\u3000"])
+def test_text_without_a_letter_is_an_error(text):
+    with pytest.raises(MediaError, match=r"^empty text$"):
+        clip(Modality.TEXT, Raw(text=text))
+
+
+# pictures
+
+
+def test_a_picture_is_rgb_bytes_row_by_row(tmp_path):
+    array = clip(Modality.IMAGE, picture(tmp_path, "p.png"))
+    assert array.shape == (30, 40, 3)
+    assert array.dtype == np.uint8
+    assert (array == (200, 30, 60)).all()
+
+
+def test_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    assert clip(Modality.IMAGE, picture(tmp_path, exif=exif)).shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "name", "expected"),
+    [
+        ("L", 90, "p.png", (90, 90, 90)),
+        ("1", 1, "p.png", (255, 255, 255)),
+        ("I;16", 90 * 256, "p.png", (90, 90, 90)),
+        ("CMYK", (0, 255, 255, 0), "p.tif", (255, 0, 0)),
+        ("RGBA", (200, 30, 60, 0), "p.png", (255, 255, 255)),  # transparent: what is seen is the page behind
+        ("LA", (90, 255), "p.png", (90, 90, 90)),
+        ("P", 0, "p.gif", (0, 0, 0)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, colour, name, expected):
+    array = clip(Modality.IMAGE, picture(tmp_path, name, mode=mode, colour=colour))
+    assert array.shape == (30, 40, 3)
+    assert (array == expected).all()
+
+
+def test_a_palette_with_transparency_does_not_warn(tmp_path):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([9, 9, 9, 200, 30, 60])
+    image.save(tmp_path / "p.png", transparency=b"\x00\xff")
+    assert (clip(Modality.IMAGE, Raw(path=tmp_path / "p.png")) == (200, 30, 60)).all()
+
+
+def test_broken_metadata_does_not_spoil_a_sound_picture(tmp_path):
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01\x03\x00"  # promises 65,535 entries
+    assert clip(Modality.IMAGE, picture(tmp_path, exif=exif)).shape == (30, 40, 3)
+
+
+def test_an_empty_file_is_named_as_such(tmp_path):
+    for modality in (Modality.IMAGE, Modality.AUDIO):
+        with pytest.raises(MediaError, match=r"^empty file$"):
+            clip(modality, write(tmp_path, "empty", b""))
+
+
+def test_a_missing_file_is_named_as_such(tmp_path):
+    for modality in (Modality.TEXT, Modality.IMAGE, Modality.AUDIO):
+        with pytest.raises(MediaError, match=r"^missing file$"):
+            clip(modality, Raw(path=tmp_path / "none"))
+        with pytest.raises(MediaError, match=r"^no file is named$"):
+            clip(modality, Raw())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_a_truncated_picture_is_an_error_however_much_is_there(tmp_path, kind, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, kind)
+    data = file.getvalue()
+    with pytest.raises(MediaError) as caught:
+        clip(Modality.IMAGE, write(tmp_path, "p", data[: int(len(data) * share)]))
+    assert "0x" not in str(caught.value), "reasons are counted: no addresses in them"
+    assert kind != "JPEG" or str(caught.value).startswith("truncated JPEG: ")
+
+
+def test_something_else_is_not_a_picture(tmp_path):
+    with pytest.raises(MediaError, match=r"^not a picture$"):
+        clip(Modality.IMAGE, write(tmp_path, "p.jpg", b"<html>404</html>"))
+
+
+def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(MediaError, match=r"^too large: "):
+        clip(Modality.IMAGE, picture(tmp_path))
+
+
+def test_a_large_picture_below_the_limit_does_not_warn(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert clip(Modality.IMAGE, picture(tmp_path)).shape == (30, 40, 3)
+
+
+def test_a_text_chunk_that_explodes_is_an_error(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("bomb", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    with pytest.raises(MediaError, match=r"^broken picture: Decompressed data too large"):
+        clip(Modality.IMAGE, picture(tmp_path, "p.png", pnginfo=info))
+
+
+# sound
+
+
+def test_sound_is_mono_float_at_16_khz(tmp_path):
+    wave = clip(Modality.AUDIO, sound(tmp_path, tone()))
+    assert wave.shape == (RATE,)
+    assert wave.dtype == np.float32
+    np.testing.assert_array_equal(wave, tone())
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 96_000])
+def test_another_rate_is_resampled_to_the_same_tone(tmp_path, rate):
+    wave = clip(Modality.AUDIO, sound(tmp_path, tone(rate=rate), rate))
+    assert len(wave) == RATE
+    np.testing.assert_allclose(wave[1000:-1000], tone()[1000:-1000], atol=2e-3)
+
+
+def test_stereo_is_averaged(tmp_path):
+    both = np.stack([tone(), np.zeros(RATE, np.float32)], axis=1)
+    np.testing.assert_allclose(clip(Modality.AUDIO, sound(tmp_path, both)), tone() / 2)
+
+
+def test_silence_is_valid(tmp_path):
+    wave = clip(Modality.AUDIO, sound(tmp_path, np.zeros(RATE, np.float32)))
+    assert not wave.any()
+
+
+def test_a_span_is_that_part_of_the_whole(tmp_path):
+    ramp = np.linspace(0, 1, 2 * RATE, dtype=np.float32)
+    part = clip(Modality.AUDIO, sound(tmp_path, ramp, start=0.5, end=0.75))
+    np.testing.assert_array_equal(part, ramp[RATE // 2 : RATE * 3 // 4])
+    rest = clip(Modality.AUDIO, Raw(path=tmp_path / "s.wav", start=1.5, end=99.0))
+    np.testing.assert_array_equal(rest, ramp[RATE * 3 // 2 :])
+
+
+@pytest.mark.parametrize(("start", "end"), [(3.0, 2.0), (1.0, 1.0), (-1.0, 2.0)])
+def test_an_empty_span_is_an_error(tmp_path, start, end):
+    with pytest.raises(MediaError, match=rf"^span {start}-{end} s is empty$"):
+        clip(Modality.AUDIO, sound(tmp_path, tone(), start=start, end=end))
+
+
+def test_sound_without_samples_is_an_error(tmp_path):
+    with pytest.raises(MediaError, match=r"^zero-length audio$"):
+        clip(Modality.AUDIO, sound(tmp_path, np.zeros(0, np.float32)))
+    with pytest.raises(MediaError, match=r"^zero-length audio: nothing in 5.0-6.0 s$"):
+        clip(Modality.AUDIO, sound(tmp_path, tone(), start=5.0, end=6.0))
+
+
+@pytest.mark.parametrize("data", [b"RIFF\x24\x00\x00\x00WAVEfmt ", b"not a sound at all", b"RIFF" + bytes(500)])
+def test_a_corrupt_recording_is_an_error(tmp_path, data):
+    with pytest.raises(MediaError, match=r"^not audio: "):
+        clip(Modality.AUDIO, write(tmp_path, "s.wav", data))
+
+
+def test_samples_that_are_not_numbers_are_an_error(tmp_path):
+    wave = tone()
+    wave[7] = np.nan
+    with pytest.raises(MediaError, match="not finite"):
+        clip(Modality.AUDIO, sound(tmp_path, wave))
+
+
+def film(path, seconds=3.0, rate=44_100, with_sound=True) -> None:
+    """A small mp4: grey pictures, and a rising sweep so that every moment sounds different."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        audio = container.add_stream("aac", rate=rate, layout="stereo") if with_sound else None
+        for _ in range(int(seconds * 10)):
+            grey = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 90, np.uint8))
+            container.mux(video.encode(grey))
+        container.mux(video.encode(None))
+        if audio:
+            at = np.arange(int(seconds * rate)) / rate
+            sweep = np.repeat(0.5 * np.sin(2 * np.pi * (200 + 150 * at) * at)[None], 2, axis=0).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(sweep, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = rate, 0
+            for packet in audio.encode(frame):
+                container.mux(packet)
+            container.mux(audio.encode(None))
+
+
+def test_the_sound_of_a_film_is_read(tmp_path):
+    film(tmp_path / "f.mp4")
+    wave = clip(Modality.AUDIO, Raw(path=tmp_path / "f.mp4"))
+    assert len(wave) == pytest.approx(3 * RATE, abs=0.05 * RATE)  # a codec works in whole frames
+    assert 0.25 < np.sqrt((wave**2).mean()) < 0.45
+
+
+def test_a_span_of_a_film_is_that_part_of_the_whole(tmp_path):
+    film(tmp_path / "f.mp4")
+    whole = clip(Modality.AUDIO, Raw(path=tmp_path / "f.mp4"))
+    part = clip(Modality.AUDIO, Raw(path=tmp_path / "f.mp4", start=1.5, end=2.0))
+    expected = whole[RATE * 3 // 2 : RATE * 2]
+    assert len(part) == len(expected)
+    np.testing.assert_allclose(part[200:-200], expected[200:-200], atol=2e-3)  # the ends miss their neighbours
+
+
+def test_a_film_without_sound_is_an_error(tmp_path):
+    film(tmp_path / "f.mp4", with_sound=False)
+    with pytest.raises(MediaError, match=r"^no sound track$"):
+        clip(Modality.AUDIO, Raw(path=tmp_path / "f.mp4"))
+
+
+def test_a_truncated_film_is_an_error(tmp_path):
+    film(tmp_path / "f.mp4")
+    with pytest.raises(MediaError, match=r"^not audio: "):
+        clip(Modality.AUDIO, write(tmp_path, "g.mp4", (tmp_path / "f.mp4").read_bytes()[:2000]))
+
+
+# the rest
+
+
+def test_a_face_is_not_decoded_here():
+    with pytest.raises(ValueError, match="face"):
+        clip(Modality.FACE, Raw(text="x"))
+
+
+def test_what_decides_the_numbers_is_stated():
+    assert versions(Modality.AUDIO)["rate"] == RATE
+    assert versions(Modality.AUDIO)["resample"] == "soxr-HQ"
+    assert versions(Modality.IMAGE)["alpha"] == "over white"
+    assert versions(Modality.TEXT)
+
+
+@pytest.mark.real
+def test_real_media_decode(shared):
+    films = sorted((shared / "data" / "faces").glob("*.m*"))
+    tweets = sorted((shared / "data" / "mvsa_single" / "data").glob("*.txt"))[:50]
+    photos = sorted((shared / "data" / "mvsa_single" / "data").glob("*.jpg"))[:20]
+    assert all(len(clip(Modality.AUDIO, Raw(path=path))) > RATE for path in films)
+    assert all(clip(Modality.TEXT, Raw(path=path)) for path in tweets)
+    assert all(clip(Modality.IMAGE, Raw(path=path)).shape[2] == 3 for path in photos)
