@@ -3,6 +3,8 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: on a busy machine, threads that wait for each other cost seconds
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pathlib import Path

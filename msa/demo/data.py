@@ -6,7 +6,6 @@ into templates, pictures drawn and voices synthesised by the files beside this o
 
 import hashlib
 import json
-import shutil
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from msa.demo import pictures, posts, voices
+from msa.demo import pictures, posts, sentences, voices
 from msa.errors import ConfigError, SourceError
 
 RECIPE = "made_by_msa_demo.json"  # beside the data: says that it is artificial, and how to make it again
 CLIPS = len(voices.WORDS) * len(voices.MOODS) * len(voices.SPEAKERS)  # as many as the word list has room for
 
 
-def make(folder: Path, posts: int = 300, clips: int = 210, seed: int = 0) -> None:
+def make(folder: Path, posts: int = 400, clips: int = 210, seed: int = 0) -> None:
     """Write `folder`/mvsa_single with `posts` posts and `folder`/tess with `clips` clips.
 
     The same arguments give the same bytes. A corpus that is there already is kept when it was made from the same
@@ -44,7 +43,7 @@ def write_posts(root: Path, count: int, seed: int) -> None:
     lines = ["ID\ttext,image"]
     for post in posts.plan(count, generator(seed, "posts")):
         text, image = post.shown
-        sentence = posts.sentence(text, generator(seed, "text", post.id))
+        sentence = sentences.sentence(text, generator(seed, "text", post.id))
         (root / "data" / f"{post.id}.txt").write_text(sentence + "\n", "utf-8", newline="\n")
         picture = pictures.draw(image, generator(seed, "image", post.id))
         picture.save(root / "data" / f"{post.id}.jpg", quality=88)
@@ -67,7 +66,7 @@ def write_clips(root: Path, count: int, seed: int) -> None:
 
 
 def generator(seed: int, *about: str) -> np.random.Generator:
-    """A source of chance of its own for each thing: one post more changes no other post's picture."""
+    """A source of chance of its own for each thing made, so that no thing depends on what was drawn before it."""
     digest = hashlib.sha256("/".join((str(seed), *about)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 

@@ -5,6 +5,7 @@ sound to sound; fricatives and bursts are bands of noise. A mood moves pitch, it
 breath and brightness: directions as acted speech has them, amounts chosen by ear.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -118,6 +119,8 @@ SOUNDS = {
     "g": _stop(2100, 2200, voiced=True),
 }
 BANDWIDTHS = (70, 100, 150, 250)  # Hz, of the four resonances
+ROUNDING = 2000  # Hz: from here on the pulse is softer than Rosenberg's, whose folds meet at full speed
+HIGHER = np.arange(5200, 12000, 1100)[None, :]  # Hz: those above them hardly move, but without them all is dull
 
 
 def speak(speaker: str, word: str, emotion: str, rng: np.random.Generator) -> np.ndarray:
@@ -160,7 +163,10 @@ def _tracks(sounds: list[Sound], lengths: np.ndarray, scale: float) -> dict[str,
     index = np.minimum(np.searchsorted(edges, t, side="right"), len(sounds) - 1)
     done = 1 - (edges[index] - t) / lengths[index]  # how much of its sound each frame has behind it, 0 to 1
     burst = np.array([sound.burst for sound in sounds])[index] * (done > 0.75)
-    rows = {name: np.array([getattr(sound, name) for sound in sounds])[index] for name in ("voice", "breath", "hiss", "band")}
+    rows = {
+        name: np.array([getattr(sound, name) for sound in sounds])[index]
+        for name in ("voice", "breath", "hiss", "band")
+    }
     rows["hiss"] = rows["hiss"] + burst
     rows["breath"] = rows["breath"] + 0.3 * burst
     formants = np.array([sound.formants for sound in sounds])[index] * scale  # (F, 4)
@@ -192,8 +198,8 @@ def _larynx(f0: np.ndarray, mood: Mood, rng: np.random.Generator) -> tuple[np.nd
     hz = np.interp(np.arange(n), np.arange(len(f0)) * HOP, f0)
     cycles = int(hz.sum() / RATE) + 2
     cycle = np.minimum((np.cumsum(hz) / RATE).astype(int), cycles - 1)
-    phase = np.cumsum(hz * (1 + rng.normal(0, mood.rough, cycles))[cycle]) / RATE % 1.0  # jitter
-    loud = (1 + rng.normal(0, 3 * mood.rough, cycles))[cycle]  # shimmer
+    cycle, phase = np.divmod(np.cumsum(hz * (1 + rng.normal(0, mood.rough, cycles))[cycle]) / RATE, 1.0)  # jitter
+    loud = (1 + rng.normal(0, 3 * mood.rough, cycles + 9))[cycle.astype(int)]  # shimmer, changing while closed
     opening, closing = np.clip(phase / 0.42, 0, 1), np.clip((phase - 0.42) / 0.2, 0, 1)
     flow = loud * 0.5 * (1 - np.cos(np.pi * opening)) * np.cos(0.5 * np.pi * closing)  # Rosenberg's pulse
     pulses = np.diff(flow, prepend=0.0)
@@ -205,12 +211,13 @@ def _mouth(
 ) -> np.ndarray:
     """Filter larynx and noise frame by frame in the frequency domain and overlap-add; (samples,)."""
     hz = np.fft.rfftfreq(BINS, 1 / RATE)  # (K,)
-    throat = _resonances(track["formants"], hz) * 10 ** (mood.bright * (hz / 1000 - 1).clip(-1, 4) / 20)  # (F, K)
+    tilt = 10 ** (mood.bright * (hz / 1000 - 1).clip(-1, 4) / 20) / (1 + 1j * hz / ROUNDING)  # (K,)
+    throat = _resonances(track["formants"], hz) * tilt  # (F, K)
     band = np.exp(-(((hz - track["band"][:, None]) / (0.3 * track["band"][:, None])) ** 2))  # (F, K)
     voice, air, hiss = (track[name][:, None] for name in ("voice", "breath", "hiss"))
     breathing = mood.breath * voice + 0.5 * air
     frames = throat * (voice * _frames(pulses) + breathing * _frames(breath))
-    frames = frames + 0.25 * hiss * band * _frames(rng.normal(0, 1, len(pulses)))
+    frames = frames + 0.5 * hiss * band * _frames(rng.normal(0, 1, len(pulses)))
     pieces = np.fft.irfft(frames, BINS)  # (F, BINS)
     wave = np.zeros(len(pieces) * HOP + BINS)
     for row, piece in enumerate(pieces):
@@ -227,13 +234,17 @@ def _frames(x: np.ndarray) -> np.ndarray:
 
 
 def _resonances(formants: np.ndarray, hz: np.ndarray) -> np.ndarray:
-    """The response of four resonators in a row, (F, K) complex; formants is (F, 4), each has gain one at 0 Hz."""
+    """The response of resonators in a row, (F, K) complex; formants is (F, 4), each has gain one at 0 Hz."""
     z = np.exp(-2j * np.pi * hz / RATE)[None, :]  # one sample's delay at each frequency
-    response = np.ones((len(formants), len(hz)), complex)
-    for f, width in zip(formants.T, BANDWIDTHS, strict=True):
-        pole = np.exp((-np.pi * width + 2j * np.pi * f[:, None]) / RATE)  # (F, 1)
-        response *= abs(1 - pole) ** 2 / ((1 - pole * z) * (1 - pole.conj() * z))
-    return response
+
+    def row(formants: np.ndarray, widths: Sequence[float]) -> np.ndarray:
+        response = np.ones((len(formants), len(hz)), complex)
+        for f, width in zip(formants.T, widths, strict=True):
+            pole = np.exp((-np.pi * width + 2j * np.pi * f[:, None]) / RATE)  # (F, 1)
+            response *= abs(1 - pole) ** 2 / ((1 - pole * z) * (1 - pole.conj() * z))
+        return response
+
+    return row(formants, BANDWIDTHS) * row(HIGHER, [500] * HIGHER.shape[1])
 
 
 def _recorded(wave: np.ndarray, mood: Mood, rng: np.random.Generator) -> np.ndarray:

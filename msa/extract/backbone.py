@@ -45,6 +45,9 @@ class Backbone(Protocol):
     `encode` takes decoded clips - str for text, uint8 (H, W, 3) RGB for an image, float32 (samples,) at 16 kHz
     mono for audio - and returns one (T, dim) array of the spec's dtype for each, T > 0. The result for a clip
     must not depend on the others in the call.
+
+    A backbone may also have `prepare(clip)`: what a decoding thread can do ahead for one clip (resize, normalise);
+    `encode` then takes what it returns as well as plain clips.
     """
 
     dim: int

@@ -113,14 +113,17 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def read_audio(raw: Raw) -> np.ndarray:
-    """A recording or the part of it from `start` to `end`, float32 (samples,) at 16 kHz mono."""
+    """A recording or the part of it from `start` to `end`, float32 (samples,) at 16 kHz mono.
+
+    A recording that breaks off is used as far as it goes: streamed files misstate their length, so nobody could tell.
+    """
     path = _file(raw)
     if raw.start < 0 or (raw.end is not None and raw.end <= raw.start):
         raise MediaError(f"span {raw.start}-{raw.end} s is empty")
     try:
         wave, rate = _soundfile(path, raw.start, raw.end)
-    except soundfile.LibsndfileError as refusal:
-        wave, rate = _container(path, raw.start, raw.end, str(refusal.error_string))
+    except soundfile.LibsndfileError:
+        wave, rate = _container(path, raw.start, raw.end)
     if wave.size and not np.isfinite(wave).all():
         raise MediaError("samples are not finite")
     wave = soxr.resample(wave, rate, RATE, quality="HQ") if wave.size and rate != RATE else wave
@@ -139,7 +142,7 @@ def _soundfile(path: Path, start: float, end: float | None) -> tuple[np.ndarray,
         return file.read(last - first, dtype="float32", always_2d=True).mean(axis=1), file.samplerate
 
 
-def _container(path: Path, start: float, end: float | None, refusal: str) -> tuple[np.ndarray, int]:
+def _container(path: Path, start: float, end: float | None) -> tuple[np.ndarray, int]:
     """(samples,) float32 and their rate, from the first sound track of whatever FFmpeg opens: mp4, m4a, mkv."""
     try:
         with av.open(str(path)) as container:
@@ -147,7 +150,7 @@ def _container(path: Path, start: float, end: float | None, refusal: str) -> tup
                 raise MediaError("no sound track")
             return _track(container, start, end)
     except av.FFmpegError as error:
-        raise MediaError(f"not audio: {refusal.rstrip('.')}; {error.strerror}") from None
+        raise MediaError(f"not audio: {error.strerror}") from None
 
 
 def _track(container: "av.container.InputContainer", start: float, end: float | None) -> tuple[np.ndarray, int]:

@@ -6,9 +6,9 @@ run goes on from there. A sample that cannot be had becomes a record with its st
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,14 +18,17 @@ from msa.cache.store import FeatureStore
 from msa.cache.view import View
 from msa.errors import BackboneError, StoreError
 from msa.extract import media, plan
+from msa.extract.backbone import Backbone
 from msa.extract.forward import Failure, Found, ahead, attempt, hidden_states
 from msa.extract.recipe import Recipe, run_facts
 from msa.extract.scan import Scan
 from msa.types import Modality
 
+CPU_BATCH = 8  # a CPU gains nothing from larger ones: less padding, and memory that stays in its caches
 
-class Progress:
-    """What a run tells whoever watches. Does nothing; the terminal's version draws a bar."""
+
+class Progress(Protocol):
+    """What a run tells whoever watches."""
 
     def begin(self, name: str, total: int, done: int) -> None:
         """A view of `total` samples begins, `done` of which are there already."""
@@ -35,6 +38,19 @@ class Progress:
 
     def end(self) -> None:
         """The view is finished or given up."""
+
+
+class Unwatched:
+    """Nobody watches."""
+
+    def begin(self, name: str, total: int, done: int) -> None:
+        """Nothing."""
+
+    def advance(self, written: int, failed: int) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
 
 
 @dataclass
@@ -69,15 +85,15 @@ def extract(
     recipe: Recipe,
     device: str,
     limits: Limits = Limits(),
-    progress: Progress = Progress(),
+    progress: Progress = Unwatched(),
 ) -> Report:
     """Bring one view of one corpus up to date. Raises MsaError where going on makes no sense; nothing is lost then."""
     rows = np.flatnonzero(scan.index.has(recipe.spec.modality)[: limits.samples]).tolist()
-    report = Report(recipe.name, recipe.spec.modality, recipe.view_id, wanted=len(rows))
+    report = Report(recipe.label, recipe.spec.modality, recipe.view_id, wanted=len(rows))
     run = _Run(store, scan, recipe, store.add_index(scan.index), rows, limits, progress, report)
     todo = run.missing()
     report.already = len(rows) - len(todo)
-    progress.begin(recipe.name, len(rows), report.already)
+    progress.begin(recipe.label, len(rows), report.already)
     started = time.monotonic()
     try:
         if todo:
@@ -87,7 +103,7 @@ def extract(
         progress.end()
     if todo and len(report.failed) == len(rows):
         raise BackboneError(
-            f"{recipe.name}: none of {len(rows)} samples could be extracted; the first: {', '.join(report.failed[0])}",
+            f"{recipe.label}: none of {len(rows)} samples could be extracted; the first: {', '.join(report.failed[0])}",
             fix="mend the cause and run again with --retry-errors; the failures are recorded in the store",
         )
     return report
@@ -127,18 +143,21 @@ class _Run:
         self.store.add_view(view_id, self.recipe.attributes(backbone))
         texts = self.scan.index.text if spec.modality is Modality.TEXT else None
         sizes = [len(texts[row]) if texts else 1 for row in self.rows]
-        planned = ([self.rows[i] for i in batch] for batch in plan.batches(sizes, spec.batch))
+        size = spec.batch if device.startswith("cuda") else min(spec.batch, CPU_BATCH)
+        planned = ([self.rows[i] for i in batch] for batch in plan.batches(sizes, size))
         needed = (batch for batch in planned if not todo.isdisjoint(batch))
         form = Form.of(backbone.dim, spec.dtype)
         writer = self.store.writer(view_id, self.dataset, form, run_facts(backbone, device), self.limits.flush_s)
         with self.store.writing(view_id, writer):
-            for batch, clips in ahead(self._decode, needed):
+            for batch, clips in ahead(self._decoder(backbone), needed):
                 self._settle(writer, todo, hidden_states(backbone, batch, clips))
                 self._stop_if_hopeless(writer, len(todo))
 
-    def _decode(self, row: int) -> Any:
-        modality = self.recipe.spec.modality
-        return attempt(lambda: media.clip(modality, self.scan.raws[row][modality]))
+    def _decoder(self, backbone: Backbone) -> Callable[[int], Any]:
+        """Row -> clip, or the exception that kept it from being one; runs in threads."""
+        modality, raws = self.recipe.spec.modality, self.scan.raws
+        prepare = getattr(backbone, "prepare", lambda clip: clip)
+        return lambda row: attempt(lambda: prepare(media.clip(modality, raws[row][modality])))
 
     def _settle(self, writer: SegmentWriter, todo: set[int], states: Mapping[int, Found]) -> None:
         """Write what came out of a batch, or the record of why it did not."""
@@ -160,7 +179,7 @@ class _Run:
         failed, allowed = self.report.failed, self.limits.max_errors
         if allowed is not None and len(failed) > allowed:
             raise BackboneError(
-                f"{self.recipe.name}: {len(failed)} samples failed, --max-errors allows {allowed}; "
+                f"{self.recipe.label}: {len(failed)} samples failed, --max-errors allows {allowed}; "
                 f"the last: {', '.join(failed[-1])}",
                 fix="what was extracted is kept; mend the cause and run again with --retry-errors, or allow more",
             )

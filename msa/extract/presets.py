@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from msa import catalog
+from msa.config import parse
 from msa.errors import BackboneError, ConfigError, UnknownNameError
 from msa.extract.backbone import BackboneSpec
 from msa.types import Modality
@@ -38,12 +39,12 @@ def spec_of(modality: Modality, name: str, overrides: Iterable[str] = ()) -> tup
 
 
 def _named(modality: Modality, name: str) -> tuple[str, BackboneSpec]:
-    free, colon, where = name.partition(":")
-    if free in FREE and colon and where:
+    free, _, where = name.partition(":")
+    if free in FREE:
+        if not where:
+            raise BackboneError(f"{name} alone names no weights", fix=f"write {free}:NAME")
         return free, catalog.load("backbone", free).spec(modality, name)
     family, _, variant = name.partition(".")
-    if family in FREE and family == name.rstrip(":"):
-        raise BackboneError(f"{name} alone names no weights", fix=f"write {family}:NAME or {family}:PATH")
     if family not in catalog.names("backbone"):
         raise UnknownNameError("backbone", name, catalog.backbones())
     specs: dict[str, BackboneSpec] = catalog.load("backbone", family).SPECS
@@ -70,16 +71,5 @@ def _options(defaults: Mapping[str, Any], overrides: Iterable[str]) -> dict[str,
             raise ConfigError(f"{override!r} sets nothing", fix=f"write {key}=VALUE")
         if key not in defaults:
             raise UnknownNameError("option", key, defaults)
-        options[key] = _like(defaults[key], key, value)
+        options[key] = parse(key, value, defaults[key])
     return options
-
-
-def _like(default: Any, key: str, value: str) -> Any:
-    """A value in the type of the default it replaces."""
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[value.lower()]
-        return type(default)(value)
-    except (ValueError, KeyError) as error:
-        kind = type(default).__name__
-        raise ConfigError(f"{key}={value}: {value!r} is no {kind}", fix=f"the default is {key}={default}") from error

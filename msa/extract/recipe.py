@@ -5,7 +5,7 @@ Two recipes with the same identity fill the same view. Not part of it: batch siz
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,7 @@ class Recipe:
         """Find the weights behind a name. A store that holds hidden states of the same name pins the revision."""
         family, spec = presets.spec_of(modality, name, overrides)
         if spec.revision is None and store is not None:
-            spec = replace(spec, revision=_pinned(store, name))
+            spec = replace(spec, revision=_pinned(store, spec.weights))
         return cls(name, family, spec, weights.resolve(spec))
 
     @cached_property
@@ -58,6 +58,12 @@ class Recipe:
         }
 
     @property
+    def label(self) -> str:
+        """What tables call it: the name without the folders of this machine."""
+        kind, _, rest = self.name.partition(":")
+        return f"{kind}:{Path(rest.partition('@')[0]).name}" if kind in presets.FREE else self.name
+
+    @property
     def view_id(self) -> str:
         """Hash of the identity."""
         return fingerprint.key(self.identity)
@@ -71,7 +77,7 @@ class Recipe:
         """The provenance of a view: its identity, and what it came from."""
         return {
             "modality": self.spec.modality,
-            "backbone": self.name,
+            "backbone": self.label,
             "family": self.family,
             "dim": backbone.dim,
             "dtype": self.spec.dtype,
@@ -92,8 +98,9 @@ class Recipe:
     def of_view(cls, attributes: Mapping[str, Any]) -> "Recipe":
         """The recipe a view was made by, resolved again. Raises BackboneError where the weights are other ones now."""
         modality = Modality(attributes["modality"])
-        family, spec = presets.spec_of(modality, attributes["backbone"], ())
         known = attributes["weights"]
+        name = known["name"] if attributes["family"] in presets.FREE else attributes["backbone"]
+        family, spec = presets.spec_of(modality, name)
         if known["path"]:
             at = Path(known["path"])
             kind, _, rest = spec.weights.partition(":")
@@ -106,7 +113,7 @@ class Recipe:
                 f"the hidden states of the view came from {known['sha256'][:12]}…",
                 fix=f"restore the weights of revision {known['revision']}, or extract and train again with the new",
             )
-        return cls(attributes["backbone"], family, spec, found)
+        return cls(name, family, spec, found)
 
 
 def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
@@ -119,18 +126,12 @@ def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
     }
 
 
-def describe(spec: BackboneSpec) -> dict[str, Any]:
-    """A spec as plain values, for a report."""
-    return asdict(spec) | {"options": dict(spec.options)}
-
-
 def _is_local(spec: BackboneSpec) -> bool:
     kind, _, name = spec.weights.partition(":")
     return "@" in name if kind == "timm" else Path(name).is_dir()
 
 
-def _pinned(store: FeatureStore, name: str) -> str | None:
-    """The revision under which this store already holds hidden states of that name."""
-    attributes = [store.attributes(view_id) for view_id in store.manifest["views"]]
-    revisions = [a["weights"]["revision"] for a in attributes if a["backbone"] == name]
-    return revisions[-1] if revisions else None
+def _pinned(store: FeatureStore, weights_name: str) -> str | None:
+    """The revision of these weights under which the store already holds hidden states."""
+    known = [store.attributes(view_id)["weights"] for view_id in store.manifest["views"]]
+    return next((str(w["revision"]) for w in reversed(known) if w["name"] == weights_name and w["revision"]), None)

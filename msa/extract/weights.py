@@ -163,15 +163,15 @@ def _hub(repo: str, local: str) -> Iterator[None]:
     """While the hub is asked: refuse at once where it cannot be reached, and turn its errors into ours."""
     from huggingface_hub import constants, get_session
 
-    def refusal(why: str) -> BackboneError:
+    def refusal(why: str, first: str = "") -> BackboneError:
         return BackboneError(
             f"the weights of {repo} cannot be had: {why}",
-            fix=f"where there is a network run `hf download {repo} --local-dir {_short(repo)}`, carry the folder here "
-            f"and name it (`{local}`), or use `--preset classic`, which needs no weights",
+            fix=f"{first}where there is a network run `hf download {repo} --local-dir {_short(repo)}`, "
+            f"carry the folder here and name it (`{local}`), or use `--preset classic`, which needs no weights",
         )
 
     if constants.HF_HUB_OFFLINE:
-        raise refusal("they are not in the hub's cache, and HF_HUB_OFFLINE is set")
+        raise refusal("no folder here, not in the hub's cache, and HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE, or ")
     try:  # one request of our own: the client would repeat its own for 23 s per file
         get_session().head(constants.ENDPOINT, timeout=CONNECT_S)
     except Exception as error:  # the client has changed its transport, and so its error classes, before

@@ -58,6 +58,7 @@ class Table:
     y: np.ndarray  # (n,) float32
     columns: Mapping[Modality, Column]
     protocol: str = ""  # how corpora were paired; printed with every figure
+    drawn: tuple[Modality, ...] = ()  # modalities that pairing took from another corpus than the label's
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,7 +75,8 @@ class Table:
                 fix=f"it has {', '.join(self.columns)}",
             )
         kept = {m: c for m, c in self.columns.items() if m in modalities}
-        return replace(self, columns=kept).take(np.flatnonzero(_any_present(kept, len(self))))
+        drawn = tuple(m for m in self.drawn if m in kept)
+        return replace(self, columns=kept, drawn=drawn).take(np.flatnonzero(_any_present(kept, len(self))))
 
     def take(self, index: np.ndarray) -> "Table":
         """A subset of the samples."""
@@ -94,7 +96,7 @@ class Table:
 
 
 def table(store: FeatureStore, dataset: str, views: Mapping[Modality, str | None]) -> Table:
-    """The labelled samples of a corpus that have hidden states of at least one of the views.
+    """The samples of a corpus that have a label, a split, and hidden states of at least one of the views.
 
     `views` maps each modality wanted to a backbone's name, or to None for the newest view of it.
     """
@@ -113,7 +115,13 @@ def table(store: FeatureStore, dataset: str, views: Mapping[Modality, str | None
         y=index.y,
         columns=columns,
     )
-    return whole.take(np.flatnonzero(_any_present(columns, len(index)) & np.isfinite(index.y)))
+    wanted = _any_present(columns, len(index)) & np.isfinite(index.y) & (index.split != layout.NO_SPLIT)
+    if not wanted.any():
+        raise ConfigError(
+            f"{index.name}: none of {len(index)} samples has a label, a split and {' or '.join(columns)}",
+            fix="see what was left out and what failed with `msa cache info`",
+        )
+    return whole.take(np.flatnonzero(wanted))
 
 
 def _any_present(columns: Mapping[Modality, Column], n: int) -> np.ndarray:
@@ -208,14 +216,16 @@ class Normalisation:
 
 def _moments(column: Column, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count, total, squares = 0, np.zeros(column.view.dim), np.zeros(column.view.dim)
+    shift: np.ndarray | None = None  # the first frame: squares of large values would leave nothing of a small spread
     for row in rows:
         states = column.states(int(row))
         if states is not None:
-            wide = states.astype(np.float64)
+            shift = states[0].astype(np.float64) if shift is None else shift
+            wide = states.astype(np.float64) - shift
             count += len(wide)
             total += wide.sum(0)
             squares += (wide**2).sum(0)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
     std[std < 1e-6] = 1.0  # a constant column stays a constant
-    return mean.astype(np.float32), std.astype(np.float32)
+    return (mean if shift is None else mean + shift).astype(np.float32), std.astype(np.float32)

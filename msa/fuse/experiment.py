@@ -3,7 +3,6 @@
 The test part is touched in `_test` alone, after every seed of every head has been trained.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import torch
 
 from msa.cache.store import FeatureStore
-from msa.errors import ConfigError, StoreError
+from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.fuse import metrics, pairing
 from msa.fuse.data import Normalisation, Table, table
 from msa.fuse.model import Model
-from msa.fuse.run import AUDIO_ONLY, Run, SeedResult
+from msa.fuse.run import Run, SeedResult, drawn_only
 from msa.fuse.train import Fit, Watch, fit, predict
 from msa.types import Modality, Split
 
@@ -34,6 +33,15 @@ class Data:
     views: Mapping[str, str] = field(default_factory=dict)  # modality -> backbone or view id; else the newest
     modalities: tuple[str, ...] = ()  # none: all there are
 
+    def __post_init__(self) -> None:
+        if self.pairing not in pairing.PROTOCOLS:
+            raise UnknownNameError("pairing", self.pairing, pairing.PROTOCOLS)
+        if not 0 <= self.rho <= 1:
+            raise ConfigError(f"rho {self.rho:g} is not a probability", fix="give a number from 0 to 1")
+        names = [name.partition("@")[0] for name in self.corpora]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{' + '.join(names)} names a corpus twice", fix="name each corpus once")
+
     def load(self, store: FeatureStore) -> Table:
         """Join labels, hidden states and corpora into one table."""
         joined: Table | None = None
@@ -41,6 +49,11 @@ class Data:
             one = table(store, name, self._wanted(store, name))
             joined = one if joined is None else pairing.pair(joined, one, self.pairing, self.pair_seed, self.rho)
         assert joined is not None
+        if lost := sorted(set(self.views) - set(joined.columns)):
+            raise ConfigError(
+                f"a view of {lost[0]} is named, and {joined.name} has {', '.join(joined.columns)}",
+                fix="leave that --view out, or add a corpus that has it",
+            )
         return joined.only([Modality(m) for m in self.modalities]) if self.modalities else joined
 
     def _wanted(self, store: FeatureStore, name: str) -> dict[Modality, str | None]:
@@ -54,22 +67,25 @@ class Data:
         return {m: self.views.get(m) for m in wanted}
 
 
-def choose(store: FeatureStore) -> tuple[Data, str]:
+def choose(store: FeatureStore, modalities: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
     """Whatever is in the store, when nobody said: the widest corpus, and one that brings what it lacks; and why."""
-    with_states = [name for name in store.datasets if store.views(name)]
+    views = {
+        name: [v for v in store.views(name) if not modalities or v.modality in modalities] for name in store.datasets
+    }
+    with_states = [name for name, found in views.items() if found]
     if not with_states:
-        raise StoreError(f"{store.path} holds no hidden states yet", fix="msa extract --dataset NAME --root PATH")
-    has = {name: {view.modality for view in store.views(name)} for name in with_states}
-    size = {name: max(view.samples for view in store.views(name)) for name in with_states}
+        asked = f" of {', '.join(modalities)}" if modalities else " yet"
+        raise StoreError(f"{store.path} holds no hidden states{asked}", fix="msa extract --dataset NAME --root PATH")
+    has = {name: {view.modality for view in views[name]} for name in with_states}
+    size = {name: max(view.samples for view in views[name]) for name in with_states}
     first = max(with_states, key=lambda name: (len(has[name]), size[name]))
     others = [name for name in with_states if name != first and not has[name] & has[first]]
     same = [name for name in others if store.index(name).task == store.index(first).task]
     if same:
         second = max(same, key=lambda name: size[name])
-        why = f"{second} brings the {', '.join(sorted(has[second]))} that {first} lacks; they are paired at random"
-        return Data((first, second)), why
+        return (first, second), f"{second} brings the {', '.join(sorted(has[second]))} that {first} lacks"
     alone = f"{first} has {', '.join(sorted(has[first]))}"
-    return Data((first,)), alone if len(with_states) == 1 else f"{alone}, the most of what is in the store"
+    return (first,), alone if len(with_states) == 1 else f"{alone}, the most of what is in the store"
 
 
 @dataclass(frozen=True)
@@ -99,75 +115,93 @@ def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
     return replace(experiment, data=replace(data, corpora=corpora, views=views))
 
 
+def store_of(run: Run, store: Path | None = None) -> FeatureStore:
+    """The store a run was trained from as it was then, so that what was added since has no part; or another store."""
+    then = Path(run.record["data"]["store"])
+    now = FeatureStore.open(store or then)
+    if now.path.resolve() != then:
+        return now
+    Experiment.from_json(run.record["experiment"]).data.load(now)  # says so where something was removed since
+    return FeatureStore.open(then, run.record["data"]["generation"])
+
+
 def run(experiment: Experiment, store: FeatureStore, folder: Path, watch: Watch = lambda line: None) -> Run:
     """Train, test once, write the run's folder. A folder that was interrupted is taken up where it stopped."""
     experiment = pin(experiment, store)
     data = experiment.data.load(store)
+    _check(experiment.model, data)
     result = Run.begin(folder, experiment.to_json(), _facts(store, data))
+    if result.metrics:
+        watch(f"{folder} is finished already")
+        return result
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    norm = Normalisation.fit(data.part(Split.TRAIN), experiment.model.training.normalise)
-    fits = _train(experiment.model, experiment.seeds, data, norm, device, folder / "seeds", watch)
-    beside = _beside(experiment.model, data)
-    others = {name: _yardstick(model, one, experiment.seeds, device) for name, (model, one) in beside.items()}
-    _test(result, experiment, data, norm, fits, others, device)
+    main = _train(experiment.model, data, experiment.seeds, device, folder / "seeds", watch)
+    beside = {name: _train(model, one, experiment.seeds, device) for name, (model, one) in _beside(main).items()}
+    _test(result, main, beside, device)
     return Run.open(folder)
 
 
+def _check(model: Model, data: Table) -> None:
+    """Refuse before anything is written or trained what could not be finished."""
+    for split in Split:
+        if not len(data.part(split)):
+            raise ConfigError(f"{data.name} has no {split} sample", fix="check the splits with `msa cache info`")
+    model.build(data.dims, data.task)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A model, the data it was trained on, and what came of every seed; not tested yet."""
+
+    model: Model
+    data: Table
+    norm: Normalisation
+    fits: Mapping[int, Fit]
+
+    def tested(self, device: str) -> list[SeedResult]:
+        """Every seed's outputs on the test part."""
+        head = self.model.build(self.data.dims, self.data.task).to(device)
+        test, found = self.data.part(Split.TEST), []
+        for seed, one in self.fits.items():
+            head.load_state_dict(one.state)
+            output = predict(head, test, self.norm, self.model.training.batch, device)
+            found.append(SeedResult(seed, one, output))
+        return found
+
+
 def _train(
-    model: Model, seeds: Sequence[int], data: Table, norm: Normalisation, device: str, folder: Path | None, watch: Watch
-) -> dict[int, tuple[Fit, float]]:
-    """Seed -> what came of it, and the seconds it took."""
+    model: Model,
+    data: Table,
+    seeds: Sequence[int],
+    device: str,
+    folder: Path | None = None,
+    watch: Watch = lambda line: None,
+) -> _Trained:
     train, valid = data.part(Split.TRAIN), data.part(Split.VALID)
-    found = {}
+    norm = Normalisation.fit(train, model.training.normalise)
+    make = lambda: model.build(data.dims, data.task)  # noqa: E731
+    fits = {}
     for seed in seeds:
-        started = time.monotonic()
         checkpoint = folder / str(seed) / "checkpoint.pt" if folder else None
-        make = lambda: model.build(data.dims, data.task)  # noqa: E731
-        one = fit(make, train, valid, norm, model.training, seed, device, checkpoint, watch)
-        found[seed] = one, time.monotonic() - started
-    return found
+        fits[seed] = fit(make, train, valid, norm, model.training, seed, device, checkpoint, watch)
+    return _Trained(model, data, norm, fits)
 
 
-def _beside(model: Model, data: Table) -> dict[str, tuple[Model, Table]]:
-    """The yardsticks of every result: a linear probe, and where pairing leaks, a probe of the paired sound alone."""
-    probe = Model.of("probe")
-    rows = {} if model.name == "probe" else {"probe": (probe, data)}
+def _beside(main: _Trained) -> dict[str, tuple[Model, Table]]:
+    """The yardsticks of every result: a linear probe, and where pairing leaks, a probe of what was drawn, alone."""
+    probe, data = Model.of("probe"), main.data
+    rows = {} if main.model.name == "probe" else {"probe": (probe, data)}
     if pairing.is_leaky(data.protocol):
-        rows[AUDIO_ONLY] = (probe, data.only([Modality.AUDIO]))
+        rows[drawn_only(data.drawn)] = (probe, data.only(data.drawn))
     return rows
 
 
-def _yardstick(model: Model, data: Table, seeds: Sequence[int], device: str) -> list[SeedResult]:
-    """A yardstick's results on the test part; trained like everything else."""
-    norm = Normalisation.fit(data.part(Split.TRAIN), model.training.normalise)
-    fits = _train(model, seeds, data, norm, device, None, lambda line: None)
-    return [_result(seed, one, seconds, model, data, norm, device) for seed, (one, seconds) in fits.items()]
-
-
-def _result(
-    seed: int, fit: Fit, seconds: float, model: Model, data: Table, norm: Normalisation, device: str
-) -> SeedResult:
-    head = model.build(data.dims, data.task).to(device)
-    head.load_state_dict(fit.state)
-    output = predict(head, data.part(Split.TEST), norm, model.training.batch, device)
-    return SeedResult(seed, fit, seconds, output)
-
-
-def _test(
-    result: Run,
-    experiment: Experiment,
-    data: Table,
-    norm: Normalisation,
-    fits: Mapping[int, tuple[Fit, float]],
-    others: Mapping[str, list[SeedResult]],
-    device: str,
-) -> None:
-    test = data.part(Split.TEST)
-    if not len(test):
-        raise ConfigError(f"{data.name} has no test sample", fix="check the splits with `msa cache info`")
-    rows = [_result(s, one, sec, experiment.model, data, norm, device) for s, (one, sec) in fits.items()]
+def _test(result: Run, main: _Trained, beside: Mapping[str, _Trained], device: str) -> None:
+    data, test = main.data, main.data.part(Split.TEST)
+    others = {name: other.tested(device) for name, other in beside.items()}
     constant = metrics.majority(data.task, data.part(Split.TRAIN).y, len(test))
-    result.finish(data.task, test, rows, others, constant, norm, experiment.model.build(data.dims, data.task))
+    head = main.model.build(data.dims, data.task)
+    result.finish(data.task, test, main.tested(device), others, constant, main.norm, head)
 
 
 def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
@@ -177,6 +211,7 @@ def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
     return {
         "task": asdict(data.task),
         "protocol": data.protocol,
+        "drawn": list(data.drawn),
         "store": str(store.path.resolve()),
         "generation": store.manifest["generation"],
         "samples": split,

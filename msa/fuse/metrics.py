@@ -18,7 +18,6 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from msa.types import Task
 
 RESAMPLES = 1000  # of the bootstrap
-HIGHER_IS_BETTER = {"mae": False}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ label_matched  the recording has the post's class. LEAKY: emotion in acted speec
                reveals the label. Only shown beside an audio-only row.
 zip            both corpora in drawn order, cut to the shorter.
 noisy_match    label_matched with probability rho, else random: the curve between the two. LEAKY for rho > 0.
+
+The second corpus need not be speech: whatever it brings is what a leaky pairing leaks through (`Table.drawn`).
 """
 
 import hashlib
@@ -19,14 +21,19 @@ import numpy as np
 
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data import Column, Table
-from msa.types import Modality
+from msa.types import Modality, Task
 
 PROTOCOLS = ("random", "union", "label_matched", "zip", "noisy_match")
 
 
 def is_leaky(protocol: str) -> bool:
     """Does the pairing itself tell a model the label?"""
-    return protocol.startswith(("label_matched", "noisy_match"))
+    return protocol.startswith(("label_matched", "noisy_match")) and not protocol.startswith("noisy_match(0)")
+
+
+def labels(task: Task) -> str:
+    """What a task's labels are, in words."""
+    return ", ".join(task.classes) or f"{task.low:g} to {task.high:g}"
 
 
 def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float = 0.5) -> Table:
@@ -35,7 +42,7 @@ def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float 
         raise UnknownNameError("pairing", protocol, PROTOCOLS)
     if first.task != second.task:
         raise ConfigError(
-            f"{first.name} has the labels {_labels(first)}, {second.name} has {_labels(second)}",
+            f"{first.name} has the labels {labels(first.task)}, {second.name} has {labels(second.task)}",
             fix="pair corpora of the same task",
         )
     name, stated = f"{first.name}+{second.name}", f"{protocol}, seed {seed}"
@@ -51,20 +58,18 @@ def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float 
         index, partner = _zipped(first, second, seed)
         return _joined(first.take(index), second, partner, name, stated)
     chance = {"random": 0.0, "label_matched": 1.0, "noisy_match": rho}[protocol]
+    if chance and not first.task.classes:
+        raise ConfigError(f"{protocol} needs classes; {first.name} has values", fix="use --pairing random or union")
     stated = f"noisy_match({rho:g}), seed {seed}" if protocol == "noisy_match" else stated
     pools = _Pools(second)
     partner = np.array([_draw(first, i, pools, chance, seed) for i in range(len(first))], np.int64)
     return _joined(first, second, partner, name, stated)
 
 
-def _labels(table: Table) -> str:
-    return ", ".join(table.task.classes) or f"{table.task.low:g} to {table.task.high:g}"
-
-
 def _unit(seed: int, *words: str) -> float:
     """A number in [0, 1) that is the same wherever, whenever and in whatever order it is asked for."""
     digest = hashlib.blake2b("\0".join([str(seed), *words]).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits are exact: 64 would round up to 1 some day
 
 
 class _Pools:
@@ -115,7 +120,8 @@ def _shuffled(table: Table, split: int, seed: int) -> np.ndarray:
 
 def _joined(first: Table, second: Table, partner: np.ndarray, name: str, protocol: str) -> Table:
     theirs = {m: column.take(partner) for m, column in second.columns.items()}
-    return replace(first, name=name, columns={**first.columns, **theirs}, protocol=protocol)
+    drawn = (*first.drawn, *second.columns)
+    return replace(first, name=name, columns={**first.columns, **theirs}, protocol=protocol, drawn=drawn)
 
 
 def _union(first: Table, second: Table, name: str) -> Table:

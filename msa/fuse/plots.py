@@ -16,7 +16,7 @@ def learning_curve(path: Path, history: Mapping[int, Sequence[Mapping[str, float
         colour = f"C{n % 10}"
         axes.plot(x, train, colour, linestyle=":", linewidth=1.2)
         axes.plot(x, valid, colour, linewidth=1.6, label=f"seed {seed}")
-        axes.plot(x[valid.argmin()], valid.min(), "o", color=colour, markersize=5)
+        axes.plot(x[np.nanargmin(valid)], np.nanmin(valid), "o", color=colour, markersize=5)
     axes.set(xlabel="epoch", ylabel="loss", title=f"{title}\nsolid: validation, dotted: training, dot: weights kept")
     axes.legend(fontsize=8, frameon=False)
     axes.xaxis.get_major_locator().set_params(integer=True)

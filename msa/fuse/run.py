@@ -11,9 +11,10 @@ learning_curve.png  confusion_matrix.png
 
 import csv
 import json
+import math
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,8 +33,6 @@ from msa.fuse.model import Model
 from msa.fuse.train import Fit
 from msa.types import Modality, Task
 
-AUDIO_ONLY = "probe, audio only"  # the row without which a leaky pairing is not shown
-
 
 @dataclass(frozen=True)
 class SeedResult:
@@ -41,8 +40,12 @@ class SeedResult:
 
     seed: int
     fit: Fit
-    seconds: float
     output: np.ndarray
+
+
+def drawn_only(drawn: Sequence[str]) -> str:
+    """The row without which a leaky pairing is not shown: a probe of nothing but what was drawn by the label."""
+    return f"probe, {' and '.join(drawn)} only"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ class Run:
             found = cls.open(folder)
             if found.record["experiment"] != json.loads(json.dumps(experiment)):
                 raise ConfigError(f"{folder} holds another experiment", fix="name another folder with --out")
+            then, now = found.record["data"]["samples"], dict(facts["samples"])
+            if then != now:
+                raise ConfigError(
+                    f"{folder} was begun on {then} samples, and the store now gives {now}",
+                    fix=f"go on with the samples it was begun on: msa fuse train --resume {folder}",
+                )
             return found
         folder.mkdir(parents=True, exist_ok=True)
         record = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": _machine()}
@@ -126,11 +135,7 @@ class Run:
             folder = self.folder / "seeds" / str(row.seed)
             folder.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in row.fit.state.items()}, folder / "head.safetensors")
-        stats = {
-            f"{m}.{n}": torch.from_numpy(v)
-            for m, pair in norm.stats.items()
-            for n, v in zip(("mean", "std"), pair, strict=True)
-        }
+        stats = {name: torch.from_numpy(values) for name, values in norm.named()}
         save_file(stats, self.folder / "normalisation.safetensors")
         self._write_predictions(task, test, rows)
         self._write_history(rows)
@@ -179,19 +184,24 @@ def summary(
     head: FusionHead,
 ) -> dict[str, Any]:
     """metrics.json: all scores are of the test part."""
-    found = _scores(task, test.y, rows)
-    found |= {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
-    found["beside"] = {name: _scores(task, test.y, other) for name, other in others.items()}
-    found["beside"]["majority class"] = asdict(metrics.score(task, test.y, constant)) | {"seeds": []}
-    corpora = sorted(set(test.corpus.tolist()))
-    if len(corpora) > 1:
-        parts = {name: test.corpus == name for name in corpora}
-        found["by_corpus"] = {name: _scores(task, test.y[at], _cut(rows, at)) for name, at in parts.items()}
+
+    def scores(rows: Sequence[SeedResult]) -> dict[str, Any]:
+        cut = lambda at: [replace(row, output=row.output[at]) for row in rows]  # noqa: E731
+        return _whole_and_parts(test, lambda at: _scores(task, test.y[at], cut(at)))
+
+    found = scores(rows) | {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
+    found["beside"] = {name: scores(other) for name, other in others.items()}
+    found["beside"]["majority class" if task.classes else "mean value"] = _whole_and_parts(
+        test, lambda at: asdict(metrics.score(task, test.y[at], constant[at])) | {"seeds": []}
+    )
     return found
 
 
-def _cut(rows: Sequence[SeedResult], at: np.ndarray) -> list[SeedResult]:
-    return [SeedResult(row.seed, row.fit, row.seconds, row.output[at]) for row in rows]
+def _whole_and_parts(test: Part, scores: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
+    """Scores of the whole test part and, where it is of several corpora, of each by itself."""
+    corpora = sorted(set(test.corpus.tolist()))
+    parts = {name: scores(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
+    return scores(np.ones(len(test), bool)) | ({"by_corpus": parts} if parts else {})
 
 
 def _scores(task: Task, y: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, Any]:
@@ -213,10 +223,10 @@ def _seed(row: SeedResult, score: metrics.Score) -> dict[str, Any]:
         "seed": row.seed,
         "values": dict(score.values),
         "notes": list(score.notes),
-        "valid_loss": min(epoch["valid_loss"] for epoch in row.fit.history),
+        "valid_loss": row.fit.history[row.fit.best_epoch]["valid_loss"],
         "best_epoch": row.fit.best_epoch + 1,
         "epochs": len(row.fit.history),
-        "seconds": round(row.seconds, 2),
+        "seconds": round(row.fit.seconds, 2),
         "collapsed": row.fit.collapsed,
         "restarted_at": row.fit.restarted_at,
         "skipped_steps": row.fit.skipped_steps,
@@ -235,5 +245,14 @@ def _machine() -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
+    temporary.write_text(json.dumps(_with_null(value), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
     temporary.replace(path)
+
+
+def _with_null(value: Any) -> Any:
+    """JSON knows no NaN: a score that is undefined is null."""
+    if isinstance(value, Mapping):
+        return {name: _with_null(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -6,6 +6,7 @@ which weights are best, when a rate was too high - can depend on test labels.
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msa.errors import ConfigError
+from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data import Normalisation, Part
 from msa.fuse.head import FusionHead
+from msa.types import Modality
 
 RESTART_FACTOR = 0.25  # of the learning rate, after a collapse
 
@@ -40,8 +42,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.schedule not in ("plateau", "cosine", "none"):
             raise ConfigError(f"schedule={self.schedule!r}", fix="one of plateau, cosine, none")
-        if min(self.lr, self.batch, self.epochs, self.patience) <= 0:
+        if not min(self.lr, self.batch, self.epochs, self.patience) > 0:
             raise ConfigError("lr, batch, epochs and patience must be above 0", fix="see `msa fuse train --help`")
+        if not min(self.weight_decay, self.warmup_epochs, self.clip) >= 0:
+            raise ConfigError("weight_decay, warmup_epochs and clip must not be below 0", fix="0 switches them off")
+        for name in self.normalise:
+            if name not in set(Modality):
+                raise UnknownNameError("modality", name, list(Modality))
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Fit:
     collapsed: bool = False  # the best weights call every validation sample the same class
     restarted_at: float | None = None  # the lower learning rate, after a collapse
     skipped_steps: int = 0  # whose gradient was not finite
+    seconds: float = 0.0  # of all epochs, before and after an interruption or a restart
 
 
 Watch = Callable[[str], None]
@@ -85,7 +93,7 @@ def fit(
         rate = config.lr * RESTART_FACTOR
         watch(f"seed {seed}: collapsed to one class at lr {config.lr:g}; once more at lr {rate:g}")
         again = _Loop(make, train, valid, norm, replace(config, lr=rate), seed, device, None, watch).run()
-        return replace(again, restarted_at=rate)
+        return replace(again, restarted_at=rate, seconds=result.seconds + again.seconds)
     return result
 
 
@@ -108,7 +116,8 @@ class _Loop:
         self.head = make().to(device)
         self.train, self.valid, self.norm, self.config = train, valid, norm, config
         self.seed, self.device, self.checkpoint, self.watch = seed, device, checkpoint, watch
-        self.optimiser = torch.optim.AdamW(self.head.param_groups(config.lr), weight_decay=config.weight_decay)
+        groups = self.head.param_groups(config.lr)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimiser, factor=0.5, patience=2)
         self.amp = config.amp and device.startswith("cuda")
@@ -120,13 +129,15 @@ class _Loop:
     def run(self) -> Fit:
         self._resume()
         while self.epoch < self.config.epochs and self.stale < self.config.patience:
+            started = time.monotonic()
             losses = self._train_epoch()
-            loss, predicted = validate(self.head, self.valid, self.norm, self.config.batch, self.device, self.amp)
+            loss, predicted = validate(self.head, self.valid, self.norm, self.config.batch, self.device)
             losses |= {"valid_loss": loss, "lr": self.optimiser.param_groups[0]["lr"], "epoch": self.epoch}
             self._keep(losses, predicted)
             self.epoch += 1
             if self.config.schedule == "plateau" and self.epoch >= self.config.warmup_epochs:
                 self.plateau.step(loss)
+            self.result.seconds += time.monotonic() - started
             self._save()
         if not self.result.state:
             raise ConfigError(
@@ -201,7 +212,7 @@ class _Loop:
             "loop": {"epoch": self.epoch, "stale": self.stale, "best": self.best},
             "result": vars(self.result),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.amp else [],
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.startswith("cuda") else [],
             "config": _plain(self.config),
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +236,7 @@ class _Loop:
         self.epoch, self.stale, self.best = (state["loop"][name] for name in ("epoch", "stale", "best"))
         self.result = Fit(**state["result"])
         torch.set_rng_state(state["rng"].cpu())
-        if self.amp:
+        if self.device.startswith("cuda"):
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
         self.watch(f"seed {self.seed}: goes on after epoch {self.epoch}")
 
@@ -235,19 +246,14 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def validate(
-    head: FusionHead, part: Part, norm: Normalisation, size: int, device: str, amp: bool = False
-) -> tuple[float, int]:
-    """Mean loss over a part, and how many distinct classes are predicted."""
+def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> tuple[float, int]:
+    """Mean loss over a part, and how many distinct classes are predicted; in fp32, as the test will be."""
     head.eval()
     total, predicted = 0.0, set()
     for batch in part.batches(size, norm):
-        with torch.autocast("cuda", torch.float16, enabled=amp):
-            moved = batch.to(device)
-            terms = head.loss(moved)
-            output = head(moved)
-        total += float(sum(term.float() for term in terms.values())) * len(batch)
-        predicted |= set(output.argmax(1).tolist())
+        moved = batch.to(device)
+        total += float(sum(term.float() for term in head.loss(moved).values())) * len(batch)
+        predicted |= set(head(moved).argmax(1).tolist())
     return total / len(part), len(predicted)
 
 

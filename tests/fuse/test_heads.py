@@ -22,6 +22,15 @@ NO_GRADIENT = re.compile(r"(^|[._])(k|key|w_k|k_proj|to_k)\.bias$")  # softmax d
 pytestmark = pytest.mark.parametrize("name", catalog.names("head"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Heads this small lose more to waiting for each other's threads than they gain, tenfold on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random_batch(dims=DIMS, task=SENTIMENT, size=16, seed=0) -> Batch:
     """Samples of one step up to STEPS; what is behind the mask is noise, not zeros."""
     g = torch.Generator().manual_seed(seed)

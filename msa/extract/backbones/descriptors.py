@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from msa.errors import ConfigError
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.encoders import library_versions, rows
 from msa.types import Modality
@@ -121,6 +122,9 @@ def colourfulness(rgb: np.ndarray) -> np.ndarray:
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> Descriptors:
     """Nothing to load: the recipe is the code above and scikit-image's definitions."""
-    return Descriptors(
-        spec.options["size"], spec.options["grid"], spec.dtype, library_versions("scikit-image", "numpy", "pillow")
-    )
+    size, grid = spec.options["size"], spec.options["grid"]
+    if grid < 1 or size % grid:
+        raise ConfigError(
+            f"size={size} is no multiple of grid={grid}", fix=f"size={grid * CELL} has cells of {CELL} px"
+        )
+    return Descriptors(size, grid, spec.dtype, library_versions("scikit-image", "numpy", "pillow"))

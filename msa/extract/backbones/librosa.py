@@ -88,7 +88,7 @@ class Acoustic:
 def load(spec: BackboneSpec, weights: Weights, device: str) -> Acoustic:
     """Make the filters of librosa for this window; there are no weights, and the CPU does it all."""
     from librosa.filters import chroma, mel
-    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+    from scipy.sparse import csr_array
 
     if spec.options["f0"] not in PITCH:
         raise UnknownNameError("value of f0", spec.options["f0"], PITCH)

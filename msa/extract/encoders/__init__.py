@@ -64,7 +64,9 @@ def transformer(folder: Path) -> "torch.nn.Module":
             model, info = AutoModel.from_pretrained(
                 folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except BackboneError:
+            raise
+        except Exception as error:  # safetensors, pickle, JSON and transformers each raise their own
             raise unloadable(folder, error) from error
     complete(folder, [*info["missing_keys"], *info["mismatched_keys"]])
     return model

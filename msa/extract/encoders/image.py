@@ -6,6 +6,7 @@ then the centre. For 224 px this leaves a 7 x 7 grid, 49 tokens, of a convolutio
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +38,22 @@ class ImageEncoder:
     dim: int
     versions: Mapping[str, str]
 
-    def encode(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Turn pictures, each uint8 (H, W, 3) RGB, into hidden states, each (h w, dim) row by row, or (1, dim)."""
+    def encode(self, clips: Sequence[Any]) -> list[np.ndarray]:
+        """Turn pictures, each uint8 (H, W, 3) RGB, into hidden states, each (h w, dim) row by row, or (1, dim).
+
+        A picture may also come as `prepare` returned it: threads that decode can do that work ahead.
+        """
         import torch
 
         if not clips:
             return []
-        batch = torch.stack([self.prepare(clip) for clip in clips]).to(self.device)  # (B, 3, size, size)
+        pictures = [clip if isinstance(clip, torch.Tensor) else self.prepare(clip) for clip in clips]
+        batch = torch.stack(pictures).to(self.device, memory_format=torch.channels_last)  # (B, 3, size, size)
         hidden = forward(lambda: self._hidden(batch), self.device)
         return rows(hidden.cpu().numpy(), self.dtype)
 
     def prepare(self, clip: np.ndarray) -> "torch.Tensor":
-        """One picture as the network takes it, float32 (3, size, size)."""
+        """One picture as the network takes it, float32 (3, size, size); may be called from many threads."""
         from PIL import Image
 
         return self.transform(Image.fromarray(_not_too_slim(clip)))
@@ -66,22 +71,17 @@ class ImageEncoder:
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> ImageEncoder:
     """Build the network that `timm:NAME` names and fill it from its file; a black picture tells its width."""
-    import timm
+    import torch
     from timm.data import create_transform, resolve_model_data_config
 
     assert weights.path is not None, "a timm model needs a file of weights"
     tokens = {**OPTIONS, **spec.options}["tokens"]
     if tokens not in TOKENS:
         raise UnknownNameError("value of tokens", tokens, TOKENS)
-    name = architecture(spec.weights)
-    try:
-        model = timm.create_model(name, pretrained=False)
-    except RuntimeError as error:
-        raise UnknownNameError("timm model", name, timm.list_models(name[:4] + "*") or timm.list_models()) from error
-    _fill(model, weights.path)
+    model = _network(architecture(spec.weights), weights.path)
     config = resolve_model_data_config(model)
     encoder = ImageEncoder(
-        freeze(model, device),
+        freeze(model, device).to(memory_format=torch.channels_last),  # 1.4 to 2 times as fast on a CPU
         create_transform(**config, is_training=False),
         config,
         tokens,
@@ -97,6 +97,19 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> ImageEncoder:
 def architecture(weights: str) -> str:
     """`timm:NAME@CHECKPOINT` -> NAME."""
     return weights.removeprefix("timm:").partition("@")[0]
+
+
+def _network(name: str, path: Path) -> Any:
+    import timm
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # timm draws the weights it is about to lose: leave no trace of it
+        try:
+            model = timm.create_model(name, pretrained=False)
+        except RuntimeError as error:
+            raise UnknownNameError("timm model", name, get_close_matches(name, timm.list_models(), n=5)) from error
+    _fill(model, path)
+    return model
 
 
 def _fill(model: Any, path: Path) -> None:

@@ -39,9 +39,9 @@ class SpeechEncoder:
 
     def encode(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Turn 16 kHz mono clips, each (samples,), into hidden states, each (frames, dim)."""
-        return rows((self._hidden(self.prepare(clip)) for clip in clips), self.dtype)
+        return rows((self._hidden(self.waveform(clip)) for clip in clips), self.dtype)
 
-    def prepare(self, clip: np.ndarray) -> np.ndarray:
+    def waveform(self, clip: np.ndarray) -> np.ndarray:
         """Crop to `max_seconds`, bring to mean 0 and variance 1 where the weights expect it, fill up to one field.
 
         Zeros after normalisation are the clip's own mean, so a clip shorter than the field is not moved by them.
@@ -69,10 +69,11 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:
     assert weights.path is not None, "a speech encoder needs a folder of weights"
     options = {**OPTIONS, **spec.options}
     model = transformer(weights.path)
+    field = receptive_field(model.config)
     encoder = SpeechEncoder(
         freeze(model, device),
         _normalize(weights.path),
-        receptive_field(model.config),
+        field,
         options["max_seconds"],
         options["layer"],
         device,

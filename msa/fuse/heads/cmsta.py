@@ -117,6 +117,11 @@ class CMSTA(FusionHead):
         super().__init__(task)
         c = config
         self.modalities = [m for m in Modality if m in dims]
+        if len(dims) == 1 and (c.tokens == "gated" or "cg" in c.without) and c.without != "tcmfi":
+            raise ConfigError(
+                f"with tokens={c.tokens!r} and without={c.without!r} a lone modality is one token, alone with itself",
+                fix="give two modalities, or keep the gate and tokens='gated+orig'",
+            )
         self.project = nn.ModuleDict({m: _projection(dims[m], c) for m in self.modalities})
         # Table 3. Without CG its tokens hold the interactions, else CM-STA would be computed in vain; setting g = 1
         # instead is "cmsta+cg", where both copies of the tokens are p. Without TCMFI the classifier reads G.

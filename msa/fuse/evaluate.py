@@ -1,0 +1,90 @@
+"""A trained run, scored again on hidden states it was or was not trained on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msa.cache.store import FeatureStore
+from msa.errors import ConfigError
+from msa.fuse import metrics, pairing
+from msa.fuse.data import Table
+from msa.fuse.experiment import Data, Experiment, store_of
+from msa.fuse.run import Run, drawn_only
+from msa.fuse.train import predict
+from msa.types import Split
+
+
+def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Name of the data, and scores of every seed on its test part. Raises ConfigError where the data do not fit."""
+    run = Run.open(folder)
+    own = Experiment.from_json(run.record["experiment"])
+    if not run.metrics:
+        raise ConfigError(f"{folder} is not finished", fix=f"msa fuse train --resume {folder}")
+    if data is None:
+        table = own.data.load(store_of(run, store))
+    else:
+        opened = FeatureStore.open(store or Path(run.record["data"]["store"]))
+        table = _other(own.data, data.split("+"), opened).load(opened)
+    check_fit(run, table)
+    table = table.only([m for m in table.columns if m in run.dims])
+    test = table.part(Split.TEST)
+    if not len(test):
+        raise ConfigError(f"{table.name} has no test sample", fix="check the splits with `msa cache info`")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows, notes = [], set(_leak(run, table, data is None))
+    for seed in own.seeds:
+        output = predict(run.head(seed).to(device), test, run.normalisation(), run.model.training.batch, device)
+        score = metrics.score(run.task, test.y, output)
+        rows.append({"seed": seed, "values": {name: v for name, v in score.values.items() if v == v}})
+        notes |= set(score.notes)
+    return table.name, {"seeds": rows, "notes": sorted(notes), "test_samples": len(test), "protocol": table.protocol}
+
+
+def _other(own: Data, corpora: Sequence[str], store: FeatureStore) -> Data:
+    """The run's views where these corpora have them; else the newest, which `check_fit` then compares."""
+    there = {view.id for name in corpora for view in store.views(name)}
+    return replace(own, corpora=tuple(corpora), views={m: v for m, v in own.views.items() if v in there})
+
+
+def _leak(run: Run, table: Table, own: bool) -> list[str]:
+    """What must be said of a leaky pairing; without the row that shows the leak its figures are refused."""
+    if not pairing.is_leaky(table.protocol):
+        return []
+    name = drawn_only(table.drawn)
+    if not own or name not in run.metrics["beside"]:
+        raise ConfigError(
+            f"pairing {table.protocol!r} leaks the label, and there is no row {name!r} for {table.name}",
+            fix="train on these data: that row is then made by itself",
+        )
+    f1 = run.metrics["beside"][name]["values"]["f1_weighted"]
+    return [f"LEAKY pairing ({table.protocol}): {name} reaches a weighted F1 of {f1:.3f} on these samples"]
+
+
+def check_fit(run: Run, table: Table) -> None:
+    """Refuse hidden states of another width or recipe, and labels of another task."""
+    views = run.record["data"]["views"]
+    for modality, column in table.columns.items():
+        if modality not in run.dims:
+            continue
+        if column.view.dim != run.dims[modality]:
+            raise ConfigError(
+                f"{table.name}'s {modality} is {column.view.dim} wide ({column.view.name}), the run was trained on "
+                f"{run.dims[modality]} ({views[modality]['attributes']['backbone']})",
+                fix="extract the corpus with the backbone the run was trained on, or train again",
+            )
+        if column.view.id != views[modality]["id"]:
+            raise ConfigError(
+                f"{table.name}'s {modality} is view {column.view.id}, the run was trained on {views[modality]['id']}: "
+                "another recipe of the same width",
+                fix="extract the corpus with the recipe the run was trained on (msa cache info shows both)",
+            )
+    if missing := sorted(set(run.dims) - set(table.columns)):
+        raise ConfigError(f"{table.name} has no {', '.join(missing)}", fix="extract it, or choose another corpus")
+    if run.task != table.task:
+        raise ConfigError(
+            f"{table.name} is labelled {pairing.labels(table.task)}, the run predicts {pairing.labels(run.task)}",
+            fix="choose a corpus with its labels",
+        )

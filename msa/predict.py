@@ -1,0 +1,133 @@
+"""Raw input -> prediction, through the very recipe a run was trained on.
+
+The one place besides the command line that knows both stages: decode and encode as extraction did, then the head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa.errors import BackboneError, ConfigError
+from msa.types import Dropped, Modality, Raw, Sample
+
+# per sample: hidden states, the reason why there are none, or None where it has no such modality
+States = list[np.ndarray | str | None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says of one sample, and what it could not use."""
+
+    id: str
+    label: str  # a class name, or a number as text
+    output: dict[str, float]  # class -> probability, or {"value": ...}
+    used: tuple[Modality, ...]
+    notes: tuple[str, ...] = ()
+
+
+def one(text: str | None, image: Path | None, audio: Path | None) -> Sample:
+    """A sample from whatever was given on the command line."""
+    given = {
+        Modality.TEXT: Raw(text=text) if text is not None else None,
+        Modality.IMAGE: Raw(path=image) if image else None,
+        Modality.AUDIO: Raw(path=audio) if audio else None,
+    }
+    return Sample(id="input", label=None, raw={m: raw for m, raw in given.items() if raw is not None})
+
+
+def from_table(path: Path) -> list[Sample]:
+    """The samples of a user's CSV or JSONL."""
+    from msa.extract.datasets import table
+
+    return [item for item in table.samples(path) if not isinstance(item, Dropped)]
+
+
+def predict(folder: Path, samples: Sequence[Sample], device: str = "auto") -> list[Prediction]:
+    """Predictions of a run's best seed. A modality that cannot be read is left out and said so; a sample with
+    nothing left has no label and the reason."""
+    from msa.extract.job import pick_device
+    from msa.fuse.run import Run
+
+    run = Run.open(folder)
+    views = run.record["data"]["views"]
+    _refuse_unknown(samples, views)
+    states: dict[Modality, States] = {}
+    for modality in map(Modality, views):
+        states[modality] = _encode(views[modality]["attributes"], modality, samples, pick_device(device))
+    return _decide(run, samples, states)
+
+
+def _refuse_unknown(samples: Sequence[Sample], views: dict[str, Any]) -> None:
+    given = {m for sample in samples for m in sample.raw}
+    if not given & set(views):
+        raise ConfigError(
+            f"this run was trained on {', '.join(views)}; given: {', '.join(sorted(given)) or 'nothing'}",
+            fix="give at least one of " + ", ".join(f"--{m}" for m in views),
+        )
+    if strange := sorted(given - set(views)):
+        raise ConfigError(
+            f"this run was trained on {', '.join(views)} and knows no {', '.join(strange)}",
+            fix=f"leave out --{strange[0]}, or train on a corpus that has it",
+        )
+
+
+def _encode(
+    attributes: Any, modality: Modality, samples: Sequence[Sample], device: str
+) -> list[np.ndarray | str | None]:
+    """Per sample its hidden states, the reason why there are none, or None where it has no such modality."""
+    from msa.extract import media
+    from msa.extract.forward import Failure, attempt, hidden_states
+    from msa.extract.recipe import Recipe
+
+    rows = [i for i, sample in enumerate(samples) if modality in sample.raw]
+    if not rows:
+        return [None] * len(samples)
+    recipe = Recipe.of_view(attributes)
+    backbone = recipe.load(device)
+    if backbone.dim != attributes["dim"]:
+        raise BackboneError(
+            f"{recipe.name} gives {backbone.dim} features, the run was trained on {attributes['dim']}",
+            fix="train again on hidden states of this backbone",
+        )
+    found: States = [None] * len(samples)
+    for start in range(0, len(rows), recipe.spec.batch):
+        batch = rows[start : start + recipe.spec.batch]
+        clips = [attempt(lambda i=i: media.clip(modality, samples[i].raw[modality])) for i in batch]  # type: ignore[misc]
+        for i, state in hidden_states(backbone, batch, clips).items():
+            found[i] = state.reason if isinstance(state, Failure) else state
+    return found
+
+
+def _decide(run: Any, samples: Sequence[Sample], states: dict[Modality, States]) -> list[Prediction]:
+    import torch
+
+    from msa.fuse.data import pad
+    from msa.fuse.head import Batch
+
+    norm, head = run.normalisation(), run.head()
+    found = []
+    for i, sample in enumerate(samples):
+        mine = {m: column[i] for m, column in states.items()}
+        notes = tuple(f"{m} not used: {state}" for m, state in mine.items() if isinstance(state, str))
+        usable = {m: state if isinstance(state, np.ndarray) else None for m, state in mine.items()}
+        used = tuple(m for m, state in usable.items() if state is not None)
+        if not used:
+            found.append(Prediction(sample.id, "", {}, (), notes or ("it has none of the run's modalities",)))
+            continue
+        padded = {m: pad([state], run.dims[m], norm.of(m)) for m, state in usable.items()}
+        x, mask = {m: p[0] for m, p in padded.items()}, {m: p[1] for m, p in padded.items()}
+        with torch.inference_mode():
+            output = head(Batch(x, mask, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)))[0]
+        found.append(replace(_named(run.task.classes, output.double().numpy(), sample.id), used=used, notes=notes))
+    return found
+
+
+def _named(classes: Sequence[str], output: np.ndarray, name: str) -> Prediction:
+    if not classes:
+        return Prediction(name, f"{output[0]:.3f}", {"value": float(output[0])}, ())
+    p = np.exp(output - output.max())
+    p /= p.sum()
+    return Prediction(name, classes[int(p.argmax())], dict(zip(classes, map(float, p), strict=True)), ())

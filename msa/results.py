@@ -1,0 +1,121 @@
+"""Runs as tables: every figure with its yardsticks, its spread and the pairing it was measured under."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from msa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from msa.fuse.run import Run
+
+TITLES = {
+    "accuracy": "Acc",
+    "f1_weighted": "F1 weighted",
+    "f1_macro": "F1 macro",
+    "auroc_weighted": "AUROC weighted",
+    "auroc_macro": "AUROC macro",
+    "mae": "MAE",
+    "corr": "Corr",
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table ready to be printed, and the remarks that belong under it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    remarks: tuple[str, ...] = ()
+
+
+def sheet(run: "Run", each_seed: bool = True) -> Sheet:
+    """The test results of a finished run. Raises ConfigError for an unfinished one, and for one whose pairing leaks
+    and that lacks the row of what was drawn alone."""
+    from msa.fuse import metrics, pairing
+    from msa.fuse.run import drawn_only
+
+    found = run.metrics
+    if not found:
+        raise ConfigError(f"{run.folder} is not finished", fix=f"msa fuse train --resume {run.folder}")
+    protocol, drawn = run.record["data"]["protocol"], run.record["data"]["drawn"]
+    if pairing.is_leaky(protocol) and drawn_only(drawn) not in found["beside"]:
+        raise ConfigError(
+            f"{run.folder}: pairing {protocol!r} leaks the label through the {' and '.join(drawn)}, "
+            f"and the row {drawn_only(drawn)!r} is missing",
+            fix="train again: that row is then made by itself",
+        )
+    names = metrics.headline(run.task)
+    rows = [_seed_row(row, names) for row in found["seeds"]] if each_seed and len(found["seeds"]) > 1 else []
+    for title, scores in _lines(run):
+        rows.append(_mean_row(title, scores, names))
+        rows += [_mean_row(f"  on {name}", part, names) for name, part in scores.get("by_corpus", {}).items()]
+    columns = ("", *(TITLES[name] for name in names))
+    return Sheet(f"{run.title}, {found['test_samples']} test samples", columns, tuple(rows), tuple(_remarks(run)))
+
+
+def _lines(run: "Run") -> list[tuple[str, Mapping[str, Any]]]:
+    """The run and everything it is shown beside."""
+    return [(run.model.name, run.metrics), *run.metrics["beside"].items()]
+
+
+def _seed_row(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    return (f"seed {row['seed']}", *(_number(row["values"][name]) for name in names))
+
+
+def _mean_row(title: str, found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    cells = []
+    for name in names:
+        sd = found.get("sd", {}).get(name)
+        low_high = found.get("interval", {}).get(name)
+        cell = _number(found["values"][name]) + (f" ± {sd:.3f}" if sd is not None else "")
+        cells.append(cell + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""))
+    return (title, *cells)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _remarks(run: "Run") -> list[str]:
+    from msa.fuse import pairing
+
+    found, protocol = run.metrics, run.record["data"]["protocol"]
+    remarks = ["mean ± sd over seeds [95 % bootstrap interval over test samples]"] if len(found["seeds"]) > 1 else []
+    if protocol:
+        remarks.append(f"pairing: {protocol}")
+    if pairing.is_leaky(protocol):
+        drawn = " and ".join(run.record["data"]["drawn"])
+        remarks.append(f"LEAKY pairing: the {drawn} was chosen by the label; compare with the {drawn}-only row")
+    for row in found["seeds"]:
+        if row["collapsed"]:
+            remarks.append(f"seed {row['seed']} COLLAPSED: one class for every validation sample, even after a restart")
+        elif row["restarted_at"]:
+            remarks.append(f"seed {row['seed']} collapsed at first and was restarted at lr {row['restarted_at']:g}")
+    for title, scores in _lines(run):
+        if scores["seeds"]:  # of a constant predictor nobody needs to be told that it is constant
+            remarks += [f"{title}: {text}" for text in scores["notes"]]
+            remarks += [
+                f"{title} on {n}: {text}" for n, part in scores.get("by_corpus", {}).items() for text in part["notes"]
+            ]
+    return [*remarks, *_verdict(run)]
+
+
+def _verdict(run: "Run") -> list[str]:
+    """Said plainly where a head does not beat the linear probe."""
+    found = run.metrics
+    if "probe" not in found["beside"] or not run.task.classes:
+        return []
+    ours, probe = found["values"]["f1_weighted"], found["beside"]["probe"]["values"]["f1_weighted"]
+    if ours > probe:
+        return []
+    return [f"{run.model.name} does not beat the linear probe here (weighted F1 {ours:.3f} against {probe:.3f})"]
+
+
+def markdown(sheet: Sheet) -> str:
+    """The same table for a document."""
+    lines = [f"**{sheet.title}**", "", "| " + " | ".join(sheet.columns) + " |"]
+    lines.append("|" + "---|" * len(sheet.columns))
+    lines += ["| " + " | ".join(cell.strip() for cell in row) + " |" for row in sheet.rows]
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in sheet.remarks)])

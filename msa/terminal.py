@@ -1,0 +1,242 @@
+"""What a person sees: progress, tables, the end of a command. Nothing here computes."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+PIPE_WIDTH = 160  # columns where the output goes to a file or another program
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+
+
+class Bar:
+    """Progress of an extraction: done, rate, time left, errors so far. Silent where nobody watches."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._failed = 0
+
+    def begin(self, name: str, total: int, done: int) -> None:
+        """A new line for a view of `total` samples, `done` of which are there already."""
+        self._failed = 0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[errors]}"),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._bar.start()
+        self._bar.add_task(escape(name), total=total, completed=done, rate="", errors="")
+
+    def advance(self, written: int, failed: int) -> None:
+        """Move on, and say how fast and how well."""
+        if self._bar is None or self._bar.disable:
+            return
+        self._failed += failed
+        task = self._bar.tasks[0]
+        self._bar.advance(task.id, written + failed)
+        rate = f"{task.speed:.1f}/s" if task.speed else ""
+        errors = f"[red]{self._failed} failed[/red]" if self._failed else ""
+        self._bar.update(task.id, rate=rate, errors=errors)
+
+    def end(self) -> None:
+        """Leave the finished line standing."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: int = 0) -> None:
+    """A table; the last `numbers` columns are right-aligned."""
+    if title:
+        out.print(escape(title), style="bold", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for i, name in enumerate(columns):
+        right = i >= len(columns) - numbers
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    out.print(table)
+
+
+def say(line: str = "") -> None:
+    """One line of output, as it is."""
+    out.print(escape(line), soft_wrap=True)
+
+
+def note(line: str) -> None:
+    """One line beside the output: progress, remarks."""
+    err.print(escape(line), style="dim" if sys.stderr.isatty() else None, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """One line that must be seen."""
+    err.print(f"[yellow]note:[/yellow] {escape(line)}", soft_wrap=True)
+
+
+def fail(what: str, fix: str) -> None:
+    """The end of a command that could not be carried out."""
+    err.print(f"[bold red]error:[/bold red] {escape(what)}", soft_wrap=True)
+    err.print(f"[bold]fix:[/bold] {escape(fix)}", soft_wrap=True)
+
+
+def size(nbytes: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit != "MB" else f"{nbytes:.1f} MB"
+        nbytes /= 1000
+    return f"{nbytes:.2f} GB"
+
+
+def corpus(index: Any, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """What a corpus holds: counts per split and class, what was left out and why, what leaks."""
+    about = index.about
+    columns = list(next(iter(counts.values())))
+    columns = [name for name in columns if name != "unlabelled" or any(row[name] for row in counts.values())]
+    rows = [[split, *(row[name] for name in columns), sum(row.values())] for split, row in counts.items()]
+    rows.append(["all", *(sum(row[name] for row in counts.values()) for name in columns), len(index)])
+    show(
+        f"{index.name}: {len(index)} samples, split {about['split']}",
+        ["split", *columns, "total"],
+        rows,
+        len(columns) + 1,
+    )
+    for reason, number in about["dropped"].items():
+        say(f"  left out: {number} x {reason}")
+    for encoding, number in about["encodings"].items():
+        if encoding not in ("str", "utf-8-sig"):
+            say(f"  {number} texts are not UTF-8 and were read as {encoding}")
+    for leak in about["leaks"]:
+        warn(f"in more than one part: {leak}")
+
+
+def failures(found: Sequence[tuple[str, str, str]], limit: int = 10) -> None:
+    """Samples without hidden states: id, stage, reason."""
+    if found:
+        shown = found[:limit]
+        show(f"{len(found)} samples could not be extracted (recorded in the store)", ["id", "stage", "reason"], shown)
+        if len(found) > limit:
+            say(f"  and {len(found) - limit} more: msa cache info STORE --failures")
+
+
+def estimates(found: Sequence[Any], store: Any) -> None:
+    """What a dry run learnt."""
+    rows = []
+    for e in found:
+        shape = f"{e.rows:.1f} x {e.dim}" if e.dim else "?"
+        weights = f"{e.weights} ({e.licence})" if e.licence else e.weights
+        rows.append([e.modality, e.backbone, weights, e.samples, shape, size(e.bytes) if e.dim else "?"])
+    show(f"would go to {store}", ["modality", "backbone", "weights", "samples", "rows x dim", "on disk"], rows, 3)
+    for e in found:
+        if e.already:
+            say(f"  {e.modality}: the store has this view already; only what is missing would be extracted")
+        if e.problem:
+            warn(f"{e.modality}: {e.problem}")
+    say("nothing was written")
+
+
+def extracted(reports: Sequence[Any], store: Any) -> None:
+    """The end of an extraction."""
+    rows = []
+    for r in reports:
+        rate = f"{r.written / r.seconds:.1f}/s" if r.written and r.seconds else ""
+        rows.append([r.modality, f"{r.name}@{r.view_id}", r.written, r.already, len(r.failed), rate])
+    show(f"extracted into {store}", ["modality", "view", "new", "already there", "failed", "rate"], rows, 4)
+    for r in reports:
+        if r.recovered:
+            say(f"  {r.modality}: {r.recovered} samples were taken over from an interrupted run")
+        if r.borrowed:
+            say(f"  {r.modality}: {r.borrowed} samples were already there for another version of this corpus")
+    failures([failure for r in reports for failure in r.failed])
+
+
+def views(path: Any, datasets: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """`msa cache ls`."""
+    columns = ["dataset", "modality", "backbone", "view", "samples", "failed", "dim", "size"]
+    cells = [[*(row[name] for name in columns[:-1]), size(row["bytes"])] for row in rows]
+    show(str(path), columns, cells, 4)
+    for name in datasets:
+        if name not in {row["dataset"] for row in rows}:
+            say(f"  {name}: nothing extracted yet")
+
+
+def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
+    """`msa cache info`."""
+    say(f"{found['store']}: format {found['format']}, generation {found['generation']}, {size(found['bytes'])}")
+    for dataset in found["datasets"]:
+        source = dataset["source"]
+        say()
+        say(f"{dataset['name']}@{dataset['fingerprint']}: {dataset['samples']} samples, split {dataset['split']}")
+        say(f"  source    {source['title']}, {source['home']}")
+        say(f"  licence   {source['licence']}" + ("" if source["redistribution"] else " - not to be passed on"))
+        say(f"  cite      {source['citation']}")
+        for reason, number in dataset["dropped"].items():
+            say(f"  left out  {number} x {reason}")
+        for leak in dataset["leaks"]:
+            say(f"  leak      {leak}")
+        for view in dataset["views"]:
+            weights = view["weights"]
+            counted = f"{view['samples']} samples, {view['failed']} failed, {view['pending']} not extracted"
+            where = f"{view['backbone']}@{view['id']}"
+            say(f"  {view['modality']:<9} {where}: {counted}, {view['dim']} wide {view['dtype']}")
+            if weights["name"]:
+                proof = f"revision {weights['revision'] or '-'}, sha256 {weights['sha256'][:16]}…"
+                say(f"    weights {weights['name']}, {proof}, licence {weights['licence'] or 'its own'}")
+            say(f"    made    {view['created']} on {view['device']}, {view['versions']}")
+            shown = view["failures"] if every_failure else view["failures"][:3]
+            for failure in shown:
+                say(f"    failed  {failure['id']}: {failure['stage']}: {failure['reason']}")
+            if len(shown) < len(view["failures"]):
+                say(f"    failed  and {len(view['failures']) - len(shown)} more: --failures lists them all")
+
+
+def predictions(found: Sequence[Any]) -> None:
+    """`msa predict`."""
+    names = list(next((p.output for p in found if p.output), {}))
+    rows = [
+        [
+            p.id,
+            p.label or "-",
+            *(f"{p.output[n]:.3f}" if p.output else "-" for n in names),
+            "+".join(p.used),
+            "; ".join(p.notes),
+        ]
+        for p in found
+    ]
+    columns = ["id", "says", *names, "from", "notes"]
+    if not any(p.notes for p in found):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    show("", columns, rows)
+
+
+def scores(title: str, found: Mapping[str, Any]) -> None:
+    """`msa fuse eval`."""
+    rows = [[f"seed {row['seed']}", *(f"{v:.3f}" for v in row["values"].values())] for row in found["seeds"]]
+    show(title, ["", *found["seeds"][0]["values"]], rows, len(found["seeds"][0]["values"]))
+    for text in found["notes"]:
+        say(f"  {text}")
+
+
+def sheet(found: Any) -> None:
+    """A table of results and what belongs under it."""
+    show(found.title, found.columns, found.rows, len(found.columns) - 1)
+    for remark in found.remarks:
+        say(f"  {remark}")

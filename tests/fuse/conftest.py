@@ -1,0 +1,126 @@
+"""Small stores with a known signal: posts with text and pictures, recordings with sound, and what both may lack."""
+
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from msa.cache.index import Index
+from msa.cache.segment import Form
+from msa.cache.store import FeatureStore
+from msa.cache.view import View
+from msa.fuse.data import Column, Table
+from msa.types import SENTIMENT, Modality, Task
+
+TEXT, IMAGE, AUDIO, FACE = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.FACE
+WIDTH = {TEXT: 8, IMAGE: 6, AUDIO: 5, FACE: 4}
+SPLIT = np.array([0, 0, 0, 1, 2], np.uint8)  # of five samples in a row: train, train, train, valid, test
+VALUES = Task(low=-3.0, high=3.0)
+
+
+def split_of(n):
+    """(n,) uint8: three fifths train, one fifth each valid and test."""
+    return np.resize(SPLIT, n)
+
+
+def classes_of(n):
+    """(n,) float32: every split holds every class, in the same shares."""
+    return ((np.arange(n) // 5) % 3).astype(np.float32)
+
+
+def states_of(i, y, width, signal, name=""):
+    """(T, width) float16 of sample i: between 1 and 6 rows of noise around a direction that its label decides."""
+    rng = np.random.default_rng((i, width, *name.encode()))
+    direction = np.random.default_rng((width, int(y * 7 + 100))).normal(size=width)
+    return (signal * direction + rng.normal(size=(1 + i % 6, width))).astype(np.float16)
+
+
+def add_corpus(store, name, n=60, modalities=(TEXT, IMAGE), task=SENTIMENT, missing=None, signal=1.0, **changed):
+    """Write a corpus of n samples; `missing` maps a modality to the samples without it, `changed` fields of Index."""
+    rng = np.random.default_rng(len(name))
+    fields = {
+        "ids": [f"{name}-{i}" for i in range(n)],
+        "split": split_of(n),
+        "labels": (classes_of(n) if task.classes else rng.uniform(-3, 3, n).astype(np.float32))[:, None],
+    } | changed
+    digests = {m: rng.integers(1, 255, (n, 16), dtype=np.uint8) for m in modalities}
+    index = Index(
+        name=name,
+        task=task,
+        label_names=("label",),
+        group=[""] * n,
+        position=np.arange(n, dtype=np.int64),
+        text=[""] * n,
+        digests=digests,
+        about={},
+        **fields,
+    )
+    store.add_index(index)
+    for m in modalities:
+        rows = [i for i in range(n) if i not in (missing or {}).get(m, ())]
+        add_view(store, index, m, rows, signal)
+    return index
+
+
+def add_view(store, index, modality, rows=None, signal=1.0, view_id=None, width=None, backbone=None):
+    """Write hidden states of some rows of a corpus; the usual view of a modality is the same for every corpus."""
+    width, view_id = width or WIDTH[modality], view_id or modality[0] * 16
+    about = {"modality": modality, "backbone": backbone or f"made.{modality}", "dim": width, "dtype": "float16"}
+    store.add_view(view_id, about)
+    writer = store.writer(view_id, index.fingerprint, Form(width, "float16", 16, 4096), {})
+    for i in range(len(index)) if rows is None else rows:
+        y = float(np.nan_to_num(index.y[i]))
+        writer.write(i, index.digests[modality][i].tobytes(), states_of(i, y, width, signal, index.name))
+    store.publish(view_id, [writer.seal()])
+
+
+@pytest.fixture(scope="session")
+def _made(tmp_path_factory):
+    store = FeatureStore.create(tmp_path_factory.mktemp("made") / "store")
+    add_corpus(store, "posts", 60, missing={TEXT: [0, 8], IMAGE: [1, 4]})
+    add_corpus(store, "voices", 45, (AUDIO,), signal=2.0)
+    return store
+
+
+@pytest.fixture(scope="session")
+def made(_made):
+    """60 posts (text, image; four lack one of them) and 45 recordings (audio). Not to be written to."""
+    return _made
+
+
+@pytest.fixture
+def store(_made, tmp_path):
+    """The same store, of one's own."""
+    return FeatureStore.open(shutil.copytree(_made.path, tmp_path / "store"))
+
+
+@dataclass
+class Memory:
+    """Hidden states in memory, in the place of a store's reader."""
+
+    view: View
+    states: list
+
+    def read(self, row):
+        return self.states[row]
+
+
+def memory_view(modality, width=None, view_id=None):
+    about = {"modality": modality, "backbone": f"made.{modality}", "dim": width or WIDTH[modality]}
+    return View(view_id or modality[0] * 16, "", about, [])
+
+
+def memory_table(name="posts", n=60, modalities=(TEXT, IMAGE), task=SENTIMENT, signal=1.0, **changed):
+    """A table without a store; `changed` replaces fields of Table."""
+    fields = {
+        "ids": [f"{name}-{i}" for i in range(n)],
+        "corpus": [name] * n,
+        "split": split_of(n),
+        "y": classes_of(n),
+    } | changed
+    columns = {}
+    for m in modalities:
+        states = [states_of(i, float(y), WIDTH[m], signal, name) for i, y in enumerate(fields["y"])]
+        columns[m] = Column((Memory(memory_view(m), states),), np.zeros(n, np.int64), np.arange(n))
+    return Table(name=name, task=task, **{"columns": columns} | fields)

@@ -1,0 +1,179 @@
+"""The house: who may import whom, what a command may load, and what every command, module and error owes its reader."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+import msa
+from msa import cli, errors
+
+HOUSE = Path(msa.__file__).parent
+FILES = sorted(HOUSE.rglob("*.py"))
+HEAVY = ("torch", "zarr", "numpy", "transformers", "h5py", "PIL", "librosa", "sklearn", "matplotlib")
+
+# Room -> what it may import besides itself; the most specific room counts. cli, predict and demo.tour know everything.
+NOUNS = {"msa.types", "msa.errors"}
+SETTINGS = {"msa.catalog", "msa.config"}
+ARROWS = {
+    "msa": set(),
+    "msa.types": set(),
+    "msa.errors": set(),
+    "msa.catalog": {"msa.errors"},
+    "msa.config": {"msa.errors"},
+    "msa.remember": {"msa.errors"},
+    "msa.terminal": set(),
+    "msa.cache": NOUNS,
+    "msa.cache.exchange": NOUNS | {"msa.cache", "msa.catalog"},
+    "msa.extract": NOUNS | SETTINGS | {"msa.cache"},
+    "msa.fuse": NOUNS | SETTINGS | {"msa.cache"},
+    "msa.fuse.request": NOUNS | SETTINGS | {"msa.cache", "msa.fuse", "msa.remember"},
+    "msa.results": NOUNS | {"msa.fuse"},
+    "msa.demo": {"msa.errors"},
+}
+COMPOSITIONS = {"msa.cli", "msa.predict", "msa.demo.tour"}
+# Leaves know the protocol of their room and never each other, except where one corpus is a variant of another.
+LEAVES = {"msa.extract.datasets", "msa.extract.backbones", "msa.fuse.heads", "msa.cache.exchange"}
+VARIANTS = {("msa.extract.datasets.mvsa_single", "msa.extract.datasets.mvsa")}
+
+
+def module(path: Path) -> str:
+    name = ".".join(("msa", *path.relative_to(HOUSE).with_suffix("").parts))
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module(path): ast.parse(path.read_text("utf-8")) for path in FILES}
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Modules of ours that are imported anywhere in a file: at the top, in functions, for types alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if within(alias.name, "msa"))
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: a relative import"
+            if within(node.module or "", "msa"):
+                full = [f"{node.module}.{alias.name}" for alias in node.names]
+                yield from (name if name in MODULES else str(node.module) for name in full)
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
+
+
+def room(name: str) -> str:
+    return max((room for room in ARROWS if within(name, room)), key=len)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_arrows_point_down(name):
+    if name in COMPOSITIONS:
+        return
+    mine = room(name)
+    allowed = ARROWS[mine] | {mine}
+    wrong = {
+        other
+        for other in imports(MODULES[name])
+        if other != "msa" and not any(within(other, target) and target != "msa" for target in allowed)
+    }
+    assert not wrong, f"{name} ({mine}) must not know {', '.join(sorted(wrong))}"
+
+
+def test_nobody_imports_the_command_line_or_a_composition():
+    asked = {(name, other) for name, tree in MODULES.items() for other in imports(tree) if other in COMPOSITIONS}
+    assert {name for name, _ in asked} <= {"msa.cli"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_leaves_do_not_know_each_other(name):
+    home = name.rpartition(".")[0]
+    if home not in LEAVES or name.rpartition(".")[2].startswith("_"):
+        return
+    others = {
+        other
+        for other in imports(MODULES[name])
+        if within(other, home) and not other.rpartition(".")[2].startswith("_")
+    }
+    assert {(name, other) for other in others} <= VARIANTS
+
+
+def test_only_leaves_are_loaded_by_name():
+    """A leaf imported from elsewhere would have to be kept in step by hand; `catalog.load` is the way to one."""
+    allowed = {("msa.predict", "msa.extract.datasets.table")}  # the user's own rows, whatever else is installed
+    asked = {
+        (name, other)
+        for name, tree in MODULES.items()
+        for other in imports(tree)
+        if other.rpartition(".")[0] in LEAVES and not other.rpartition(".")[2].startswith("_")
+    }
+    assert {(name, other) for name, other in asked if name.rpartition(".")[0] not in LEAVES} <= allowed
+
+
+@pytest.mark.parametrize("words", ["--help", "list", "fuse list", "cache --help", "extract --help"])
+def test_looking_around_loads_nothing_heavy(words):
+    code = (
+        "import sys\nfrom msa.cli import main\n"
+        f"sys.argv = ['msa', *{words.split()!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('loaded:', sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert done.stderr.splitlines()[-1] == "loaded: []"
+
+
+def commands(name: str, command) -> Iterator[tuple[str, object]]:
+    yield name, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from commands(f"{name} {word}", below)
+
+
+COMMANDS = dict(commands("msa", typer.main.get_command(cli.app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_explains_itself_and_every_option(name):
+    command = COMMANDS[name]
+    assert command.help, "it has no help"
+    assert command.help.partition("\n")[0].endswith("."), "its first line is no sentence"
+    assert [p.name for p in command.params if not p.help] == []
+
+
+def test_there_is_no_drawer_for_odds_and_ends():
+    drawers = {"utils", "util", "helpers", "helper", "misc", "common"}
+    assert [path for path in FILES if path.stem in drawers or path.parent.name in drawers] == []
+
+
+def public_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Functions and methods a reader may call: neither their name nor their class's is private, none is nested."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+@pytest.mark.parametrize("name", [name for name, tree in MODULES.items() if tree.body])
+def test_modules_and_what_is_long_in_them_have_docstrings(name):
+    tree = MODULES[name]
+    assert ast.get_docstring(tree), "the module has none"
+    overriding = {"forward", "loss", "run"}  # their class says what they do
+    long = [f for f in public_functions(tree) if f.end_lineno - f.lineno >= 8 and f.name not in overriding]
+    assert [f"{f.name}, line {f.lineno}" for f in long if not ast.get_docstring(f)] == []
+
+
+def test_the_tree_of_errors_is_these_six():
+    mine = {name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == "msa.errors"}
+    assert mine == {"MsaError", "UnknownNameError", "SourceError", "BackboneError", "StoreError", "ConfigError"}
+    assert all(issubclass(getattr(errors, name), errors.MsaError) for name in mine)
+
+
+@pytest.mark.parametrize("name", ["SourceError", "BackboneError", "StoreError", "ConfigError"])
+def test_an_error_cannot_be_raised_without_the_way_out(name):
+    with pytest.raises(TypeError, match="fix"):
+        getattr(errors, name)("what happened")
