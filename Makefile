@@ -24,7 +24,7 @@ $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'msa needs Python 3.11 or newer: name one, such as PYTHON=python3.12'; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	PYTHONPATH= $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@rm -f $(VENV)/.msa-* && touch $@
 
 demo: setup

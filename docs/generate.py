@@ -28,7 +28,9 @@ def main() -> None:
 
 def generated() -> dict[Path, str]:
     """Every file with generated parts, as it should be."""
-    marked = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.name != "commands.md"]
+    marked = [
+        path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.name != "commands.md"
+    ]
     filled = {path: fill(path.read_text("utf-8")) for path in marked}
     return {**filled, ROOT / "docs" / "commands.md": commands()}
 

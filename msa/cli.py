@@ -42,28 +42,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 DeviceOption = Annotated[str, typer.Option(help="auto (the GPU where there is one), cpu, cuda, cuda:1.")]
 
 
+INTERRUPTED = 130  # the exit code of Ctrl-C
+
+
 def main() -> None:
     """Entry point: mendable errors become two lines and exit code 1; anything else is a bug and keeps its traceback."""
     # Threads that wait shall sleep: where cores are shared, spinning ones made encoding ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's request to stop is a Ctrl-C
     try:
-        app(standalone_mode=False)
+        app()
     except MsaError as error:
         terminal.fail(error.what, error.fix)
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        terminal.note("interrupted; what was committed is kept, the same command goes on from there")
-        sys.exit(130)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)  # whoever read our output has seen enough
-    except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        error.show()  # type: ignore[attr-defined]
-        sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            terminal.note("interrupted; what was committed is kept, the same command goes on from there")
+        raise
 
 
 def _version(wanted: bool) -> None:

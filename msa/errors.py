@@ -30,8 +30,8 @@ class UnknownNameError(MsaError):
     """A name that is not in the catalog; the nearest one is offered."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        known = sorted(map(str, known))
+        near = get_close_matches(str(name), known, n=1, cutoff=0.5)
         super().__init__(
             f"there is no {kind} called {name!r}",
             fix=(f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known) or 'none'}",

@@ -1,8 +1,14 @@
 """Files that survive a power cut: temporary name, fsync, rename, fsync of the folder."""
 
+import errno
 import os
 import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from msa.errors import StoreError
 
 TEMPORARY = ".tmp-"  # whatever carries this prefix was never finished and may be swept
 
@@ -21,6 +27,41 @@ def write_durably(path: Path, *parts: bytes | bytearray | memoryview) -> None:
         temporary.unlink(missing_ok=True)  # a full disk gets its space back
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def folder_durably(final: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `final` when the block ends well and vanishes when it does not."""
+    temporary = final.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_tree(temporary)
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(final.parent)
+
+
+def is_full(error: OSError) -> bool:
+    """Did this fail for want of space, or of quota?"""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Turn "no space left on device", wherever it came up, into a StoreError with a way out."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        free = shutil.disk_usage(path).free
+        raise StoreError(
+            f"{path}: the disk is full ({free / 1e6:.1f} MB are free)",
+            fix="free some space and run the same command again: it goes on after what was committed",
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The index of one corpus: everything stage 2 needs to know of a sample besides its hidden states."""
 
 import hashlib
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache import fingerprint, layout
-from msa.cache.files import TEMPORARY, sync_folder, sync_tree
+from msa.cache.files import folder_durably
 from msa.types import Modality, Split, Task
 
 
@@ -64,9 +63,6 @@ class Index:
         final = folder / self.fingerprint
         if final.exists():
             return final
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-        temporary.mkdir()
         attributes = {
             "name": self.name,
             "task": asdict(self.task),
@@ -74,10 +70,8 @@ class Index:
             "splits": list(layout.SPLITS),
             "about": dict(self.about),
         }
-        layout.write_group(temporary, self._arrays(), attributes)
-        sync_tree(temporary)
-        temporary.rename(final)
-        sync_folder(folder)
+        with folder_durably(final) as temporary:
+            layout.write_group(temporary, self._arrays(), attributes)
         return final
 
     @classmethod

@@ -8,16 +8,14 @@
 Readers see one generation (see manifest.py) and keep seeing it while others publish.
 """
 
-import errno
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from msa.cache import layout, manifest, recovery, segment
-from msa.cache.files import write_durably
+from msa.cache.files import is_full, write_durably
 from msa.cache.index import Index
 from msa.cache.segment import Form, SegmentWriter
 from msa.cache.view import View, ViewReader
@@ -152,25 +150,19 @@ class FeatureStore:
         """Seal and publish a segment when the block ends, however it ends.
 
         A full disk costs what was not committed yet; what was, is published if there is room for the few kilobytes
-        that takes, and otherwise by the next run. Raises StoreError then.
+        that takes, and otherwise by the next run.
         """
-        full: OSError | None = None
+        full = False
         try:
             yield
             writer.flush()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            full = error
-            writer.discard()
+            if full := is_full(error):
+                writer.discard()
+            raise
         finally:
             with suppress(OSError) if full else nullcontext():
                 self.publish(view_id, [entry for entry in [writer.seal()] if entry])
-        if full:
-            raise StoreError(
-                f"{self.path}: the disk is full ({shutil.disk_usage(self.path).free / 1e6:.0f} MB are free)",
-                fix="free some space and run the same command again: it goes on after what was committed",
-            ) from full
 
     def recover(self, view_id: str) -> int:
         """Publish what killed runs left committed in a view; returns how many samples that is."""

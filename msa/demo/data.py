@@ -25,14 +25,17 @@ CLIPS = len(voices.WORDS) * len(voices.MOODS) * len(voices.SPEAKERS)  # as many 
 def make(folder: Path, posts: int = 400, clips: int = 210, seed: int = 0) -> None:
     """Write `folder`/mvsa_single with `posts` posts and `folder`/tess with `clips` clips.
 
-    The same arguments give the same bytes. A corpus that is there already is kept when it was made from the same
-    arguments by the same code, replaced when it was not, and refused when it did not come from here.
+    The same arguments give the same bytes, with the same numpy and Pillow. A corpus that is there already is kept when
+    it was made from the same arguments by the same code, replaced when it was not, and refused when it did not come
+    from here.
     """
     if posts < 1 or not 1 <= clips <= CLIPS:
         raise ConfigError(
             f"{posts} posts and {clips} clips are not a demo corpus",
             fix=f"ask for at least 1 post and between 1 and {CLIPS} clips",
         )
+    for root in (folder / "mvsa_single", folder / "tess"):
+        _refuse_foreign(root)
     _once(folder / "mvsa_single", {"posts": posts, "seed": seed}, lambda into: write_posts(into, posts, seed))
     _once(folder / "tess", {"clips": clips, "seed": seed}, lambda into: write_clips(into, clips, seed))
 
@@ -71,14 +74,17 @@ def generator(seed: int, *about: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _once(root: Path, arguments: dict[str, int], write: Callable[[Path], None]) -> None:
-    """Make the corpus at `root`, all of it or nothing, unless this very one is there."""
-    recipe = json.dumps({"artificial": True, "corpus": root.name, **arguments, "code": _code()}, indent=2) + "\n"
+def _refuse_foreign(root: Path) -> None:
     if root.exists() and not (root / RECIPE).is_file():
         raise SourceError(
             f"{root} exists and was not made by the demo ({RECIPE} is not in it)",
             fix="give another folder: the demo never writes over other people's data",
         )
+
+
+def _once(root: Path, arguments: dict[str, int], write: Callable[[Path], None]) -> None:
+    """Make the corpus at `root`, all of it or nothing, unless this very one is there."""
+    recipe = json.dumps({"artificial": True, "corpus": root.name, **arguments, "code": _code()}, indent=2) + "\n"
     if root.exists() and (root / RECIPE).read_text("utf-8") == recipe:
         return
     with _replacing(root) as fresh:

@@ -2,7 +2,7 @@
 
 The larynx is a train of glottal pulses with jitter, shimmer and breath; the mouth is four resonances that glide from
 sound to sound; fricatives and bursts are bands of noise. A mood moves pitch, its range and line, tempo, loudness,
-breath and brightness: directions as acted speech has them, amounts chosen by ear.
+breath and brightness: in the directions known of acted speech, by amounts that simple statistics mostly tell apart.
 """
 
 from collections.abc import Sequence
@@ -137,8 +137,8 @@ def speak(speaker: str, word: str, emotion: str, rng: np.random.Generator) -> np
 
 def _performed(mood: Mood, rng: np.random.Generator) -> Mood:
     """The mood as acted this time: between a hint of it and a bit too much, every cue with an error of its own."""
-    strength, neutral = rng.beta(4, 1.6) * 1.15, MOODS["neutral"]
-    swing = {"pitch": 1.5, "span": 1.2, "rise": 1.5, "tempo": 0.06, "gain": 2.0, "bright": 0.6, "tremor": 0.1}
+    strength, neutral = 1.1 * rng.beta(5, 1.2), MOODS["neutral"]
+    swing = {"pitch": 1.2, "span": 1.2, "rise": 1.5, "tempo": 0.05, "gain": 2.0, "bright": 0.6, "tremor": 0.1}
     values = {}
     for name in (field.name for field in fields(Mood)):
         rest, full = getattr(neutral, name), getattr(mood, name)

@@ -57,7 +57,7 @@ def read_text(raw: Raw) -> tuple[str, str]:
     if raw.text is not None:
         text, encoding = _whole_characters(raw.text), "str"
     else:
-        text, encoding = _decode(_file(raw).read_bytes())
+        text, encoding = _decode(existing(raw).read_bytes())
     text = text.strip()
     if not text:
         raise MediaError("empty text")
@@ -81,7 +81,7 @@ def _whole_characters(text: str) -> str:
 
 def read_image(raw: Raw) -> np.ndarray:
     """An upright picture, uint8 (H, W, 3) RGB; the first frame of a moving one."""
-    path = _file(raw)
+    path = existing(raw)
     # Remarks about odd metadata are no news and must not depend on the thread that meets them first
     warnings.filterwarnings("ignore", module=r"PIL\.")
     kind = "picture"
@@ -117,7 +117,7 @@ def read_audio(raw: Raw) -> np.ndarray:
 
     A recording that breaks off is used as far as it goes: streamed files misstate their length, so nobody could tell.
     """
-    path = _file(raw)
+    path = existing(raw)
     if raw.start < 0 or (raw.end is not None and raw.end <= raw.start):
         raise MediaError(f"span {raw.start}-{raw.end} s is empty")
     try:
@@ -175,7 +175,8 @@ def _track(container: "av.container.InputContainer", start: float, end: float | 
     return wave[first : None if end is None else max(round((end - begun) * rate), 0)], rate
 
 
-def _file(raw: Raw) -> Path:
+def existing(raw: Raw) -> Path:
+    """The path of a file that is there and not empty. Raises MediaError."""
     if raw.path is None:
         raise MediaError("no file is named")
     if not raw.path.is_file():

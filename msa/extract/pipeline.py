@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from msa.cache import housekeeping
+from msa.cache.files import naming_a_full_disk
 from msa.cache.segment import FLUSH_AFTER_S, Form, SegmentWriter
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
@@ -90,17 +91,18 @@ def extract(
     """Bring one view of one corpus up to date. Raises MsaError where going on makes no sense; nothing is lost then."""
     rows = np.flatnonzero(scan.index.has(recipe.spec.modality)[: limits.samples]).tolist()
     report = Report(recipe.label, recipe.spec.modality, recipe.view_id, wanted=len(rows))
-    run = _Run(store, scan, recipe, store.add_index(scan.index), rows, limits, progress, report)
-    todo = run.missing()
-    report.already = len(rows) - len(todo)
-    progress.begin(recipe.label, len(rows), report.already)
-    started = time.monotonic()
-    try:
-        if todo:
-            run.encode(todo, device)
-    finally:
-        report.seconds = time.monotonic() - started
-        progress.end()
+    with naming_a_full_disk(store.path):
+        run = _Run(store, scan, recipe, store.add_index(scan.index), rows, limits, progress, report)
+        todo = run.missing()
+        report.already = len(rows) - len(todo)
+        progress.begin(recipe.label, len(rows), report.already)
+        started = time.monotonic()
+        try:
+            if todo:
+                run.encode(todo, device)
+        finally:
+            report.seconds = time.monotonic() - started
+            progress.end()
     if todo and len(report.failed) == len(rows):
         raise BackboneError(
             f"{recipe.label}: none of {len(rows)} samples could be extracted; the first: {', '.join(report.failed[0])}",

@@ -94,9 +94,8 @@ def _inputs(sample: Sample, done: int, total: int, advance: Callable[[int, int],
                 text, encoding = media.read_text(raw)
                 digests[modality] = fingerprint.of_text(text)
             else:
-                assert raw.path is not None
-                digests[modality] = fingerprint.of_file(raw.path, raw.start, raw.end)
-        except (OSError, media.MediaError):  # extraction will meet it again and record why
+                digests[modality] = fingerprint.of_file(media.existing(raw), raw.start, raw.end)
+        except (OSError, media.MediaError):  # extraction will meet it again and record why; it equals no other
             digests[modality] = fingerprint.of_text(f"unreadable {modality} of {sample.id}")
     return Inputs(digests, text, encoding)
 

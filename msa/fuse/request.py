@@ -86,7 +86,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _modality(text: str) -> str:
     if text.strip() not in set(Modality):
-        raise UnknownNameError("modality", text, list(Modality))
+        raise UnknownNameError("modality", text, map(str, Modality))
     return text.strip()
 
 

@@ -48,7 +48,7 @@ class TrainConfig:
             raise ConfigError("weight_decay, warmup_epochs and clip must not be below 0", fix="0 switches them off")
         for name in self.normalise:
             if name not in set(Modality):
-                raise UnknownNameError("modality", name, list(Modality))
+                raise UnknownNameError("modality", name, map(str, Modality))
 
 
 @dataclass

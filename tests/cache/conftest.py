@@ -15,7 +15,9 @@ WIDTH = 8
 def make_index(n=20, name="tiny", seed=0):
     """n samples with texts and audio; the last has no audio."""
     rng = np.random.default_rng(seed)
-    digests = {m: np.frombuffer(rng.bytes(16 * n), np.uint8).reshape(n, 16).copy() for m in (Modality.TEXT, Modality.AUDIO)}
+    digests = {
+        m: np.frombuffer(rng.bytes(16 * n), np.uint8).reshape(n, 16).copy() for m in (Modality.TEXT, Modality.AUDIO)
+    }
     digests[Modality.AUDIO][-1] = 0
     return Index(
         name=name,

@@ -195,7 +195,7 @@ def test_a_killed_writer_loses_at_most_the_open_shard(store, index):
     store = FeatureStore.open(store.path)
     saved = store.recover("v")
     lost = 15 - saved
-    assert 0 < lost
+    assert lost > 0
     assert sum(len(hidden(i)) for i in range(saved, 15)) <= FORM.shard
     reader = store.reader(store.view("tiny", Modality.AUDIO))
     for i in range(saved):

@@ -143,7 +143,9 @@ def test_a_batch_is_the_ragged_arrays_and_nothing_else():
 
 def test_labels_are_whole_numbers_for_classes_and_floats_for_values():
     for task, dtype in ((None, torch.int64), (VALUES, torch.float32)):
-        part = memory_table(**({"task": task, "y": np.linspace(-3, 3, 60, dtype=np.float32)} if task else {})).part("test")
+        part = memory_table(**({"task": task, "y": np.linspace(-3, 3, 60, dtype=np.float32)} if task else {})).part(
+            "test"
+        )
         batch = part.batch(part.rows, RAW)
         assert batch.y.dtype == dtype
         np.testing.assert_array_equal(batch.y.numpy(), part.y)

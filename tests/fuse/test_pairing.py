@@ -35,6 +35,11 @@ def partners(joined, second):
     return {name: second.ids[row] for name, row in zip(joined.ids, rows, strict=True)}
 
 
+def heard(joined):
+    """Id of every sample -> the bytes of its recording, whatever row that stands in."""
+    return {name: joined.columns[AUDIO].states(i).tobytes() for i, name in enumerate(joined.ids)}
+
+
 def shuffled(table, seed):
     return table.take(np.random.default_rng(seed).permutation(len(table)))
 
@@ -51,15 +56,9 @@ def found(table, name):
 @pytest.mark.parametrize("protocol", [*DRAWN, "zip"])
 def test_the_order_of_either_corpus_has_no_say(protocol):
     first, second = posts(), voices()
-    wanted = partners(pair(first, second, protocol), second)
+    wanted = heard(pair(first, second, protocol))
     for seed in range(3):
-        other = pair(shuffled(first, seed), (theirs := voices().take(np.arange(45))), protocol)
-        assert partners(other, theirs) == wanted
-        # rows of a permuted second corpus still point at the same recordings: compare what is heard, not row numbers
-        joined = pair(first, shuffled(second, seed), protocol)
-        heard = {name: joined.columns[AUDIO].states(i).tobytes() for i, name in enumerate(joined.ids)}
-        straight = pair(first, second, protocol)
-        assert heard == {name: straight.columns[AUDIO].states(i).tobytes() for i, name in enumerate(straight.ids)}
+        assert heard(pair(shuffled(first, seed), shuffled(second, seed + 9), protocol)) == wanted
 
 
 @pytest.mark.parametrize("protocol", DRAWN)
@@ -77,26 +76,17 @@ def test_another_seed_is_another_pairing_and_the_same_seed_the_same(protocol):
 
 
 def test_a_pairing_stays_what_it_is_from_version_to_version():
-    """Runs name their pairing by protocol and seed alone, so these draws are a promise."""
-    joined, second = pair(posts(), voices(), "random", 42), voices()
-    assert list(partners(joined, second).items())[:4] == [
-        ("posts-0", "voices-22"),
-        ("posts-1", "voices-10"),
-        ("posts-2", "voices-42"),
-        ("posts-3", "voices-18"),
-    ]
+    """Runs name their pairing by protocol and seed alone, so these draws are a promise. Worked out with hashlib:
+    position floor(blake2b("42 draw id") / 2**64 * n) among the n ids of the split in alphabetical order."""
+    pairs = partners(pair(posts(), voices(), "random", 42), voices())
+    assert [pairs[f"posts-{i}"] for i in range(4)] == ["voices-32", "voices-17", "voices-35", "voices-43"]
 
 
 def test_random_draws_every_partner_about_equally_often():
-    first, second = posts(3000), voices(45)
-    counts = Counter(partners(pair(first, second, "random"), second).values())
-    share = np.array([counts[name] for name in second.ids]) / np.where(split_sizes(second) == 27, 1800 / 27, 600 / 9)
-    assert share.min() > 0.5
-    assert share.max() < 1.5
-
-
-def split_sizes(table):
-    return np.bincount(table.split)[table.split]
+    """3,000 posts and 45 recordings, both in shares of 3:1:1, make 67 each, with a deviation of 8."""
+    counts = Counter(partners(pair(posts(3000), voices(45), "random"), voices(45)).values())
+    assert len(counts) == 45
+    assert 67 - 4 * 8 < min(counts.values()) <= max(counts.values()) < 67 + 4 * 8
 
 
 # --- what a partner is --------------------------------------------------------------------------------------------
@@ -162,7 +152,9 @@ def test_zip_uses_every_sample_of_the_shorter_corpus_once():
     first, second = posts(60), voices(45)
     joined = pair(first, second, "zip")
     pairs = partners(joined, second)
-    assert np.bincount(joined.split).tolist() == np.minimum(np.bincount(first.split), np.bincount(second.split)).tolist()
+    assert (
+        np.bincount(joined.split).tolist() == np.minimum(np.bincount(first.split), np.bincount(second.split)).tolist()
+    )
     assert sorted(pairs.values()) == sorted(second.ids)
     assert len(set(pairs)) == 45
     longer = pair(second, first, "zip")  # and the other way round
@@ -341,7 +333,9 @@ def test_a_leaky_headline_is_refused_without_the_row_that_shows_the_leak(tmp_pat
     found = json.loads((tmp_path / "metrics.json").read_text())
     del found["beside"]["probe, audio only"]
     (tmp_path / "metrics.json").write_text(json.dumps(found))
-    with pytest.raises(ConfigError, match="leaks the label through the audio, and the row 'probe, audio only' is missing"):
+    with pytest.raises(
+        ConfigError, match="leaks the label through the audio, and the row 'probe, audio only' is missing"
+    ):
         results.sheet(Run.open(tmp_path))
 
 

@@ -1,0 +1,316 @@
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import namedtuple
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from msa.cache.store import FeatureStore
+from msa.cache.verify import verify
+from msa.errors import BackboneError, StoreError
+from msa.extract import forward, media, pipeline
+from msa.extract.backbone import Weights
+from msa.extract.pipeline import Limits, extract
+from msa.extract.recipe import Recipe
+from msa.extract.scan import scan
+from msa.types import Modality
+from tests.extract import corpus
+
+TEXT = Modality.TEXT
+
+
+@pytest.fixture
+def table(tmp_path):
+    return corpus.write(tmp_path / "corpus")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore.create(tmp_path / "store")
+
+
+@pytest.fixture
+def ngrams():
+    return Recipe.resolve(TEXT, "ngrams")
+
+
+def states(store, name="posts", modality=TEXT):
+    """Sample id -> bytes of its hidden states."""
+    index = store.index(name)
+    reader = store.reader(store.view(name, modality))
+    return {index.ids[row]: reader.read(row).tobytes() for row in np.flatnonzero(reader.length >= 0)}
+
+
+def test_every_sample_is_extracted_once_and_the_store_is_sound(store, table, ngrams):
+    report = extract(store, scan("table", table), ngrams, "cpu")
+    assert (report.wanted, report.written, report.failed) == (24, 24, [])
+    again = extract(store, scan("table", table), ngrams, "cpu")
+    assert (again.already, again.written) == (24, 0)
+    assert len(states(store)) == 24
+    assert verify(store) == []
+
+
+def test_what_stands_in_the_store_is_what_the_backbone_says_of_each_sample_alone(store, table, ngrams):
+    found = scan("table", table)
+    extract(store, found, ngrams, "cpu")
+    backbone = ngrams.load("cpu")
+    for row, name in enumerate(found.index.ids):
+        alone = backbone.encode([media.clip(TEXT, found.raws[row][TEXT])])[0]
+        assert states(store)[name] == alone.tobytes()
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from msa.cache.segment import SegmentWriter
+    from msa.cache.store import FeatureStore
+    from msa.extract.pipeline import Limits, extract
+    from msa.extract.recipe import Recipe
+    from msa.extract.scan import scan
+    from msa.types import Modality
+
+    store, table, at = FeatureStore.create(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
+    calls, real = [], SegmentWriter.write
+
+    def write(*args):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*args)
+
+    SegmentWriter.write = write
+    extract(store, scan("table", table), Recipe.resolve(Modality.TEXT, "ngrams"), "cpu", Limits(flush_s=0.0))
+"""
+
+
+@pytest.mark.parametrize("at", [1, 10, 24])
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_in_the_same_bytes(tmp_path, store, table, ngrams, at):
+    extract(store, scan("table", table), ngrams, "cpu")
+    killed = tmp_path / "killed"
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), killed, table, str(at)])
+    assert run.returncode == -signal.SIGKILL
+    resumed = FeatureStore.open(killed)
+    report = extract(resumed, scan("table", table), ngrams, "cpu")
+    assert report.recovered == at - 1  # every committed sample: with a flush after each, only the open one is lost
+    assert report.written == 24 - (at - 1)
+    assert states(resumed) == states(store)
+    assert verify(resumed) == []
+
+
+def test_an_interrupted_run_keeps_what_it_has_done(store, table, ngrams, monkeypatch):
+    real, seen = media.clip, []
+
+    def clip(modality, raw):
+        seen.append(raw)
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return real(modality, raw)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(media, "clip", clip)
+        patch.setattr(forward, "AHEAD", 0)
+        with pytest.raises(KeyboardInterrupt):
+            extract(store, scan("table", table), ngrams, "cpu")
+    done = len(states(store))
+    assert 0 < done < 24
+    report = extract(store, scan("table", table), ngrams, "cpu")
+    assert (report.already, report.written) == (done, 24 - done)
+    assert verify(store) == []
+
+
+def test_a_sample_that_cannot_be_read_is_recorded_and_the_run_goes_on(store, tmp_path):
+    table = corpus.write(tmp_path / "corpus", pictures=True)
+    (table.parent / "3.png").write_bytes(b"")
+    (table.parent / "4.png").write_bytes((table.parent / "5.png").read_bytes()[:60])
+    (table.parent / "6.png").unlink()
+    recipe = Recipe.resolve(Modality.IMAGE, "descriptors")
+    report = extract(store, scan("table", table), recipe, "cpu")
+    assert [(name, stage) for name, stage, _ in sorted(report.failed)] == [(f"s0{i}", "decode") for i in (3, 4, 6)]
+    reasons = {name: reason for name, _, reason in report.failed}
+    assert reasons["s03"] == "empty file"
+    assert reasons["s06"] == "missing file"
+    assert "PNG" in reasons["s04"]
+    view = store.view("posts", Modality.IMAGE)
+    assert (view.samples, view.failed) == (21, 3)
+    assert extract(store, scan("table", table), recipe, "cpu").written == 0  # recorded failures are not tried again
+
+
+def test_failures_are_tried_again_on_request(store, tmp_path):
+    table = corpus.write(tmp_path / "corpus", pictures=True)
+    good = (table.parent / "3.png").read_bytes()
+    (table.parent / "3.png").write_bytes(b"")
+    recipe = Recipe.resolve(Modality.IMAGE, "descriptors")
+    extract(store, scan("table", table), recipe, "cpu")
+    (table.parent / "3.png").write_bytes(good)
+    report = extract(store, scan("table", table), recipe, "cpu", Limits(retry_errors=True))
+    assert (report.written, report.failed) == (1, [])
+    assert store.view("posts", Modality.IMAGE).failed == 0
+
+
+class Moody:
+    """An encoder that refuses one text, and with it every batch it is in."""
+
+    dim, versions = 4, {}
+
+    def __init__(self):
+        self.calls = 0
+
+    def encode(self, clips):
+        self.calls += 1
+        if any("number 7" in clip for clip in clips):
+            raise RuntimeError("out of memory")
+        return [np.full((len(clip), 4), len(clip), np.float16) for clip in clips]
+
+
+def test_a_poisonous_sample_is_isolated_by_halving_its_batch(store, table, ngrams, monkeypatch):
+    moody = Moody()
+    monkeypatch.setattr(Recipe, "load", lambda self, device: moody)
+    report = extract(store, scan("table", table), ngrams, "cpu")
+    assert report.failed == [("s07", "encode", "RuntimeError: out of memory")]
+    assert report.written == 23
+    assert moody.calls == 3 + 6  # three batches, and the halves of one: 4+4, 2+2, 1+1
+
+
+def test_nan_is_a_failure_and_never_stored(store, table, ngrams, monkeypatch):
+    class Dizzy(Moody):
+        def encode(self, clips):
+            return [np.full((2, 4), np.nan if "number 3" in clip else 1, np.float16) for clip in clips]
+
+    monkeypatch.setattr(Recipe, "load", lambda self, device: Dizzy())
+    report = extract(store, scan("table", table), ngrams, "cpu")
+    assert [(name, stage) for name, stage, _ in report.failed] == [("s03", "encode")]
+    assert verify(store) == []
+
+
+def test_too_many_errors_end_the_run_and_keep_what_it_has(store, tmp_path):
+    table = corpus.write(tmp_path / "corpus", pictures=True)
+    for i in range(8, 16):
+        (table.parent / f"{i}.png").write_bytes(b"")
+    recipe = Recipe.resolve(Modality.IMAGE, "descriptors")
+    with pytest.raises(BackboneError, match="--max-errors allows 2"):
+        extract(store, scan("table", table), recipe, "cpu", Limits(max_errors=2))
+    assert store.view("posts", Modality.IMAGE).samples == 8
+
+
+def test_a_run_in_which_everything_fails_is_an_error(store, tmp_path):
+    table = corpus.write(tmp_path / "corpus", pictures=True)
+    for path in table.parent.glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(BackboneError, match="none of 24"):
+        extract(store, scan("table", table), Recipe.resolve(Modality.IMAGE, "descriptors"), "cpu")
+
+
+def test_other_splits_of_the_same_corpus_cost_nothing(store, table, ngrams):
+    extract(store, scan("table", table), ngrams, "cpu")
+    before = states(store)
+    report = extract(store, scan("table", table, seed=7), ngrams, "cpu")
+    assert (report.borrowed, report.written) == (24, 0)
+    assert states(store) == before
+    assert len(store.manifest["datasets"]) == 2
+    assert verify(store) == []
+
+
+def test_a_limit_extracts_the_first_and_a_later_run_the_rest(store, table, ngrams):
+    assert extract(store, scan("table", table), ngrams, "cpu", Limits(samples=5)).written == 5
+    assert sorted(states(store)) == [f"s0{i}" for i in range(5)]
+    assert extract(store, scan("table", table), ngrams, "cpu").written == 19
+
+
+@pytest.mark.parametrize("at", [5, 40, 60, 80, 100, 120, 140, 160])
+def test_a_full_disk_keeps_what_was_committed(store, table, ngrams, monkeypatch, at):
+    real, calls = os.fsync, []
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) >= at:  # and it stays full
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(StoreError, match="disk is full"):
+            extract(store, scan("table", table), ngrams, "cpu", Limits(flush_s=0.0))
+    assert not list(store.path.rglob(".tmp-*"))
+    store = FeatureStore.open(store.path)
+    assert verify(store) == []
+    extract(store, scan("table", table), ngrams, "cpu")
+    assert len(states(store)) == 24
+
+
+def test_a_disk_that_will_not_do_is_named_early(store, table, ngrams, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 100))
+    with pytest.raises(StoreError, match="more samples need about"):
+        extract(store, scan("table", table), ngrams, "cpu")
+    assert len(states(store)) == 8
+
+
+def test_identity_is_what_decides_the_numbers_and_nothing_else(ngrams):
+    faster = replace(ngrams, spec=replace(ngrams.spec, batch=1), name="another name")
+    other = replace(ngrams, weights=Weights(None, None, "0" * 64))
+    assert faster.view_id == ngrams.view_id
+    assert other.view_id != ngrams.view_id
+    assert Recipe.resolve(TEXT, "ngrams", ["dims=128"]).view_id != ngrams.view_id
+
+
+def test_a_store_pins_the_revision_it_was_extracted_with(store):
+    known = {"name": "hf:org/model", "revision": "abc123", "sha256": "0"}
+    store.add_view("v", {"modality": "text", "backbone": "hf:model", "dim": 2, "weights": known})
+    store.publish("v", [])
+    store.manifest["views"]["v"] = {"files": {}, "segments": []}
+    from msa.extract.recipe import _pinned
+
+    assert _pinned(store, "hf:org/model") == "abc123"
+    assert _pinned(store, "hf:org/other") is None
+
+
+def test_batches_are_planned_over_the_whole_corpus_so_that_a_resumed_run_meets_the_same_ones(store, table, ngrams):
+    met = []
+
+    class Watching(Moody):
+        def encode(self, clips):
+            met.append(list(clips))
+            return [np.ones((1, 4), np.float16) for _ in clips]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "load", lambda self, device: Watching())
+        extract(store, scan("table", table), ngrams, "cpu", Limits(samples=24))
+        whole = list(met)
+        met.clear()
+        other = FeatureStore.create(store.path.parent / "other")
+        patch.setattr(pipeline.SegmentWriter, "write", _first(5, pipeline.SegmentWriter.write))
+        with pytest.raises(KeyboardInterrupt):
+            extract(other, scan("table", table), ngrams, "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "load", lambda self, device: Watching())
+        met.clear()
+        extract(other, scan("table", table), ngrams, "cpu")
+    assert met == whole
+
+
+def _first(n, real):
+    calls = []
+
+    def write(*args):
+        calls.append(1)
+        if len(calls) > n:
+            raise KeyboardInterrupt
+        real(*args)
+
+    return write
+
+
+@pytest.mark.real
+def test_real_posts_are_counted_by_the_merge_rule(shared):
+    index = scan("mvsa-single", shared / "data" / "mvsa_single").index
+    counts = {name: int((index.y == n).sum()) for n, name in enumerate(index.task.classes)}
+    assert counts == {"positive": 330, "neutral": 58, "negative": 166}
+    assert index.about["dropped"] == {"text and image conflict": 46}
+    assert index.about["encodings"]["cp1252"] == 127
+    assert index.about["leaks"] == []

@@ -1,0 +1,262 @@
+"""The commands as a person types them; the heavy lifting is tested where it is done."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msa import cli
+from msa.cache.store import FeatureStore
+from tests.extract import corpus
+
+
+@pytest.fixture
+def msa(capsys, monkeypatch, tmp_path):
+    """msa(*words) -> (exit code, standard output, standard error), in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *args: None)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["msa", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, re.sub(r"\s+", " ", err)
+
+    return run
+
+
+@pytest.fixture
+def posts(tmp_path):
+    return corpus.write(tmp_path / "posts", n=60, pictures=True)
+
+
+CLASSIC = ("--preset", "classic", "--store", "store")
+
+
+def test_the_way_from_a_table_to_a_prediction(msa, posts, tmp_path):
+    code, out, err = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    assert code == 0, err
+    assert "60 samples" in out
+    assert msa("cache", "verify")[:2] == (
+        0,
+        "store: everything is as it should be\n".replace("store", str(tmp_path / "store")),
+    )
+    code, out, err = msa("fuse", "train", "--model", "probe", "--seeds", "2", "--set", "epochs=3", "--out", "run")
+    assert code == 0, err
+    assert "majority class" in out
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+        "run.json",
+        "metrics.json",
+        "predictions.csv",
+        "learning_curve.png",
+        "confusion_matrix.png",
+    }
+    assert "majority class" in msa("fuse", "show", "run")[1]
+    assert "| majority class |" in msa("fuse", "show", "run", "--markdown")[1]
+    told = json.loads(msa("fuse", "eval", "run", "--json")[1])
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [row["values"] for row in told["seeds"]] == [row["values"] for row in kept["seeds"]]
+    code, out, err = msa("predict", "--run", "run", "--text", "a lovely day", "--image", posts.parent / "3.png")
+    assert code == 0, err
+    assert "text+image" in out
+    found = json.loads(msa("predict", "--run", "run", "--table", posts, "--json")[1])
+    assert len(found) == 60
+    assert all(abs(sum(p["output"].values()) - 1) < 1e-6 for p in found)
+
+
+@pytest.fixture
+def trained(msa, posts):
+    assert msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)[0] == 0
+    assert msa("fuse", "train", "--model", "probe", "--seeds", "1", "--set", "epochs=2", "--out", "run")[0] == 0
+    return msa
+
+
+def test_a_prediction_says_what_it_could_not_use(trained, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    code, out, _ = trained("predict", "--run", "run", "--text", "fine", "--image", "broken.jpg")
+    assert code == 0
+    assert "image not used: empty file" in out
+    code, out, _ = trained("predict", "--run", "run", "--image", "broken.jpg")
+    assert code == 1
+    assert "empty file" in out
+
+
+def test_a_prediction_refuses_what_the_run_does_not_know(trained, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"")
+    code, _, err = trained("predict", "--run", "run", "--text", "fine", "--audio", "a.wav")
+    assert (code, "knows no audio" in err) == (1, True)
+    code, _, err = trained("predict", "--run", "run")
+    assert (code, "given: nothing" in err) == (1, True)
+
+
+def test_predictions_of_the_table_equal_those_of_the_store(trained, posts, tmp_path):
+    """Raw input -> prediction meets the very numbers that training from the store did."""
+    import csv
+
+    from msa.predict import from_table, predict
+
+    found = {p.id: p.output for p in predict(tmp_path / "run", from_table(posts), "cpu")}
+    with open(tmp_path / "run" / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        for name in ("negative", "neutral", "positive"):
+            assert float(row[f"p_{name}"]) == pytest.approx(found[row["id"]][name], abs=2e-6)
+
+
+def test_a_dry_run_counts_and_writes_nothing(msa, posts, tmp_path):
+    code, out, _ = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--dry-run")
+    assert code == 0
+    assert "nothing was written" in out
+    assert not (tmp_path / "store").exists()
+    told = json.loads(msa("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--dry-run", "--json")[1])
+    assert sum(sum(row.values()) for row in told["counts"].values()) == 60
+    assert {view["modality"]: view["dim"] for view in told["views"]} == {"text": 270, "image": 47}
+
+
+def test_store_and_root_are_remembered(msa, posts, tmp_path):
+    msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    code, out, _ = msa("extract", "--dataset", "table", "--preset", "classic")
+    assert code == 0
+    assert str(tmp_path / "store") in out
+    rows = json.loads(msa("cache", "ls", "--json")[1])
+    assert {(row["dataset"], row["modality"], row["samples"]) for row in rows} == {
+        ("posts", "text", 60),
+        ("posts", "image", 60),
+    }
+
+
+def test_info_tells_failures_and_where_things_come_from(msa, posts):
+    (posts.parent / "7.png").write_bytes(b"")
+    msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    out = msa("cache", "info")[1]
+    assert "s07: decode: empty file" in out
+    assert "licence" in out
+
+
+def test_rm_asks_first_and_frees_space(msa, posts, tmp_path, monkeypatch):
+    msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    monkeypatch.setattr("typer.confirm", lambda *args, **kwargs: sys.exit(1))
+    assert msa("cache", "rm", "--dataset", "posts")[0] == 1
+    assert FeatureStore.open(tmp_path / "store").datasets
+    assert msa("cache", "rm", "--dataset", "posts", "--yes")[0] == 0
+    assert not FeatureStore.open(tmp_path / "store").datasets
+    assert not list((tmp_path / "store").rglob("data"))
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("extract", "--dataset", "mvsa-singel"), "mvsa-single"),
+        (("fuse", "train", "--model", "cmstaa"), "cmsta"),
+        (("list", "dataset"), "datasets"),
+        (("extract", "--dataset", "table", "--root", "{posts}", "--text", "robberta"), "roberta.base"),
+        (("extract", "--dataset", "table", "--root", "{posts}", "--preset", "clasic"), "classic"),
+        (("extract", "--dataset", "table", "--root", "{posts}", *CLASSIC, "--set", "spilt=random"), "split"),
+        (("extract", "--dataset", "table", "--root", "{posts}", *CLASSIC, "--set", "text.dim=3"), "dims"),
+    ],
+)
+def test_an_unknown_name_offers_the_nearest_one(msa, posts, words, near):
+    code, _, err = msa(*(word.replace("{posts}", str(posts)) for word in words))
+    assert code == 1
+    assert f"did you mean '{near}'" in err
+
+
+def test_an_unknown_setting_or_preset_of_a_head_offers_the_nearest_one(trained):
+    assert "did you mean 'layers'" in trained("fuse", "train", "--model", "cmsta", "--set", "layer=2")[2]
+    assert "did you mean 'paper'" in trained("fuse", "train", "--model", "cmsta", "--preset", "papers")[2]
+    assert "did you mean 'random'" in trained("fuse", "train", "--data", "posts+posts", "--pairing", "ramdom")[2]
+    assert "did you mean 'posts'" in trained("fuse", "train", "--data", "post")[2]
+    assert "did you mean 'text'" in trained("fuse", "train", "--modalities", "txt")[2]
+
+
+def test_an_unknown_option_is_a_usage_error(msa):
+    code, _, err = msa("extract", "--dataest", "mvsa")
+    assert code == 2
+    assert "--dataset" in err
+
+
+def test_missing_raw_data_says_where_it_comes_from(msa, tmp_path):
+    for words in ((), ("--root", tmp_path)):
+        code, _, err = msa("extract", "--dataset", "tess", *words)
+        assert code == 1
+        assert "https://doi.org/10.5683/SP2/E8H2MF" in err
+        assert "SPEAKER_WORD_EMOTION.wav" in err
+
+
+def test_without_a_network_the_refusal_says_what_to_do(msa, posts):
+    code, _, err = msa("extract", "--dataset", "table", "--root", posts, "--store", "store")
+    assert code == 1
+    assert "roberta-base" in err
+    assert "classic" in err
+
+
+def test_weights_are_missed_before_a_store_is_made(msa, posts, tmp_path):
+    msa("extract", "--dataset", "table", "--root", posts, "--store", "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_newer_store_is_refused(msa, posts, tmp_path):
+    msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    path = tmp_path / "store" / "zarr.json"
+    path.write_text(path.read_text().replace('"msa_format": 1', '"msa_format": 9'))
+    for words in (("cache", "ls"), ("fuse", "train"), ("cache", "verify")):
+        code, _, err = msa(*words)
+        assert (code, "store format 9" in err, "upgrade" in err) == (1, True, True)
+
+
+def test_a_store_that_is_not_there_is_named(msa):
+    code, _, err = msa("cache", "ls", "--store", "nowhere")
+    assert (code, "there is no store at nowhere" in err) == (1, True)
+
+
+def test_verify_fails_on_a_damaged_store(msa, posts, tmp_path):
+    msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    shard = next((tmp_path / "store").rglob("data/c/0/0"))
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    code, out, _ = msa("cache", "verify")
+    assert code == 1
+    assert "SHA-256" in out
+    assert "s0" in out
+
+
+def test_a_run_given_features_of_another_width_is_refused(trained, posts, tmp_path):
+    other = tmp_path / "other"
+    corpus.write(other, n=60, pictures=True).rename(other / "others.csv")
+    words = ("extract", "--dataset", "table", "--root", other / "others.csv", *CLASSIC, "--set", "text.dims=64")
+    assert trained(*words)[0] == 0
+    code, _, err = trained("fuse", "eval", "run", "--data", "others")
+    assert code == 1
+    assert "270" in err
+    assert "78" in err
+
+
+def test_interrupting_is_not_a_crash(msa, posts, monkeypatch):
+    from msa.extract import media
+
+    def clip(modality, raw):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(media, "clip", clip)
+    code, _, err = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    assert (code, "goes on from there" in err) == (130, True)
+
+
+def test_wide_characters_and_markup_are_shown_as_they_are(msa, tmp_path):
+    table = tmp_path / "x.csv"
+    table.write_text("id,label,text\n[bold]1,positive,[red]好\n2,negative,a\n3,neutral,b\n", "utf-8")
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "a.png")
+    assert msa("extract", "--dataset", "table", "--root", table, *CLASSIC)[0] == 0
+    assert msa("fuse", "train", "--model", "probe", "--seeds", "1", "--set", "epochs=1", "--out", "run")[0] == 0
+    found = json.loads(msa("predict", "--run", "run", "--table", table, "--json")[1])
+    assert [p["id"] for p in found] == ["2", "3", "[bold]1"] or {p["id"] for p in found} == {"[bold]1", "2", "3"}
+    assert "[bold]1" in msa("predict", "--run", "run", "--table", table)[1]
