@@ -29,6 +29,7 @@ $(INSTALLED):
 
 demo: setup
 	MSA_HOME=demo/home $(PY) -m msa.cli demo demo
+	@echo '  (msa is $(VENV)/bin/msa: source $(VENV)/bin/activate)'
 
 test: setup
 	$(PY) -m pytest $(ARGS)

@@ -37,7 +37,7 @@ def generated() -> dict[Path, str]:
 
 def fill(text: str) -> str:
     """A document with the table of each `<!-- table:NAME -->` put between its markers."""
-    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+    return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", text)
 
 
 def datasets() -> str:

@@ -87,14 +87,16 @@ def extract(
     audio: Annotated[str | None, typer.Option(help="Backbone for audio, hf:PATH_OR_ID, or none.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Setting of the dataset (rule=strict) or of a backbone (image.tokens=pooled)."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Of the dataset (rule=strict) or a backbone (text.max_length=64)."
+        ),
     ] = None,
     split: Annotated[Path | None, typer.Option(help="JSON or CSV that names the samples of each part.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split, where the corpus has no official one.")] = 42,
     limit: Annotated[int | None, typer.Option(min=1, help="Extract only the first so many samples.")] = None,
     max_errors: Annotated[int | None, typer.Option(min=0, help="Stop when more samples than this fail.")] = None,
-    retry_errors: Annotated[bool, typer.Option(help="Try samples again that failed before.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be extracted, and write nothing.")] = False,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try again what failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be extracted, write nothing.")] = False,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
@@ -155,20 +157,37 @@ def _print_json(value: Any, wanted: bool) -> None:
 @app.command("list")
 def list_(
     kind: Annotated[str | None, typer.Argument(help="datasets, backbones or heads.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="One of them: its settings.", show_default=False)] = None,
 ) -> None:
-    """What there is to choose from: datasets, backbones, heads."""
+    """What there is to choose from: datasets, backbones, heads; with a name, what can be set there."""
     tables: dict[str, Callable[[], dict[str, str]]] = {
         "datasets": lambda: catalog.describe("dataset"),
-        "backbones": lambda: (
-            catalog.backbones() | {"hf:PATH_OR_ID": "any transformers encoder", "timm:NAME": "any timm model"}
-        ),
+        "backbones": lambda: catalog.backbones() | FREE,
         "heads": lambda: catalog.describe("head"),
     }
     if kind is not None and kind not in tables:
         raise UnknownNameError("list", kind, tables)
-    for name, rows in tables.items():
-        if kind in (None, name):
-            terminal.show(name, ["name", "what it is"], list(rows().items()))
+    if kind is not None and name is not None:
+        return terminal.settings(name, _settings(kind.removesuffix("s"), name))
+    for title, rows in tables.items():
+        if kind in (None, title):
+            terminal.show(title, ["name", "what it is"], list(rows().items()))
+    return None
+
+
+def _settings(kind: str, name: str) -> dict[str, list[tuple[str, Any, str]]]:
+    """Title -> (setting, default, what it is)."""
+    from msa.config import describe
+
+    if kind == "backbone":
+        module = catalog.load(kind, name.partition(".")[0])
+        return {key: [(o, v, "") for o, v in spec.options.items()] for key, spec in module.SPECS.items()}
+    found = {"settings": describe(catalog.load(kind, name).Config)}
+    if kind == "head":
+        from msa.fuse.train import TrainConfig
+
+        found["training"] = describe(TrainConfig)
+    return found
 
 
 @app.command()
@@ -178,14 +197,19 @@ def predict(
     image: Annotated[Path | None, typer.Option(help="An image file.")] = None,
     audio: Annotated[Path | None, typer.Option(help="An audio or video file.")] = None,
     table: Annotated[Path | None, typer.Option(help="A CSV or JSONL of many: id, text, image, audio, ...")] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODALITY=NAME", help="Where weights lie here: text=hf:FOLDER. Default: where they lay."),
+    ] = None,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
     """Say what a trained run makes of raw input, through the same recipe it was trained on."""
     from msa import predict as predicting
+    from msa.config import by_modality
 
     samples = predicting.from_table(table) if table else [predicting.one(text, image, audio)]
-    found = predicting.predict(run, samples, device)
+    found = predicting.predict(run, samples, device, by_modality(weights or (), "--weights"))
     _print_json([asdict(p) for p in found], json_)
     if not json_:
         terminal.predictions(found)
@@ -333,9 +357,11 @@ def eval_(
 
 
 @fuse.command("list")
-def list_heads() -> None:
-    """The heads that can be trained, and their papers."""
-    list_("heads")
+def list_heads(
+    model: Annotated[str | None, typer.Argument(help="One of them: its settings.", show_default=False)] = None,
+) -> None:
+    """The heads that can be trained, and their papers; with a name, what can be set."""
+    list_("heads", model)
 
 
 @fuse.command()

@@ -1,11 +1,14 @@
 """Settings are frozen dataclasses; `--set name=value` is checked against them here."""
 
 import ast
+import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from msa.errors import ConfigError, UnknownNameError
+from msa.types import Modality
 
 C = TypeVar("C")
 
@@ -27,6 +30,22 @@ def with_settings(config: C, settings: Iterable[str], kind: str = "setting") -> 
             raise UnknownNameError(kind, name, known)
         changes[name] = parse(name, text, known[name])
     return replace(config, **changes)  # type: ignore[type-var]
+
+
+def describe(config: type) -> list[tuple[str, Any, str]]:
+    """(name, default, choices and the comment behind it in the source) of every field of a settings dataclass."""
+    comments: dict[str, str] = {}
+    for owner in reversed([c for c in config.__mro__ if is_dataclass(c)]):
+        for line in inspect.getsource(owner).splitlines():
+            if found := re.match(r"    (\w+): .*?  # (.*)", line):
+                comments[found[1]] = found[2]
+    hints = get_type_hints(config)
+    told = {f.name: [_choices(hints[f.name]), comments.get(f.name, "")] for f in fields(config)}
+    return [(f.name, f.default, "; ".join(filter(None, told[f.name]))) for f in fields(config)]
+
+
+def _choices(hint: Any) -> str:
+    return " | ".join(str(value) or "nothing" for value in get_args(hint)) if get_origin(hint) is Literal else ""
 
 
 def parse(name: str, text: str, default: Any) -> Any:
@@ -56,3 +75,21 @@ def _parse(text: str, default: Any) -> Any:
     if "," in text and not text.startswith(("(", "[")):
         return tuple(ast.literal_eval(f"({text},)"))
     return ast.literal_eval(text)
+
+
+def by_modality(words: Iterable[str], option: str) -> dict[str, str]:
+    """`["text=a", "audio=b"]` -> {"text": "a", "audio": "b"}, for options that say something of each modality."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not value:
+            raise ConfigError(f"{option} {word!r} is not of the form MODALITY=NAME", fix=f"such as {option} text=NAME")
+        found[modality(name)] = value
+    return found
+
+
+def modality(name: str) -> str:
+    """The modality a person named. Raises UnknownNameError with the near match."""
+    if name.strip() not in set(Modality):
+        raise UnknownNameError("modality", name, Modality)
+    return name.strip()

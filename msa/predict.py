@@ -3,7 +3,7 @@
 The one place besides the command line that knows both stages: decode and encode as extraction did, then the head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,14 @@ def from_table(path: Path) -> list[Sample]:
     return [item for item in table.samples(path) if not isinstance(item, Dropped)]
 
 
-def predict(folder: Path, samples: Sequence[Sample], device: str = "auto") -> list[Prediction]:
-    """Predictions of a run's best seed. A modality that cannot be read is left out and said so; a sample with
-    nothing left has no label and the reason."""
+def predict(
+    folder: Path, samples: Sequence[Sample], device: str = "auto", weights: Mapping[str, str] | None = None
+) -> list[Prediction]:
+    """Predictions of a run's best seed.
+
+    A modality that cannot be read is left out and said so; a sample with nothing left has no label and the reason.
+    `weights` says, by modality, where this machine has the weights that lay elsewhere when the run was trained.
+    """
     from msa.extract.job import pick_device
     from msa.fuse.run import Run
 
@@ -56,7 +61,8 @@ def predict(folder: Path, samples: Sequence[Sample], device: str = "auto") -> li
     _refuse_unknown(samples, views)
     states: dict[Modality, States] = {}
     for modality in map(Modality, views):
-        states[modality] = _encode(views[modality]["attributes"], modality, samples, pick_device(device))
+        found_at = (weights or {}).get(modality)
+        states[modality] = _encode(views[modality]["attributes"], found_at, samples, pick_device(device))
     return _decide(run, samples, states)
 
 
@@ -74,18 +80,16 @@ def _refuse_unknown(samples: Sequence[Sample], views: dict[str, Any]) -> None:
         )
 
 
-def _encode(
-    attributes: Any, modality: Modality, samples: Sequence[Sample], device: str
-) -> list[np.ndarray | str | None]:
-    """Per sample its hidden states, the reason why there are none, or None where it has no such modality."""
+def _encode(attributes: Any, found_at: str | None, samples: Sequence[Sample], device: str) -> States:
     from msa.extract import media
     from msa.extract.forward import Failure, attempt, hidden_states
     from msa.extract.recipe import Recipe
 
+    modality = Modality(attributes["modality"])
     rows = [i for i, sample in enumerate(samples) if modality in sample.raw]
     if not rows:
         return [None] * len(samples)
-    recipe = Recipe.of_view(attributes)
+    recipe = Recipe.of_view(attributes, found_at)
     backbone = recipe.load(device)
     if backbone.dim != attributes["dim"]:
         raise BackboneError(

@@ -208,6 +208,12 @@ def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
                 say(f"    failed  and {len(view['failures']) - len(shown)} more: --failures lists them all")
 
 
+def settings(name: str, found: Mapping[str, Sequence[tuple[str, Any, str]]]) -> None:
+    """`msa list KIND NAME`: what `--set` takes."""
+    for title, rows in found.items():
+        show(f"{name}: {title}", ["--set", "default", "what it is"], rows)
+
+
 def predictions(found: Sequence[Any]) -> None:
     """`msa predict`."""
     names = list(next((p.output for p in found if p.output), {}))

@@ -260,3 +260,24 @@ def test_wide_characters_and_markup_are_shown_as_they_are(msa, tmp_path):
     found = json.loads(msa("predict", "--run", "run", "--table", table, "--json")[1])
     assert [p["id"] for p in found] == ["2", "3", "[bold]1"] or {p["id"] for p in found} == {"[bold]1", "2", "3"}
     assert "[bold]1" in msa("predict", "--run", "run", "--table", table)[1]
+
+
+def test_weights_that_moved_are_found_again_and_other_ones_are_refused(msa, posts, tmp_path):
+    from tests.extract.test_backbones import bert
+
+    bert(tmp_path / "encoder")
+    words = ("--text", f"hf:{tmp_path / 'encoder'}", "--image", "none", "--store", "store")
+    assert msa("extract", "--dataset", "table", "--root", posts, *words)[0] == 0
+    assert msa("fuse", "train", "--model", "probe", "--seeds", "1", "--set", "epochs=1", "--out", "run")[0] == 0
+    said = json.loads(msa("predict", "--run", "run", "--text", "lovely", "--json")[1])
+    (tmp_path / "encoder").rename(tmp_path / "moved")
+    code, _, err = msa("predict", "--run", "run", "--text", "lovely")
+    assert (code, "nothing is there" in err, "--weights text=hf:PATH" in err) == (1, True, True)
+    there = ("--weights", f"text=hf:{tmp_path / 'moved'}")
+    assert json.loads(msa("predict", "--run", "run", "--text", "lovely", "--json", *there)[1]) == said
+    tensors = tmp_path / "moved" / "model.safetensors"
+    data = bytearray(tensors.read_bytes())
+    data[-1] ^= 1
+    tensors.write_bytes(data)
+    code, _, err = msa("predict", "--run", "run", "--text", "lovely", *there)
+    assert (code, "SHA-256" in err) == (1, True)

@@ -190,8 +190,8 @@ class _Run:
         free = shutil.disk_usage(self.store.path).free
         if needed > free:  # a night should not end at a disk that was too small at dusk
             raise StoreError(
-                f"{self.store.path}: {todo - done} more samples need about {needed / 1e9:.1f} GB, "
-                f"{free / 1e9:.1f} GB are free",
+                f"{self.store.path}: {todo - done} more samples need about {needed / 1e6:,.1f} MB, "
+                f"{free / 1e6:,.1f} MB are free",
                 fix="free some space or extract to another --store; what was extracted so far is kept",
             )
 

@@ -38,6 +38,8 @@ class Recipe:
     ) -> "Recipe":
         """Find the weights behind a name. A store that holds hidden states of the same name pins the revision."""
         family, spec = presets.spec_of(modality, name, overrides)
+        if name == family:
+            name = f"{family}.{catalog.variants(family)[0]}"
         if spec.revision is None and store is not None:
             spec = replace(spec, revision=_pinned(store, spec.weights))
         return cls(name, family, spec, weights.resolve(spec))
@@ -95,25 +97,36 @@ class Recipe:
         }
 
     @classmethod
-    def of_view(cls, attributes: Mapping[str, Any]) -> "Recipe":
-        """The recipe a view was made by, resolved again. Raises BackboneError where the weights are other ones now."""
-        modality = Modality(attributes["modality"])
-        known = attributes["weights"]
-        name = known["name"] if attributes["family"] in presets.FREE else attributes["backbone"]
+    def of_view(cls, attributes: Mapping[str, Any], found_at: str | None = None) -> "Recipe":
+        """The recipe a view was made by, resolved again; `found_at` names where the same weights lie on this machine.
+
+        Raises BackboneError where the weights are other ones, whatever they are called.
+        """
+        known, modality = attributes["weights"], Modality(attributes["modality"])
+        name = found_at or (known["name"] if attributes["family"] in presets.FREE else attributes["backbone"])
         family, spec = presets.spec_of(modality, name)
-        if known["path"]:
-            at = Path(known["path"])
-            kind, _, rest = spec.weights.partition(":")
-            spec = replace(spec, weights=f"hf:{at}" if kind == "hf" else f"timm:{rest.partition('@')[0]}@{at}")
+        if known["path"] and found_at is None:
+            spec = replace(spec, weights=_at(spec.weights, Path(known["path"]), modality))
         spec = replace(spec, revision=known["revision"], options=attributes["identity"]["options"])
         found = weights.resolve(spec)
         if found.sha256 != known["sha256"]:
             raise BackboneError(
-                f"{attributes['backbone']}: these weights have SHA-256 {found.sha256[:12]}…, "
+                f"{name}: these weights have SHA-256 {found.sha256[:12]}…, "
                 f"the hidden states of the view came from {known['sha256'][:12]}…",
-                fix=f"restore the weights of revision {known['revision']}, or extract and train again with the new",
+                fix=f"find the weights of revision {known['revision'] or 'that day'}, or extract and train again",
             )
         return cls(name, family, spec, found)
+
+
+def _at(weights_name: str, path: Path, modality: Modality) -> str:
+    """The name of weights that lay at `path` when a view was made. Raises BackboneError where they do no more."""
+    if not path.exists():
+        raise BackboneError(
+            f"the weights for {modality} lay at {path}, and nothing is there",
+            fix=f"say where they are on this machine: --weights {modality}={weights_name.partition(':')[0]}:PATH",
+        )
+    kind, _, rest = weights_name.partition(":")
+    return f"hf:{path}" if kind == "hf" else f"timm:{rest.partition('@')[0]}@{path}"
 
 
 def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:

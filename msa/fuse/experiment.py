@@ -215,6 +215,7 @@ def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
         "store": str(store.path.resolve()),
         "generation": store.manifest["generation"],
         "samples": split,
+        "hidden_states": {m: int(c.present.sum()) for m, c in data.columns.items()},
         "classes": dict(zip(data.task.classes, counts, strict=True)),
         "dims": data.dims,
         "views": {m: {"id": c.view.id, "attributes": dict(c.view.attributes)} for m, c in data.columns.items()},

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from msa import remember
 from msa.cache.store import FeatureStore
-from msa.errors import ConfigError, UnknownNameError
+from msa.config import by_modality, modality
+from msa.errors import ConfigError
 from msa.fuse import experiment
 from msa.fuse.experiment import SEEDS, Data, Experiment
 from msa.fuse.model import Model
 from msa.fuse.run import Run
 from msa.fuse.train import Watch
-from msa.types import Modality
 
 RUNS = Path("runs")
 
@@ -67,27 +67,14 @@ def _alone(asked: Request, out: Path | None, resume: Path | None, like: Path | N
 
 
 def _data(asked: Request, store: FeatureStore, watch: Watch) -> Data:
-    views = dict(_pair(text) for text in asked.views)
-    modalities = tuple(_modality(m) for m in asked.modalities.split(",")) if asked.modalities else ()
+    views = by_modality(asked.views, "--view")
+    modalities = tuple(modality(m) for m in asked.modalities.split(",")) if asked.modalities else ()
     if asked.data is None:
         corpora, why = experiment.choose(store, modalities)
         watch(f"no --data: {why}")
     else:
         corpora = tuple(asked.data.split("+"))
     return Data(corpora, asked.pairing, asked.rho, asked.pair_seed, views, modalities)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    modality, equals, name = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--view {text} is not of the form modality=backbone", fix="such as --view text=roberta.base")
-    return _modality(modality), name
-
-
-def _modality(text: str) -> str:
-    if text.strip() not in set(Modality):
-        raise UnknownNameError("modality", text, map(str, Modality))
-    return text.strip()
 
 
 def _seeds(text: str) -> tuple[int, ...]:

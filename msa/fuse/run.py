@@ -73,11 +73,12 @@ class Run:
             found = cls.open(folder)
             if found.record["experiment"] != json.loads(json.dumps(experiment)):
                 raise ConfigError(f"{folder} holds another experiment", fix="name another folder with --out")
-            then, now = found.record["data"]["samples"], dict(facts["samples"])
+            then, now = found.record["data"]["hidden_states"], facts["hidden_states"]
             if then != now:
+                said = [", ".join(f"{n} {m}" for m, n in counts.items()) for counts in (then, now)]
                 raise ConfigError(
-                    f"{folder} was begun on {then} samples, and the store now gives {now}",
-                    fix=f"go on with the samples it was begun on: msa fuse train --resume {folder}",
+                    f"{folder} was begun on the hidden states of {said[0]}, and the store now has {said[1]}",
+                    fix=f"go on with those it was begun on: msa fuse train --resume {folder}",
                 )
             return found
         folder.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ def add_corpus(store, name, n=60, modalities=(TEXT, IMAGE), task=SENTIMENT, miss
         "split": split_of(n),
         "labels": (classes_of(n) if task.classes else rng.uniform(-3, 3, n).astype(np.float32))[:, None],
     } | changed
-    digests = {m: rng.integers(1, 255, (n, 16), dtype=np.uint8) for m in modalities}
+    digests = {m: rng.integers(1, 255, (n, 16), dtype=np.uint8) for m in WIDTH}
     index = Index(
         name=name,
         task=task,

@@ -55,7 +55,7 @@ def test_parts_divide_the_table_without_a_remainder_or_an_overlap(made):
     found = table(made, "posts", BOTH)
     ids = [found.part(split).ids for split in Split]
     assert [len(part) for part in ids] == [36, 12, 12]
-    assert sorted(sum(ids, [])) == sorted(found.ids)
+    assert sorted(name for part in ids for name in part) == sorted(found.ids)
 
 
 def test_samples_without_a_label_a_split_or_hidden_states_are_left_out(store):
@@ -192,7 +192,8 @@ def test_statistics_are_those_of_the_training_splits_valid_frames(made):
 
 def test_other_splits_have_no_part_in_the_statistics():
     whole = memory_table()
-    spoilt = [s if split == 0 else s + 1000 for s, split in zip(whole.columns[TEXT].readers[0].states, whole.split)]
+    states = whole.columns[TEXT].readers[0].states
+    spoilt = [s if split == 0 else s + 1000 for s, split in zip(states, whole.split, strict=True)]
     other = memory_table(columns={TEXT: Column((Memory(memory_view(TEXT), spoilt),), np.zeros(60, int), np.arange(60))})
     one, two = (Normalisation.fit(t.part(Split.TRAIN), ("text",)) for t in (whole, other))
     np.testing.assert_array_equal(one.stats[TEXT], two.stats[TEXT])

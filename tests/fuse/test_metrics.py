@@ -119,9 +119,8 @@ def test_a_constant_predictor_is_named_as_a_collapse():
     assert score.values["predicted_classes"] == 1
     assert score.values["auroc_weighted"] == 0.5
     assert score.notes == ("collapsed: every sample is called positive",)
-    assert (
-        metrics.classification(np.full(3, 2), sure([2] * 3), CLASSES).notes[0].startswith("AUROC")
-    )  # truth is constant
+    constant_truth = metrics.classification(np.full(3, 2), sure([2] * 3), CLASSES)
+    assert not any("collapsed" in note for note in constant_truth.notes)
 
 
 def test_correlation_and_error_are_those_of_unclipped_values():
@@ -144,7 +143,7 @@ def test_correlation_of_constants_is_0_and_flagged_never_nan(y, p):
 
 
 def test_the_bootstrap_interval_of_accuracy_is_the_binomial_one():
-    """Resampling n outcomes of which k are right is drawing from a binomial: quantiles of it, up to 1,000 draws' noise."""
+    """Resampling n outcomes, k of them right, is drawing from a binomial: its quantiles, up to 1,000 draws' noise."""
     n, k = 300, 234
     y = np.zeros(n, int)
     output = sure([0] * k + [1] * (n - k))

@@ -223,7 +223,7 @@ def test_a_modality_both_have_is_refused_where_one_would_have_to_be_chosen(proto
 def test_a_union_of_two_recipes_is_refused_with_both():
     theirs = memory_table("more", 10, (TEXT,))
     column = Column((Memory(memory_view(TEXT, view_id="w" * 16), []),), np.zeros(10, int), np.arange(10))
-    with pytest.raises(ConfigError, match="made.text@t{16} in one corpus and by made.text@w{16} in the other"):
+    with pytest.raises(ConfigError, match=r"made.text@t{16} in one corpus and by made.text@w{16} in the other"):
         pair(posts(), replace(theirs, columns={TEXT: column}), "union")
 
 
@@ -231,7 +231,7 @@ def test_a_union_of_two_recipes_is_refused_with_both():
 def test_a_split_without_a_partner_is_named_and_never_filled_from_another(protocol):
     second = voices()
     second = replace(second, split=np.where(second.split == 2, 0, second.split))
-    with pytest.raises(ConfigError, match="voices has no sample.* in the split of posts's sample posts-4"):
+    with pytest.raises(ConfigError, match=r"voices has no sample.* in the split of posts's sample posts-4"):
         pair(posts(), second, protocol, rho=0.5)
 
 

@@ -14,11 +14,11 @@ from msa import catalog
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse import train as loop
 from msa.fuse.data import Column, Normalisation
-from msa.fuse.head import FusionHead, masked_mean, task_loss
+from msa.fuse.head import FusionHead, masked_mean
 from msa.fuse.model import Model
 from msa.fuse.train import Fit, TrainConfig, fit, predict, validate
 from msa.types import SENTIMENT, Split
-from tests.fuse.conftest import AUDIO, IMAGE, TEXT, VALUES, Memory, memory_table
+from tests.fuse.conftest import IMAGE, TEXT, VALUES, memory_table
 
 RAW = Normalisation({})
 SMALL = {  # settings under which a head trains in no time; one that is not named here is taken as it is
@@ -178,7 +178,7 @@ def test_every_epoch_visits_every_training_sample_once_in_another_order():
             return super().loss(batch)
 
     trained(Spy, epochs=2)
-    epochs = [sum(orders[n : n + 5], []) for n in (0, 5)]
+    epochs = [[row for rows in orders[n : n + 5] for row in rows] for n in (0, 5)]
     wanted = memory_table().part(Split.TRAIN).rows.tolist()
     assert [sorted(rows) for rows in epochs] == [wanted, wanted]
     assert epochs[0] != epochs[1] != wanted
