@@ -184,9 +184,11 @@ def _settings(kind: str, name: str) -> dict[str, list[tuple[str, Any, str]]]:
         return {key: [(o, v, "") for o, v in spec.options.items()] for key, spec in module.SPECS.items()}
     found = {"settings": describe(catalog.load(kind, name).Config)}
     if kind == "head":
+        from msa.fuse.model import Model
         from msa.fuse.train import TrainConfig
 
-        found["training"] = describe(TrainConfig)
+        own = Model.of(name).training
+        found["training"] = [(field, getattr(own, field), what) for field, _, what in describe(TrainConfig)]
     return found
 
 

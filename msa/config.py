@@ -54,7 +54,7 @@ def parse(name: str, text: str, default: Any) -> Any:
         return _parse(text.strip(), default)
     except (ValueError, SyntaxError):
         kind = type(default).__name__
-        raise ConfigError(f"{name}={text!r} is not a {kind}", fix=f"the default is {name}={default!r}") from None
+        raise ConfigError(f"{name}={text!r} is no {kind}", fix=f"the default is {name}={default!r}") from None
 
 
 def _parse(text: str, default: Any) -> Any:

@@ -259,7 +259,7 @@ def test_the_commands_of_the_page_on_adding_run_as_they_stand(installed, notes, 
         assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
     store = FeatureStore.open("msa-store")
     assert verify(store) == []
-    assert {view.name: view.samples for view in store.views("voice-notes")} == {"ngrams.words": 36, "logmel": 36}
+    assert {view.name: view.samples for view in store.views("voice-notes")} == {"ngrams.words": 36, "logmel.80": 36}
     about = [store.attributes(view.id) for view in store.views("voice-notes")]
     assert unexplained({key for kept in about for key in [*kept, *kept["identity"], *kept["weights"]]}) == set()
     assert unexplained(store.index("voice-notes").about) == set()

@@ -25,7 +25,7 @@ ARROWS = {
     "msa.types": set(),
     "msa.errors": set(),
     "msa.catalog": {"msa.errors"},
-    "msa.config": {"msa.errors"},
+    "msa.config": NOUNS,
     "msa.remember": {"msa.errors"},
     "msa.terminal": set(),
     "msa.cache": NOUNS,

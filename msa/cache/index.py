@@ -56,7 +56,8 @@ class Index:
     def fingerprint(self) -> str:
         """Hash of everything that decides a training set: samples, inputs, labels, splits, groups."""
         hashes = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in self._arrays().items()}
-        return fingerprint.key({"name": self.name, "task": asdict(self.task), "arrays": hashes})
+        facts = {"name": self.name, "task": asdict(self.task), "label_names": list(self.label_names)}
+        return fingerprint.key(facts | {"arrays": hashes})
 
     def write(self, folder: Path) -> Path:
         """Write `folder/<fingerprint>/` whole or not at all; what is there already is the same and stays."""
@@ -78,11 +79,12 @@ class Index:
     def read(cls, folder: Path) -> "Index":
         """Read what `write` wrote."""
         attributes = layout.read_json(folder / "zarr.json")["attributes"]
+        task = attributes["task"]
         array = {path.name: layout.read_array(path) for path in folder.iterdir() if path.is_dir()}
         prefix = "digest_"
         return cls(
             name=attributes["name"],
-            task=Task(**attributes["task"] | {"classes": tuple(attributes["task"]["classes"])}),
+            task=Task(tuple(task["classes"]), task["low"], task["high"]),
             ids=_unpack(array["id_bytes"], array["id_offsets"]),
             split=array["split"],
             labels=array["labels"],

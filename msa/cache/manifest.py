@@ -9,7 +9,7 @@ import getpass
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,6 +78,11 @@ def publish(store: Path, change: Callable[[Manifest], None]) -> Manifest:
             temporary.unlink(missing_ok=True)
         sync_folder(folder)
         return manifest
+
+
+def in_order(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Datasets or views of a manifest, the oldest first: by the generation they were last published in."""
+    return sorted(entries.items(), key=lambda item: item[1]["published"])
 
 
 def _path(store: Path, generation: int) -> Path:

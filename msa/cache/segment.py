@@ -68,7 +68,8 @@ class SegmentWriter:
         started = psutil.Process().create_time()  # a number is given to another process some day
         writer = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
         self._note({"dataset": dataset, "form": vars(form), "run": dict(run), "writer": writer})
-        sync_folder(folder.parent)
+        for made in (folder / "data" / "c", folder / "data", folder, folder.parent):
+            sync_folder(made)
 
     def write(self, sample: int, digest: bytes, rows: np.ndarray) -> None:
         """Add the hidden states (T, D) of a sample. Raises StoreError where they do not fit this segment."""
@@ -110,6 +111,7 @@ class SegmentWriter:
             path.parent.mkdir(exist_ok=True)
             chunks = self.form.shard // self.form.chunk
             write_durably(path, *shard.encode(np.concatenate(self._rows), self.form.chunk, chunks))
+            sync_folder(path.parent.parent)
             line |= {"shard": self._shard, "rows": self._used, "sha256": sha256(path)}
             self._shard += 1
         self._note(line)

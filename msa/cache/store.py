@@ -66,14 +66,14 @@ class FeatureStore:
     @property
     def datasets(self) -> dict[str, str]:
         """Name -> fingerprint of the newest index of that name, in order of publication."""
-        return {about["name"]: fingerprint for fingerprint, about in self.manifest["datasets"].items()}
+        return {about["name"]: fingerprint for fingerprint, about in manifest.in_order(self.manifest["datasets"])}
 
     def dataset(self, name: str) -> str:
         """The fingerprint behind a name, or behind `name@fingerprint` for an older index."""
         plain, _, wanted = name.partition("@")
-        for fingerprint, about in reversed(self.manifest["datasets"].items()):
+        for fingerprint, about in reversed(manifest.in_order(self.manifest["datasets"])):
             if about["name"] == plain and fingerprint.startswith(wanted):
-                return str(fingerprint)
+                return fingerprint
         raise UnknownNameError("dataset in this store", name, self.datasets)
 
     def index(self, name: str) -> Index:
@@ -85,7 +85,7 @@ class FeatureStore:
         """The views a dataset has hidden states in, in order of publication."""
         fingerprint = name if name in self.manifest["datasets"] else self.dataset(name)
         found = []
-        for view_id, about in self.manifest["views"].items():
+        for view_id, about in manifest.in_order(self.manifest["views"]):
             entries = [entry for entry in about["segments"] if entry["dataset"] == fingerprint]
             if entries:
                 found.append(View(view_id, fingerprint, self.attributes(view_id), entries))
@@ -122,11 +122,9 @@ class FeatureStore:
         about = {"name": index.name, "samples": len(index), "files": segment.files(folder)}
 
         def change(new: manifest.Manifest) -> None:
-            new["datasets"].pop(folder.name, None)  # published again, it becomes the newest
-            new["datasets"][folder.name] = about
+            new["datasets"][folder.name] = about | {"published": new["generation"] + 1}
 
-        newest = next(reversed(self.datasets.items()), None)
-        if newest != (index.name, folder.name):
+        if self.datasets.get(index.name) != folder.name:  # published again, it becomes the newest of its name
             self.manifest = manifest.publish(self.path, change)
         return folder.name
 
@@ -179,9 +177,9 @@ class FeatureStore:
         files = {"zarr.json": segment.files(self.path / "views" / view_id)["zarr.json"]}
 
         def change(new: manifest.Manifest) -> None:
-            view = new["views"].pop(view_id, {"files": files, "segments": []})  # re-inserted last: the newest
+            view = new["views"].setdefault(view_id, {"files": files, "segments": []})
             view["segments"] += [dict(entry) for entry in entries]
-            new["views"][view_id] = view
+            view["published"] = new["generation"] + 1
 
         self.manifest = manifest.publish(self.path, change)
         for entry in entries:

@@ -50,10 +50,17 @@ def _files(store: FeatureStore) -> Iterator[Problem]:
                 yield Problem(where, f"has {path.stat().st_size} bytes, the manifest says {size}")
             elif sha256(path) != digest:
                 yield Problem(where, "does not match the SHA-256 in the manifest")
-    for folder in {folder for folder, _ in _published(store)}:
-        for path in folder.rglob("*") if folder.parent.name == "seg" and not (folder / JOURNAL).exists() else ():
+    for folder in _segments(store):
+        for path in folder.rglob("*") if not (folder / JOURNAL).exists() else ():
             if path.is_file() and path not in known:
                 yield Problem(path.relative_to(store.path).as_posix(), "not named by any manifest")
+
+
+def _segments(store: FeatureStore) -> Iterator[Path]:
+    """Published segments; of one that only lends its data, whatever else it holds is of no concern."""
+    for view_id, about in store.manifest["views"].items():
+        for entry in about["segments"]:
+            yield store.path / "views" / view_id / "seg" / entry["id"]
 
 
 def _published(store: FeatureStore) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -50,14 +50,19 @@ class Recipe:
         return {
             "extractor": EXTRACTOR,
             "modality": self.spec.modality,
-            "family": self.family if not self.spec.weights else self.spec.weights.partition(":")[0],
+            "family": self.spec.weights.partition(":")[0] or self.name,
             "architecture": self.spec.weights.partition("@")[0] if self.spec.weights.startswith("timm:") else "",
             "weights_sha256": self.weights.sha256,
+            "libraries": {} if self.spec.weights else self._libraries(),
             "options": dict(self.spec.options),
             "decoding": media.versions(self.spec.modality),
             "compute": COMPUTE,
             "dtype": self.spec.dtype,
         }
+
+    def _libraries(self) -> dict[str, str]:
+        """What hand-made descriptors are computed by; it takes the place of weights. Arrays are arrays: no numpy."""
+        return {name: v for name, v in self.load("cpu").versions.items() if name not in ("numpy", "scipy")}
 
     @property
     def label(self) -> str:

@@ -61,10 +61,11 @@ def task_loss(task: Task, output: Tensor, y: Tensor) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the valid steps of x (B, T, D) under mask (B, T); zero where there is none -> (B, D) float32."""
+    """Mean over the valid steps of x (B, T, D) under mask (B, T); zero where there is none -> (B, D), fp32."""
     with torch.autocast(x.device.type, enabled=False):  # fp16 cannot count beyond 2,048 steps
-        weight = mask.float()
-        return torch.einsum("btd,bt->bd", x.float(), weight) / weight.sum(1, keepdim=True).clamp(min=1)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        weight = mask.to(wide.dtype)
+        return torch.einsum("btd,bt->bd", wide, weight) / weight.sum(1, keepdim=True).clamp(min=1)
 
 
 def head_class(module: ModuleType) -> type[FusionHead]:

@@ -1,9 +1,10 @@
 """Each metric with its definition and source.
 
 Classification. Precision, recall and F1 are means over the classes, weighted by support ("weighted", what the CM-STA
-paper's equal accuracy and recall columns imply) or plain ("macro"); a class never predicted has precision 0, as
-scikit-learn defines it. `f1_harmonic` is 2PR/(P + R) of the weighted P and R, which is what most rows of that paper's
-table 2 print as F1. AUROC is one-vs-rest from the softmax, weighted and macro over the classes the truth contains.
+paper's equal accuracy and recall columns imply) or plain ("macro"), as scikit-learn takes them: a class never
+predicted has precision 0, one that is neither in the truth nor predicted is left out. `f1_harmonic` is 2PR/(P + R) of
+the weighted P and R, which is what most rows of that paper's table 2 print as F1. AUROC is one-vs-rest from the
+softmax, weighted and macro over the classes the truth contains.
 
 Regression. MAE and Pearson's correlation on unclipped values; the correlation of constant predictions is undefined,
 given as 0 and named.
@@ -38,9 +39,9 @@ def score(task: Task, y: np.ndarray, output: np.ndarray) -> Score:
 def classification(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> Score:
     """Scores of probabilities p (n, C) against class numbers y (n,)."""
     predicted = p.argmax(1)
-    labels, values = np.arange(len(classes)), {"accuracy": float((predicted == y).mean())}
+    values = {"accuracy": float((predicted == y).mean())}
     for average in ("weighted", "macro"):
-        pre, rec, f1, _ = precision_recall_fscore_support(y, predicted, labels=labels, average=average, zero_division=0)
+        pre, rec, f1, _ = precision_recall_fscore_support(y, predicted, average=average, zero_division=0)
         values |= {f"precision_{average}": pre, f"recall_{average}": rec, f"f1_{average}": f1}
     pre, rec = values["precision_weighted"], values["recall_weighted"]
     values["f1_harmonic"] = 2 * pre * rec / (pre + rec) if pre + rec else 0.0
@@ -116,7 +117,7 @@ def _f1(y: np.ndarray, p: np.ndarray, n: int, weighted: bool) -> float:
     confusion = np.bincount(y.astype(np.int64) * n + p.argmax(1), minlength=n * n).reshape(n, n)
     support, total = confusion.sum(1), confusion.sum(1) + confusion.sum(0)
     f1 = np.divide(2 * confusion.diagonal(), total, out=np.zeros(n), where=total > 0)
-    return float(np.average(f1, weights=support) if weighted else f1.mean())
+    return float(np.average(f1, weights=support) if weighted else f1[total > 0].mean())
 
 
 def majority(task: Task, y_train: np.ndarray, n: int) -> np.ndarray:

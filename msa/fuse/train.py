@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msa.errors import ConfigError, UnknownNameError
+from msa.config import modality
+from msa.errors import ConfigError
 from msa.fuse.data import Normalisation, Part
 from msa.fuse.head import FusionHead
-from msa.types import Modality
 
 RESTART_FACTOR = 0.25  # of the learning rate, after a collapse
 
@@ -47,8 +47,7 @@ class TrainConfig:
         if not min(self.weight_decay, self.warmup_epochs, self.clip) >= 0:
             raise ConfigError("weight_decay, warmup_epochs and clip must not be below 0", fix="0 switches them off")
         for name in self.normalise:
-            if name not in set(Modality):
-                raise UnknownNameError("modality", name, map(str, Modality))
+            modality(name)
 
 
 @dataclass

@@ -206,9 +206,11 @@ def test_a_clip_does_not_depend_on_its_batch(small, name):
                 assert far(states, alone[i]) <= 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in PRESETS["classic"].values()])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_frozen(small, name):
-    _, backbone = small(name)
+    spec, backbone = small(name)
+    if not spec.weights:
+        return  # nothing to freeze
     assert not backbone.model.training
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 

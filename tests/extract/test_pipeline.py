@@ -252,7 +252,7 @@ def test_a_disk_that_will_not_do_is_named_early(store, table, ngrams, monkeypatc
 
 
 def test_identity_is_what_decides_the_numbers_and_nothing_else(ngrams):
-    faster = replace(ngrams, spec=replace(ngrams.spec, batch=1), name="another name")
+    faster = replace(ngrams, spec=replace(ngrams.spec, batch=1))
     other = replace(ngrams, weights=Weights(None, None, "0" * 64))
     assert faster.view_id == ngrams.view_id
     assert other.view_id != ngrams.view_id

@@ -76,23 +76,18 @@ def add_view(store, index, modality, rows=None, signal=1.0, view_id=None, width=
 
 
 @pytest.fixture(scope="session")
-def _made(tmp_path_factory):
+def made(tmp_path_factory):
+    """60 posts (text, image; four lack one of them) and 45 recordings (audio). Not to be written to."""
     store = FeatureStore.create(tmp_path_factory.mktemp("made") / "store")
     add_corpus(store, "posts", 60, missing={TEXT: [0, 8], IMAGE: [1, 4]})
     add_corpus(store, "voices", 45, (AUDIO,), signal=2.0)
     return store
 
 
-@pytest.fixture(scope="session")
-def made(_made):
-    """60 posts (text, image; four lack one of them) and 45 recordings (audio). Not to be written to."""
-    return _made
-
-
 @pytest.fixture
-def store(_made, tmp_path):
+def store(made, tmp_path):
     """The same store, of one's own."""
-    return FeatureStore.open(shutil.copytree(_made.path, tmp_path / "store"))
+    return FeatureStore.open(shutil.copytree(made.path, tmp_path / "store"))
 
 
 @dataclass

@@ -145,6 +145,15 @@ def test_noisy_match_keeps_its_matches_as_rho_grows():
     assert all(at[0.6][name] == at[0.3][name] for name in changed)
 
 
+def test_whether_a_partner_is_matched_says_nothing_of_which_it_is():
+    """One draw for both would give every matched sample a partner from the first part of its class."""
+    first, second = posts(3000), voices()
+    few, all_ = (partners(pair(first, second, "noisy_match", rho=rho), second) for rho in (0.2, 1.0))
+    drawn = partners(pair(first, second, "random"), second)
+    matched = Counter(few[name] for name in few if few[name] == all_[name] != drawn[name])
+    assert set(matched) == set(all_.values())
+
+
 # --- zip and union ------------------------------------------------------------------------------------------------
 
 

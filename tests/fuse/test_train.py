@@ -370,25 +370,26 @@ def kill_at(*epochs):
 
 
 HOW = {
-    "plateau": {"schedule": "plateau", "warmup_epochs": 1.0, "epochs": 10, "lr": 0.05},
+    "plateau": {"schedule": "plateau", "warmup_epochs": 1.0, "epochs": 12, "lr": 0.05},
     "cosine": {"schedule": "cosine", "warmup_epochs": 1.5, "epochs": 6},
     "early stop": {"schedule": "none", "patience": 2, "epochs": 30, "lr": 0.1},
 }
 
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
-def test_a_training_killed_twice_ends_as_an_uninterrupted_one_bit_for_bit(tmp_path, how):
-    y = np.random.default_rng(0).integers(0, 3, 60).astype(np.float32)
-    whole = memory_table(y=y)
-    checkpoint, watch = tmp_path / "a" / "checkpoint.pt", kill_at(3, 4)
-    for _ in range(2):
+def test_a_training_killed_in_every_epoch_ends_as_an_uninterrupted_one_bit_for_bit(tmp_path, how):
+    whole = memory_table(y=np.random.default_rng(0).integers(0, 3, 60).astype(np.float32))
+    straight = trained(whole=whole, **how)
+    epochs = len(straight.history)
+    assert epochs >= 4
+    assert (len({epoch["lr"] for epoch in straight.history}) > 1) is (how["schedule"] != "none")
+    checkpoint, watch, lines = tmp_path / "a" / "checkpoint.pt", kill_at(*range(1, epochs + 1)), []
+    for _ in range(epochs):
         with pytest.raises(Killed):
             trained(whole=whole, checkpoint=checkpoint, watch=watch, **how)
         torch.rand(7)  # whatever else drew numbers in between
-    lines = []
-    resumed = trained(whole=whole, checkpoint=checkpoint, watch=lines.append, **how)
-    assert_same(resumed, trained(whole=whole, **how))
-    assert lines[0] == "seed 1: goes on after epoch 3"
+    assert_same(trained(whole=whole, checkpoint=checkpoint, watch=lines.append, **how), straight)
+    assert lines[0] == f"seed 1: goes on after epoch {epochs - 1}"
 
 
 def test_a_training_that_had_ended_is_taken_from_its_checkpoint(tmp_path):
@@ -444,6 +445,13 @@ def test_a_collapse_is_restarted_once_at_a_quarter_of_the_rate_and_named():
     straight = trained(Fragile, lr=0.01, epochs=12)
     assert straight.restarted_at is None
     assert_same(replace(found, restarted_at=None), straight)
+
+
+def test_the_time_of_a_restarted_training_is_that_of_both_attempts(monkeypatch):
+    clock = iter(range(1000))  # asked before and after every epoch: each takes a second
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    assert trained(Fragile, lr=0.01, epochs=3).seconds == 3
+    assert trained(Fragile, lr=0.04, epochs=3).seconds == 6
 
 
 def test_a_collapse_that_stays_is_reported_as_one_and_not_restarted_again():

@@ -33,7 +33,7 @@ COLUMNS = (
     "f0_hz",  # 0 where unvoiced
     "voiced",  # 0 or 1
 )
-PITCH = ("praat", "yin")
+PITCH_LIBRARY = {"praat": ("praat-parselmouth",), "yin": ()}  # yin is librosa's own
 
 SPECS = {
     "acoustic": BackboneSpec(
@@ -90,8 +90,8 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> Acoustic:
     from librosa.filters import chroma, mel
     from scipy.sparse import csr_array
 
-    if spec.options["f0"] not in PITCH:
-        raise UnknownNameError("value of f0", spec.options["f0"], PITCH)
+    if spec.options["f0"] not in PITCH_LIBRARY:
+        raise UnknownNameError("value of f0", spec.options["f0"], PITCH_LIBRARY)
     window = round(spec.options["window_s"] * RATE)
     mels = mel(sr=RATE, n_fft=window, n_mels=MELS)
     pitches = chroma(sr=RATE, n_fft=window, n_chroma=CHROMAS, tuning=0.0)
@@ -101,7 +101,7 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> Acoustic:
         f0=spec.options["f0"],
         filters=csr_array(np.concatenate([mels, pitches])),
         dtype=spec.dtype,
-        versions=library_versions("librosa", "praat-parselmouth", "numpy", "scipy"),
+        versions=library_versions("librosa", "numpy", "scipy", *PITCH_LIBRARY[spec.options["f0"]]),
     )
 
 

@@ -43,7 +43,13 @@ class Config:
 
 
 def name(root: Path) -> str:
-    """The corpus's name: the file's, without its ending."""
+    """The corpus's name: the file's, without its ending. Raises SourceError where it would be taken for another's."""
+    others = {path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[!_]*.py")} - {"table"}
+    if root.stem in others or set("+@") & set(root.stem):
+        raise SourceError(
+            f"{root.name} would be called {root.stem!r}, which is a corpus of its own or joins corpora in --data",
+            fix="rename the file: its name, without the ending, is what the corpus is called",
+        )
     return root.stem
 
 

@@ -1,11 +1,13 @@
 """Linear probe: one linear map over the means of the modalities, the yardstick every fusion head has to beat.
 
 After    Alain and Bengio, 2016, https://arxiv.org/abs/1610.01644
-Differs  Each mean is layer-normalised without an affine part, and the joined vector scaled to length 1. Backbones
-         differ in scale by orders of magnitude, and the length keeps the weights from outrunning the bias that
-         carries the class prior. Standardising every feature over the training set, the usual choice, was worse
-         on small real sets (554 posts, 895 utterances): it blows up features that hardly vary and removes the
-         common offset through which the prior is learnt. A mean a sample lacks stays 0; there is no flag for it.
+Differs  Each mean is layer-normalised without an affine part and scaled to length 1, so that every modality has the
+         same say: backbones differ in scale by orders of magnitude and in width from 36 to 2,048, and a common
+         length for the joined vector left a narrow modality unlearnt (validation loss .593 against .571 on 554
+         posts, .668 against .642 with 243 recordings beside them). The length also keeps the weights from
+         outrunning the bias that carries the class prior. Standardising every feature over the training set, the
+         usual choice, was worse on small real sets: it blows up features that hardly vary and removes the common
+         offset through which the prior is learnt. A mean a sample lacks stays 0; there is no flag for it.
 Starts   at zero: the problem is convex, the first prediction is uniform, and a constant feature stays unused.
 """
 
@@ -44,14 +46,12 @@ class LinearProbe(FusionHead):
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
         self.modalities = [m for m in Modality if m in dims]
-        width = sum(dims[m] for m in self.modalities)
-        self.scale = width**-0.5
         self.drop = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(width, task.outputs)
+        self.linear = nn.Linear(sum(dims[m] for m in self.modalities), task.outputs)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, batch: Batch) -> Tensor:
         means = [masked_mean(batch.x[m], batch.mask[m]) for m in self.modalities]  # each (B, D_m), 0 where absent
-        z = torch.cat([F.layer_norm(x, x.shape[1:]) for x in means], 1)  # (B, sum of D_m); 0 stays 0
-        return self.linear(self.drop(self.scale * z))  # (B, outputs)
+        z = torch.cat([F.layer_norm(x, x.shape[1:]) * x.shape[1] ** -0.5 for x in means], 1)  # (B, sum of D_m)
+        return self.linear(self.drop(z))  # (B, outputs)
