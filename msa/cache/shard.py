@@ -56,11 +56,14 @@ class Shard:
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Rows [start, start + length) of this shard, (length, D); a copy. Raises StoreError where bytes are wrong."""
-        first, last = start // self.chunk_rows, (start + length - 1) // self.chunk_rows
-        pieces = [self._chunk(number) for number in range(first, last + 1)]
-        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        offset = start - first * self.chunk_rows
-        return np.array(rows[offset : offset + length])
+        out = np.empty((length, self.width), self.dtype)
+        done = 0
+        while done < length:
+            number, offset = divmod(start + done, self.chunk_rows)
+            piece = self._chunk(number)[offset : offset + length - done]
+            out[done : done + len(piece)] = piece
+            done += len(piece)
+        return out
 
     def check(self) -> list[int]:
         """The numbers of the chunks whose checksum does not hold."""
