@@ -149,12 +149,17 @@ class Run:
             (self.folder / "seeds" / str(row.seed) / "checkpoint.pt").unlink(missing_ok=True)
 
     @property
+    def _named(self) -> str:
+        model = self.model
+        return model.name if model.preset == "default" else f"{model.name} ({model.preset})"
+
+    @property
     def title(self) -> str:
         """What was trained on what, and how corpora were paired."""
         data = self.record["experiment"]["data"]
         corpora = " + ".join(name.partition("@")[0] for name in data["corpora"])
         protocol = self.record["data"]["protocol"]
-        return f"{self.model.name} on {corpora}" + (f" (pairing: {protocol})" if protocol else "")
+        return f"{self._named} on {corpora}" + (f" (pairing: {protocol})" if protocol else "")
 
     def _write_predictions(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
         names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
