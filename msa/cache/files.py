@@ -15,7 +15,7 @@ TEMPORARY = ".tmp-"  # whatever carries this prefix was never finished and may b
 
 def write_durably(path: Path, *parts: bytes | bytearray | memoryview) -> None:
     """Write a file that either is there whole under `path` or is not there at all."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with open(temporary, "wb") as file:
             for part in parts:
@@ -31,13 +31,21 @@ def write_durably(path: Path, *parts: bytes | bytearray | memoryview) -> None:
 
 @contextmanager
 def folder_durably(final: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `final` when the block ends well and vanishes when it does not."""
+    """A temporary folder to fill, which becomes `final` when the block ends well and vanishes when it does not.
+
+    `final` is named after its contents: where somebody else made it meanwhile, theirs stays.
+    """
     temporary = final.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
     try:
         yield temporary
         sync_tree(temporary)
-        temporary.rename(final)
+        try:
+            temporary.rename(final)
+        except OSError:
+            if not final.exists():
+                raise
+            shutil.rmtree(temporary)  # somebody else made the same at the same time
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

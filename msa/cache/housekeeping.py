@@ -9,7 +9,7 @@ from msa.cache import layout, manifest, segment
 from msa.cache.files import remove_tree
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
-from msa.errors import UnknownNameError
+from msa.errors import ConfigError, UnknownNameError
 
 
 def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray, rows: Sequence[int]) -> int:
@@ -24,7 +24,7 @@ def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray,
     entries = []
     for old in store.manifest["views"].get(view_id, {"segments": []})["segments"]:
         folder = store.path / "views" / view_id / "seg" / old["id"]
-        found = [(row, s, n, d) for _, s, n, d in _table(folder) for row in wanted.pop(d, ())]
+        found = [(row, s, n, d) for _, s, n, d in segment.table(folder) for row in wanted.pop(d, ())]
         if found:
             run = layout.read_json(folder / "zarr.json")["attributes"]["run"]
             owner = old.get("data_of", old["id"])
@@ -32,7 +32,7 @@ def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray,
             made.mkdir()
             attributes = {"dataset": dataset, "run": run, "failures": [], "data_of": owner}
             segment.write_small(made, found, attributes)
-            entries.append(segment.entry(made))
+            entries.append(segment.describe(made))
     store.publish(view_id, entries)
     return sum(entry["samples"] for entry in entries)
 
@@ -55,7 +55,7 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
     """Take a dataset (with its hidden states) or a view out of the store; returns the bytes freed."""
     before = referenced(store)
     fingerprints = {f for f, about in store.manifest["datasets"].items() if about["name"] == dataset}
-    views = {v for v in store.manifest["views"] if view is not None and v.startswith(view.rpartition("@")[2])}
+    views = {matching_view(store, view)} if view is not None else set()
     if not fingerprints and not views:
         known = store.datasets if dataset else store.manifest["views"]
         raise UnknownNameError("dataset" if dataset else "view", str(dataset or view), known)
@@ -71,9 +71,21 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
     store.manifest = manifest.publish(store.path, change)
     doomed = {path: size for path, size in before.items() if path not in referenced(store)}
     for path in sorted(doomed, key=lambda folder: -len(folder.parts)):
-        if path.exists():
+        if path.exists() and not any(path.glob(f"seg/*/{segment.JOURNAL}")):  # another run is filling this view
             remove_tree(path)
     return sum(doomed.values())
+
+
+def matching_view(store: FeatureStore, text: str) -> str:
+    """The one view that `text` names. Raises UnknownNameError for none and ConfigError for several."""
+    all_of = {view.id: view for fingerprint in store.manifest["datasets"] for view in store.views(fingerprint)}
+    fit = [view_id for view_id, view in all_of.items() if view.is_called(text)]
+    if not fit:
+        raise UnknownNameError("view", text, all_of)
+    if len(fit) > 1:
+        named = ", ".join(f"{all_of[view_id].name}@{view_id}" for view_id in fit)
+        raise ConfigError(f"{text!r} names {len(fit)} views: {named}", fix="name one of them by its id")
+    return fit[0]
 
 
 def referenced(store: FeatureStore) -> dict[Path, int]:
@@ -88,10 +100,3 @@ def referenced(store: FeatureStore) -> dict[Path, int]:
             if "data_of" in entry:
                 found.setdefault(folder / "seg" / entry["data_of"], size(entry["data_files"]))
     return found
-
-
-def _table(folder: Path) -> list[tuple[int, int, int, str]]:
-    """(sample, start, length, digest) of every sample of a segment."""
-    sample, start, length = (layout.read_array(folder / name).tolist() for name in ("sample", "start", "length"))
-    digest = [row.tobytes().hex() for row in layout.read_array(folder / "digest")]
-    return list(zip(sample, start, length, digest, strict=True))

@@ -82,7 +82,7 @@ def publish(store: Path, change: Callable[[Manifest], None]) -> Manifest:
 
 def in_order(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Datasets or views of a manifest, the oldest first: by the generation they were last published in."""
-    return sorted(entries.items(), key=lambda item: item[1]["published"])
+    return sorted(entries.items(), key=lambda item: item[1].get("published", 0))
 
 
 def _path(store: Path, generation: int) -> Path:

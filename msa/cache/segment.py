@@ -9,7 +9,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,7 @@ class SegmentWriter:
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
         self._flushed = time.monotonic()
         (folder / "data" / "c").mkdir(parents=True)
-        started = psutil.Process().create_time()  # a number is given to another process some day
-        writer = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
-        self._note({"dataset": dataset, "form": vars(form), "run": dict(run), "writer": writer})
+        self._note({"dataset": dataset, "form": vars(form), "run": dict(run), "writer": whoami()})
         for made in (folder / "data" / "c", folder / "data", folder, folder.parent):
             sync_folder(made)
 
@@ -106,16 +105,18 @@ class SegmentWriter:
         if not self._samples and not self._failures:
             return
         line: dict[str, Any] = {"samples": self._samples, "failures": self._failures}
-        if self._rows:
-            path = self.folder / "data" / "c" / str(self._shard) / "0"
-            path.parent.mkdir(exist_ok=True)
-            chunks = self.form.shard // self.form.chunk
-            write_durably(path, *shard.encode(np.concatenate(self._rows), self.form.chunk, chunks))
-            sync_folder(path.parent.parent)
-            line |= {"shard": self._shard, "rows": self._used, "sha256": sha256(path)}
-            self._shard += 1
-        self._note(line)
-        self.discard()
+        rows, used, number = self._rows, self._used, self._shard
+        self.discard()  # first: an interrupt below must not leave it to be committed twice
+        with self._unless_taken_over():
+            if rows:
+                self._shard += 1
+                path = self.folder / "data" / "c" / str(number) / "0"
+                path.parent.mkdir()
+                chunks = self.form.shard // self.form.chunk
+                write_durably(path, *shard.encode(np.concatenate(rows), self.form.chunk, chunks))
+                sync_folder(path.parent.parent)
+                line |= {"shard": number, "rows": used, "sha256": sha256(path)}
+            self._note(line)
 
     def discard(self) -> None:
         """Forget what is buffered and not committed: there is no room for it."""
@@ -124,14 +125,19 @@ class SegmentWriter:
     def seal(self) -> dict[str, Any] | None:
         """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
         self.flush()
-        return seal(self.folder)
+        with self._unless_taken_over():
+            return seal(self.folder)
 
     def _note(self, line: Mapping[str, Any]) -> None:
+        with open(self.folder / JOURNAL, "ab") as file:
+            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _unless_taken_over(self) -> Iterator[None]:
         try:
-            with open(self.folder / JOURNAL, "ab") as file:
-                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            yield
         except FileNotFoundError:
             raise StoreError(
                 f"{self.folder} was taken over by another run, which believed this one dead",
@@ -152,9 +158,11 @@ class Journal:
     def read(cls, folder: Path) -> "Journal | None":
         """Read it; None where not even the header was written. A torn last line never counted and is ignored."""
         lines = (folder / JOURNAL).read_bytes().split(b"\n")[:-1]
-        if not lines:
+        try:
+            header = json.loads(lines[0])
+        except (IndexError, ValueError):
             return None
-        journal = cls(json.loads(lines[0]))
+        journal = cls(header)
         for line in map(json.loads, lines[1:]):
             journal.samples += map(tuple, line["samples"])
             journal.failures += line["failures"]
@@ -180,7 +188,7 @@ def seal(folder: Path) -> dict[str, Any] | None:
         "failures": journal.failures,
     }
     write_small(folder, journal.samples, attributes)
-    return entry(folder)
+    return describe(folder)
 
 
 def write_small(folder: Path, samples: list[tuple[int, int, int, str]], attributes: Mapping[str, Any]) -> None:
@@ -201,7 +209,7 @@ def write_small(folder: Path, samples: list[tuple[int, int, int, str]], attribut
     sync_tree(folder)
 
 
-def entry(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> dict[str, Any]:
     """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file."""
     attributes = layout.read_json(folder / "zarr.json")["attributes"]
     samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
@@ -218,10 +226,45 @@ def entry(folder: Path) -> dict[str, Any]:
     return found
 
 
+def table(folder: Path) -> list[tuple[int, int, int, str]]:
+    """(sample, start, length, digest) of every sample of a sealed segment."""
+    sample, start, length = (layout.read_array(folder / name).tolist() for name in ("sample", "start", "length"))
+    digest = [row.tobytes().hex() for row in layout.read_array(folder / "digest")]
+    return list(zip(sample, start, length, digest, strict=True))
+
+
+def taken(parent: Path, segments: Iterable[Mapping[str, Any]], entry: Mapping[str, Any]) -> set[int]:
+    """Samples of the corpus of `entry` that published segments of the view hold already."""
+    others = [parent / old["id"] for old in segments if old["dataset"] == entry["dataset"]]
+    return {int(sample) for folder in others for sample in layout.read_array(folder / "sample")}
+
+
+def without(parent: Path, entry: Mapping[str, Any], samples: set[int]) -> list[dict[str, Any]]:
+    """The entry of a segment that is not published yet, without some samples; none where nothing is left."""
+    folder = parent / entry["id"]
+    if not samples:
+        return [dict(entry)]
+    rows = table(folder)
+    kept = [row for row in rows if row[0] not in samples]
+    attributes = layout.read_json(folder / "zarr.json")["attributes"]
+    failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
+    if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):
+        return [dict(entry)]
+    if not kept and not failures:
+        return []
+    write_small(folder, kept, attributes | {"failures": failures})
+    return [describe(folder)]
+
+
 def files(folder: Path, below: str = ".") -> dict[str, list[Any]]:
     """Relative path -> [size in bytes, SHA-256] of every finished file of a folder, or of a part of it."""
     paths = [p for p in sorted((folder / below).rglob("*")) if p.is_file() and p.name != JOURNAL]
     return {p.relative_to(folder).as_posix(): [p.stat().st_size, sha256(p)] for p in paths}
+
+
+def whoami() -> dict[str, Any]:
+    """This process, so that others can tell whether it still lives: a number alone is given away again some day."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def new_name() -> str:

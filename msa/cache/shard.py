@@ -65,11 +65,6 @@ class Shard:
             done += len(piece)
         return out
 
-    def check(self) -> list[int]:
-        """The numbers of the chunks whose checksum does not hold."""
-        self._open()
-        return [n for n in range(self.chunks) if self._index[n, 0] != MISSING and not self._holds(n)]
-
     def _chunk(self, number: int) -> np.ndarray:
         self._open()
         if not self._checked[number]:

@@ -22,6 +22,8 @@ from msa.cache.view import View, ViewReader
 from msa.errors import StoreError, UnknownNameError
 from msa.types import Modality
 
+PARTS = ("index", "views", "manifests", "zarr.json")  # of a store, or of one that was only half made
+
 
 class FeatureStore:
     """A store on disk, seen at one generation."""
@@ -51,7 +53,7 @@ class FeatureStore:
         path = Path(path)
         if (path / "zarr.json").exists():
             return cls.open(path)
-        if path.exists() and (not path.is_dir() or any(p.name != "manifests" for p in path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(p.name not in PARTS for p in path.iterdir())):
             raise StoreError(f"{path} exists and is not a store", fix="name a new or an empty folder with --store")
         (path / "manifests").mkdir(parents=True, exist_ok=True)
         root = layout.group_metadata({"msa_format": layout.FORMAT})
@@ -94,12 +96,13 @@ class FeatureStore:
     def view(self, dataset: str, modality: Modality, name: str | None = None) -> View:
         """The view of a modality: by backbone name or id, or the newest one. Raises StoreError where there is none."""
         all_of = [view for view in self.views(dataset) if view.modality == modality]
-        fit = [v for v in all_of if name is None or v.name == name or v.id.startswith(name.rpartition("@")[2])]
+        fit = [v for v in all_of if name is None or v.is_called(name)]
         if not fit:
             known = ", ".join(f"{view.name}@{view.id}" for view in all_of) or "none"
             raise StoreError(
                 f"{self.path} has no {modality} view {name or ''} of {dataset}; it has: {known}",
-                fix=f"extract it: msa extract --dataset {dataset.partition('@')[0]} --{modality} {name or 'BACKBONE'}",
+                fix=f"name one of these, or extract it: msa extract --dataset {dataset.partition('@')[0]} "
+                f"--{modality} BACKBONE",
             )
         return fit[-1]
 
@@ -165,8 +168,12 @@ class FeatureStore:
     def recover(self, view_id: str) -> int:
         """Publish what killed runs left committed in a view; returns how many samples that is."""
         folder = self.path / "views" / view_id / "seg"
-        known = {entry["id"] for entry in self.manifest["views"].get(view_id, {"segments": []})["segments"]}
-        entries = recovery.adopt(folder, known)
+
+        def published() -> set[str]:  # read when it is asked for: a pinned generation may be hours old
+            views = manifest.read(self.path)["views"]
+            return {entry["id"] for entry in views.get(view_id, {"segments": []})["segments"]}
+
+        entries = recovery.adopt(folder, published)
         self.publish(view_id, entries)
         return sum(entry["samples"] for entry in entries)
 
@@ -176,9 +183,12 @@ class FeatureStore:
             return
         files = {"zarr.json": segment.files(self.path / "views" / view_id)["zarr.json"]}
 
+        folder = self.path / "views" / view_id / "seg"
+
         def change(new: manifest.Manifest) -> None:
             view = new["views"].setdefault(view_id, {"files": files, "segments": []})
-            view["segments"] += [dict(entry) for entry in entries]
+            for entry in entries:  # two runs may have extracted the same samples: the first to publish has them
+                view["segments"] += segment.without(folder, entry, segment.taken(folder, view["segments"], entry))
             view["published"] = new["generation"] + 1
 
         self.manifest = manifest.publish(self.path, change)

@@ -33,6 +33,13 @@ class View:
         """The backbone's name, such as `roberta.base`; `name@id` is unambiguous."""
         return str(self.attributes["backbone"])
 
+    def is_called(self, text: str) -> bool:
+        """Does `text` name this view: by its backbone, by at least four digits of its id, or as `backbone@id`?"""
+        name, at, view_id = text.rpartition("@")
+        if at:
+            return self.name == name and bool(view_id) and self.id.startswith(view_id)
+        return self.name == text or (len(text) >= 4 and self.id.startswith(text))
+
     @property
     def dim(self) -> int:
         """Width D of every hidden state."""

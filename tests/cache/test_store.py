@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import zarr
 
-from msa.cache import housekeeping, manifest
+from msa.cache import housekeeping, manifest, recovery
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
+from msa.cache.verify import verify
 from msa.errors import StoreError, UnknownNameError
 from msa.types import Modality, Split
 from tests.cache.conftest import FORM, WIDTH, fill, hidden, make_index
@@ -212,6 +214,110 @@ def test_a_living_writer_is_left_alone(store, index):
     assert store.recover("v") == 0
     store.publish("v", [writer.seal()])
     assert store.view("tiny", Modality.AUDIO).samples == 1
+
+
+def written_by_the_dead(writer):
+    """Make a segment's journal say that its writer is no more."""
+    journal = writer.folder / "journal.jsonl"
+    first, _, rest = journal.read_bytes().partition(b"\n")
+    header = json.loads(first)
+    header["writer"]["started"] = 0.0
+    journal.write_bytes(json.dumps(header).encode() + b"\n" + rest)
+
+
+def started(store, index, rows):
+    dataset = store.add_index(index)
+    store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
+    writer = store.writer("v", dataset, FORM, {})
+    for i in rows:
+        writer.write(i, index.digests[Modality.AUDIO][i].tobytes(), hidden(i))
+    writer.flush()
+    return writer
+
+
+def test_two_runs_that_extracted_the_same_samples_leave_each_once(store, index):
+    one, other = started(store, index, range(8)), started(FeatureStore.open(store.path), index, range(4, 12))
+    store.publish("v", [one.seal()])
+    FeatureStore.open(store.path).publish("v", [other.seal()])
+    store = FeatureStore.open(store.path)
+    assert store.view("tiny", Modality.AUDIO).samples == 12
+    assert verify(store) == []
+    reader = store.reader(store.view("tiny", Modality.AUDIO))
+    for i in range(12):
+        np.testing.assert_array_equal(reader.read(i), hidden(i))
+
+
+def test_a_run_whose_samples_are_all_there_publishes_nothing(store, index):
+    one, other = started(store, index, range(8)), started(FeatureStore.open(store.path), index, range(8))
+    store.publish("v", [one.seal()])
+    store.publish("v", [other.seal()])
+    assert len(store.view("tiny", Modality.AUDIO).entries) == 1
+    assert verify(FeatureStore.open(store.path)) == []
+
+
+def test_what_a_dead_run_published_is_not_taken_over_by_one_that_looked_earlier(store, index):
+    writer = started(store, index, range(8))
+    early = FeatureStore.open(store.path)
+    entry = writer.seal()
+    journal = (writer.folder / "journal.jsonl").read_bytes()
+    store.publish("v", [entry])
+    (writer.folder / "journal.jsonl").write_bytes(journal)  # killed before it could tidy up
+    written_by_the_dead(writer)
+    assert early.recover("v") == 0
+    assert verify(FeatureStore.open(store.path)) == []
+
+
+def test_a_segment_is_claimed_once(store, index):
+    written_by_the_dead(started(store, index, range(8)))
+    others = [FeatureStore.open(store.path) for _ in range(3)]
+    assert [other.recover("v") for other in others] == [8, 0, 0]
+    assert verify(FeatureStore.open(store.path)) == []
+
+
+def test_a_claim_whose_claimant_died_is_claimed_again(store, index, monkeypatch):
+    written_by_the_dead(started(store, index, range(8)))
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "seal", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(recovery, "whoami", lambda: {"host": socket.gethostname(), "pid": os.getpid(), "started": 0.0})
+        with pytest.raises(KeyboardInterrupt):
+            store.recover("v")
+    assert FeatureStore.open(store.path).recover("v") == 8
+
+
+def test_a_journal_without_a_first_line_stops_nobody(store, index):
+    writer = started(store, index, range(8))
+    journal = writer.folder / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:15])
+    os.utime(journal, (0, 0))
+    assert store.recover("v") == 0
+    assert not writer.folder.exists()
+
+
+def test_removing_leaves_alone_what_another_run_is_writing(store, index):
+    fill(store, index, view_id="v")
+    living = started(store, make_index(name="other", seed=1), range(5))
+    housekeeping.remove(store, dataset="tiny")
+    store.publish("v", [living.seal()])
+    assert store.view("other", Modality.AUDIO).samples == 5
+
+
+def test_a_view_is_named_by_its_backbone_or_by_enough_of_its_id(store, index):
+    fill(store, index, view_id="abcd" * 4)
+    for name in ("made.up", "abcd", "made.up@ab"):
+        assert store.view("tiny", Modality.AUDIO, name).id == "abcd" * 4
+    for name in ("abc", "made.up@", "other@abcd", "", "@"):
+        with pytest.raises(StoreError, match="has no audio view"):
+            store.view("tiny", Modality.AUDIO, name)
+        with pytest.raises(UnknownNameError):
+            housekeeping.remove(store, view=name)
+
+
+def test_a_writer_whose_segment_was_taken_over_says_so(store, index):
+    writer = started(store, index, range(3))
+    writer.folder.rename(writer.folder.with_name("taken"))
+    writer.write(5, b"5" * 16, hidden(5))
+    with pytest.raises(StoreError, match="taken over by another run"):
+        writer.flush()
 
 
 def test_a_torn_journal_line_does_not_count(store, index):

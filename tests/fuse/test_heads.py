@@ -41,10 +41,10 @@ def random_batch(dims=DIMS, task=SENTIMENT, size=16, seed=0) -> Batch:
     return Batch(x, mask, y, torch.arange(size))
 
 
-def build(name, dims=DIMS, task=SENTIMENT, quiet=False, seed=0) -> FusionHead:
-    """A head with its default settings; `quiet` without dropout."""
+def build(name, dims=DIMS, task=SENTIMENT, quiet=False, small=False, seed=0) -> FusionHead:
+    """A head with its default settings; `quiet` without dropout, `small` by the preset of that name if it has one."""
     module = catalog.load("head", name)
-    config = module.Config()
+    config = getattr(module, "PRESETS", {}).get("small", module.Config()) if small else module.Config()
     if quiet:
         rates = [f.name for f in dataclasses.fields(config) if "dropout" in f.name]
         config = dataclasses.replace(config, **dict.fromkeys(rates, 0.0))
@@ -177,9 +177,9 @@ def test_a_prediction_does_not_depend_on_its_batch_mates(name):
 
 
 def test_64_samples_can_be_learnt_by_heart(name):
-    head, batch = build(name, quiet=True), random_batch(size=64)
+    head, batch = build(name, quiet=True, small=True), random_batch(size=64)
     recipe = getattr(catalog.load("head", name), "TRAIN", {}).get("default", {})
-    optimiser = torch.optim.AdamW(head.param_groups(recipe.get("lr", 1e-3)), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(head.param_groups(max(recipe.get("lr", 0.0), 5e-4)), weight_decay=0.0)
     for step in range(1000):
         if step % 10 == 0 and (head.eval()(batch).argmax(1) == batch.y).all():
             return
@@ -191,7 +191,7 @@ def test_64_samples_can_be_learnt_by_heart(name):
 
 
 def test_regression_gives_one_value_and_learns(name):
-    head, batch = build(name, task=RANGE, quiet=True), random_batch(task=RANGE)
+    head, batch = build(name, task=RANGE, quiet=True, small=True), random_batch(task=RANGE)
     optimiser = torch.optim.AdamW(head.param_groups(1e-3))
     assert head.eval()(batch).shape == (16, 1)
     error = lambda: (head.eval()(batch).squeeze(1) - batch.y).square().mean().item()  # noqa: E731
