@@ -122,17 +122,18 @@ def extract(
         limits=Limits(limit, max_errors, retry_errors),
     )
     bar, path = terminal.Bar(), remember.store(store)
+    jobs.check(job)
     found = jobs.survey(job, bar)
     if not json_:
         terminal.corpus(found.index, jobs.counts(found.index))
+    existing = FeatureStore.open(path) if (path / "zarr.json").exists() else None
     if dry_run:
-        existing = FeatureStore.open(path) if (path / "zarr.json").exists() else None
         estimates = jobs.estimate(job, found, existing)
         _print_json(
             {"counts": jobs.counts(found.index), **_about(found.index), "views": [asdict(e) for e in estimates]}, json_
         )
         return None if json_ else terminal.estimates(estimates, path)
-    jobs.recipes(job, found.index, None)  # weights that cannot be had are refused before a store is made
+    jobs.recipes(job, found.index, existing)  # weights that cannot be had are refused before a store is made
     opened = FeatureStore.create(path)
     remember.keep_store(path)
     if root is not None:
@@ -210,8 +211,10 @@ def predict(
     from msa import predict as predicting
     from msa.config import by_modality
 
-    samples = predicting.from_table(table) if table else [predicting.one(text, image, audio)]
-    found = predicting.predict(run, samples, device, by_modality(weights or (), "--weights"))
+    if table and (text is not None or image or audio):
+        raise typer.BadParameter("give either --table or single inputs")
+    samples, dropped = predicting.from_table(table) if table else ([predicting.one(text, image, audio)], [])
+    found = predicting.predict(run, samples, device, by_modality(weights or (), "--weights")) + dropped
     _print_json([asdict(p) for p in found], json_)
     if not json_:
         terminal.predictions(found)

@@ -38,11 +38,13 @@ def one(text: str | None, image: Path | None, audio: Path | None) -> Sample:
     return Sample(id="input", label=None, raw={m: raw for m, raw in given.items() if raw is not None})
 
 
-def from_table(path: Path) -> list[Sample]:
-    """The samples of a user's CSV or JSONL."""
+def from_table(path: Path) -> tuple[list[Sample], list[Prediction]]:
+    """The samples of a user's CSV or JSONL, and what is to be said of rows that are none."""
     from msa.extract.datasets import table
 
-    return [item for item in table.samples(path) if not isinstance(item, Dropped)]
+    rows = list(table.samples(path))
+    samples = [row for row in rows if isinstance(row, Sample)]
+    return samples, [Prediction(row.id, "", {}, (), (row.reason,)) for row in rows if isinstance(row, Dropped)]
 
 
 def predict(
@@ -90,6 +92,12 @@ def _encode(attributes: Any, found_at: str | None, samples: Sequence[Sample], de
     if not rows:
         return [None] * len(samples)
     recipe = Recipe.of_view(attributes, found_at)
+    if changed := [name for name, value in recipe.identity.items() if value != attributes["identity"].get(name)]:
+        raise BackboneError(
+            f"{recipe.label} is not what the run was trained on: "
+            + ", ".join(f"{n} {attributes['identity'].get(n)} then, {recipe.identity[n]} now" for n in changed),
+            fix="install the versions named first, or extract and train again with these",
+        )
     backbone = recipe.load(device)
     if backbone.dim != attributes["dim"]:
         raise BackboneError(

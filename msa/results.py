@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 TITLES = {
     "accuracy": "Acc",
-    "f1_weighted": "F1 weighted",
-    "f1_macro": "F1 macro",
-    "auroc_weighted": "AUROC weighted",
-    "auroc_macro": "AUROC macro",
+    "f1_weighted": "F1\nweighted",
+    "f1_macro": "F1\nmacro",
+    "auroc_weighted": "AUROC\nweighted",
+    "auroc_macro": "AUROC\nmacro",
     "mae": "MAE",
     "corr": "Corr",
 }
@@ -69,8 +69,8 @@ def _mean_row(title: str, found: Mapping[str, Any], names: Sequence[str]) -> tup
     for name in names:
         sd = found.get("sd", {}).get(name)
         low_high = found.get("interval", {}).get(name)
-        cell = _number(found["values"][name]) + (f" ± {sd:.3f}" if sd is not None else "")
-        cells.append(cell + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""))
+        cell = _number(found["values"][name]) + (f" ± {sd:.3f}".replace("0.", ".") if sd is not None else "")
+        cells.append(cell + (f"\n[{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""))
     return (title, *cells)
 
 
@@ -115,7 +115,7 @@ def _verdict(run: "Run") -> list[str]:
 
 def markdown(sheet: Sheet) -> str:
     """The same table for a document."""
-    lines = [f"**{sheet.title}**", "", "| " + " | ".join(sheet.columns) + " |"]
+    lines = [f"**{sheet.title}**", "", "| " + " | ".join(name.replace("\n", " ") for name in sheet.columns) + " |"]
     lines.append("|" + "---|" * len(sheet.columns))
-    lines += ["| " + " | ".join(cell.strip() for cell in row) + " |" for row in sheet.rows]
+    lines += ["| " + " | ".join(cell.strip().replace("\n", " ") for cell in row) + " |" for row in sheet.rows]
     return "\n".join([*lines, "", *(f"- {remark}" for remark in sheet.remarks)])

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -64,16 +65,19 @@ class Bar:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: int = 0) -> None:
-    """A table; the last `numbers` columns are right-aligned."""
+    """A table; the last `numbers` columns are right-aligned and never cut, however narrow the terminal is."""
     if title:
         out.print(escape(title), style="bold", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0) if numbers else (0, 2, 0, 0))
     for i, name in enumerate(columns):
         right = i >= len(columns) - numbers
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    out.print(table)
+    roomy = Console(width=10_000)
+    needed = Measurement.get(roomy, roomy.options, table).maximum
+    wide = Console(file=out.file, highlight=False, width=max(needed, out.width), force_terminal=out.is_terminal)
+    (wide if numbers else out).print(table)
 
 
 def say(line: str = "") -> None:
@@ -235,8 +239,9 @@ def predictions(found: Sequence[Any]) -> None:
 
 def scores(title: str, found: Mapping[str, Any]) -> None:
     """`msa fuse eval`."""
-    rows = [[f"seed {row['seed']}", *(f"{v:.3f}" for v in row["values"].values())] for row in found["seeds"]]
-    show(title, ["", *found["seeds"][0]["values"]], rows, len(found["seeds"][0]["values"]))
+    names = list(found["seeds"][0]["values"])
+    rows = [[name, *(f"{row['values'].get(name, float('nan')):.3f}" for row in found["seeds"])] for name in names]
+    show(title, ["", *(f"seed {row['seed']}" for row in found["seeds"])], rows, len(found["seeds"]))
     for text in found["notes"]:
         say(f"  {text}")
 

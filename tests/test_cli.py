@@ -102,7 +102,7 @@ def test_predictions_of_the_table_equal_those_of_the_store(trained, posts, tmp_p
 
     from msa.predict import from_table, predict
 
-    found = {p.id: p.output for p in predict(tmp_path / "run", from_table(posts), "cpu")}
+    found = {p.id: p.output for p in predict(tmp_path / "run", from_table(posts)[0], "cpu")}
     with open(tmp_path / "run" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     assert rows
@@ -281,3 +281,51 @@ def test_weights_that_moved_are_found_again_and_other_ones_are_refused(msa, post
     tensors.write_bytes(data)
     code, _, err = msa("predict", "--run", "run", "--text", "lovely", *there)
     assert (code, "SHA-256" in err) == (1, True)
+
+
+def test_a_run_is_not_scored_on_what_it_was_trained_on(trained, posts, tmp_path):
+    words = ("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--seed", "7")
+    assert trained(*words)[0] == 0
+    _, out, err = trained("fuse", "eval", "run", "--data", "posts")
+    assert "left out" in out or "were)" in err
+    told = json.loads((tmp_path / "run" / "run.json").read_text())["data"]["samples"]
+    assert told["train"] + told["valid"] + told["test"] == 60
+
+
+def test_a_setting_of_no_modality_or_of_an_absent_one_is_refused(msa, posts):
+    code, _, err = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--set", "txt.dims=3")
+    assert (code, "did you mean 'text'" in err) == (1, True)
+    code, _, err = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--set", "audio.f0=yin")
+    assert (code, "posts has no audio" in err) == (1, True)
+
+
+def test_rows_that_cannot_be_predicted_are_named(trained, tmp_path):
+    (tmp_path / "new.csv").write_text("id,text\na,lovely\nb,\n", "utf-8")
+    found = json.loads(trained("predict", "--run", "run", "--table", "new.csv", "--json")[1])
+    assert [(p["id"], bool(p["label"])) for p in found] == [("a", True), ("b", False)]
+    assert found[1]["notes"]
+    assert trained("predict", "--run", "run", "--table", "new.csv", "--text", "x")[0] == 2
+
+
+def test_other_libraries_than_those_of_the_training_are_named(trained, tmp_path):
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["data"]["views"]["text"]["attributes"]["identity"]["libraries"] = {"vaderSentiment": "1.0"}
+    path.write_text(json.dumps(record))
+    code, _, err = trained("predict", "--run", "run", "--text", "lovely")
+    assert (code, "'vaderSentiment': '1.0'} then" in err) == (1, True)
+
+
+def test_a_narrow_terminal_cuts_no_number(trained, monkeypatch):
+    from msa import terminal
+
+    monkeypatch.setattr(terminal.out, "_width", 40)
+    out = trained("fuse", "show", "run")[1]
+    assert "majority class" in out
+    assert len(re.findall(r"\d\.\d{3}", out)) == 10  # five metrics of the probe and of the majority class
+
+
+def test_a_damaged_run_is_named(trained, tmp_path):
+    (tmp_path / "run" / "run.json").write_text("{")
+    code, _, err = trained("fuse", "show", "run")
+    assert (code, "run.json is damaged" in err) == (1, True)

@@ -11,9 +11,10 @@ from msa import catalog
 from msa.cache.index import Index
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
+from msa.config import modality as modality_of
 from msa.errors import BackboneError, ConfigError, SourceError
 from msa.extract import media, pipeline, presets, scan
-from msa.extract.forward import attempt
+from msa.extract.forward import Failure, attempt, hidden_states
 from msa.extract.pipeline import Limits, Progress, Report, Unwatched
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
@@ -59,6 +60,18 @@ def survey(job: Job, progress: Progress = Unwatched()) -> Scan:
         progress.end()
 
 
+def check(job: Job) -> None:
+    """Refuse a misspelt preset, backbone or setting before a corpus is read, which may take minutes."""
+    named = dict(presets.preset(job.preset)) | dict(job.backbones)
+    for modality, name in named.items():
+        if name != SKIP:
+            presets.spec_of(modality, name, _options(job, modality))
+    for setting in job.settings:
+        prefix, dot, _ = setting.partition("=")[0].partition(".")
+        if dot:
+            modality_of(prefix)
+
+
 def recipes(job: Job, index: Index, store: FeatureStore | None) -> list[Recipe]:
     """The recipe of every modality the corpus has. All weights are found before anything is extracted."""
     wanted = chosen(job, index)
@@ -71,6 +84,12 @@ def chosen(job: Job, index: Index) -> dict[Modality, str]:
     if strange := sorted(set(job.backbones) - set(there)):
         raise ConfigError(
             f"{index.name} has no {strange[0]}", fix=f"leave out --{strange[0]}; it has {', '.join(there)}"
+        )
+    of_others = {s.partition(".")[0] for s in job.settings if "." in s.partition("=")[0]} - set(there)
+    if of_others:
+        raise ConfigError(
+            f"{index.name} has no {', '.join(sorted(of_others))}, and a setting is about it",
+            fix=f"leave that --set out; it has {', '.join(there)}",
         )
     names = {m: job.backbones.get(m) or presets.preset(job.preset).get(m, SKIP) for m in there}
     wanted = {m: name for m, name in names.items() if name != SKIP}
@@ -136,7 +155,8 @@ def _estimate(job: Job, found: Scan, store: FeatureStore | None, modality: Modal
     backbone = recipe.load(pick_device(job.device))
     tried = rows[np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(int)]
     clips = [attempt(lambda row=row: media.clip(modality, found.raws[row][modality])) for row in tried]  # type: ignore[misc]
-    states = backbone.encode([clip for clip in clips if not isinstance(clip, Exception)])
+    encoded = hidden_states(backbone, tried.tolist(), clips).values()
+    states = [state for state in encoded if not isinstance(state, Failure)]
     mean = float(np.mean([len(s) for s in states])) if states else 0.0
     size = int(mean * backbone.dim * Form.of(backbone.dim, spec.dtype).stored.itemsize * len(rows))
     already = store is not None and recipe.view_id in store.manifest["views"]

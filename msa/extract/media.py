@@ -4,6 +4,7 @@ What cannot be decoded raises MediaError with a short reason: it becomes the rec
 a run. Silence, a one-pixel picture and a single emoji are valid; an empty file is not.
 """
 
+import codecs
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,8 @@ def read_text(raw: Raw) -> tuple[str, str]:
 
 
 def _decode(data: bytes) -> tuple[str, str]:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace"), "utf-16"
     try:
         return data.decode("utf-8-sig"), "utf-8-sig"
     except UnicodeDecodeError:

@@ -148,12 +148,15 @@ class _Run:
         size = spec.batch if device.startswith("cuda") else min(spec.batch, CPU_BATCH)
         planned = ([self.rows[i] for i in batch] for batch in plan.batches(sizes, size))
         needed = (batch for batch in planned if not todo.isdisjoint(batch))
+        weight = {row: size + 1 for row, size in zip(self.rows, sizes, strict=True)}
+        whole = left = sum(weight[row] for row in todo)
         form = Form.of(backbone.dim, spec.dtype)
         writer = self.store.writer(view_id, self.dataset, form, run_facts(backbone, device), self.limits.flush_s)
         with self.store.writing(view_id, writer):
             for batch, clips in ahead(self._decoder(backbone), needed):
                 self._settle(writer, todo, hidden_states(backbone, batch, clips))
-                self._stop_if_hopeless(writer, len(todo))
+                left -= sum(weight[row] for row in todo.intersection(batch))
+                self._stop_if_hopeless(writer, whole - left, left)
 
     def _decoder(self, backbone: Backbone) -> Callable[[int], Any]:
         """Row -> clip, or the exception that kept it from being one; runs in threads."""
@@ -177,7 +180,8 @@ class _Run:
         self.report.written += written
         self.progress.advance(written, failed)
 
-    def _stop_if_hopeless(self, writer: SegmentWriter, todo: int) -> None:
+    def _stop_if_hopeless(self, writer: SegmentWriter, done: int, left: int) -> None:
+        """`done` and `left` are how much of the corpus that is, in the planner's sizes."""
         failed, allowed = self.report.failed, self.limits.max_errors
         if allowed is not None and len(failed) > allowed:
             raise BackboneError(
@@ -185,12 +189,11 @@ class _Run:
                 f"the last: {', '.join(failed[-1])}",
                 fix="what was extracted is kept; mend the cause and run again with --retry-errors, or allow more",
             )
-        done = self.report.written + len(failed)
-        needed = writer.nbytes / max(done, 1) * (todo - done)
+        needed = writer.nbytes / max(done, 1) * left
         free = shutil.disk_usage(self.store.path).free
         if needed > free:  # a night should not end at a disk that was too small at dusk
             raise StoreError(
-                f"{self.store.path}: {todo - done} more samples need about {needed / 1e6:,.1f} MB, "
+                f"{self.store.path}: the samples still to come need about {needed / 1e6:,.1f} MB, "
                 f"{free / 1e6:,.1f} MB are free",
                 fix="free some space or extract to another --store; what was extracted so far is kept",
             )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from msa.cache.store import FeatureStore
@@ -30,11 +31,15 @@ def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -
         table = _other(own.data, data.split("+"), opened).load(opened)
     check_fit(run, table)
     table = table.only([m for m in table.columns if m in run.dims])
+    table, seen = (table, 0) if data is None else _without_seen(run, own.data, table, opened)
     test = table.part(Split.TEST)
     if not len(test):
-        raise ConfigError(f"{table.name} has no test sample", fix="check the splits with `msa cache info`")
+        why = f" that the run has not been trained or chosen on ({seen} were)" if seen else ""
+        raise ConfigError(f"{table.name} has no test sample{why}", fix="check the splits with `msa cache info`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows, notes = [], set(_leak(run, table, data is None))
+    if seen:
+        notes.add(f"left out: {seen} test samples whose text, image or audio the run was trained or chosen on")
     for seed in own.seeds:
         output = predict(run.head(seed).to(device), test, run.normalisation(), run.model.training.batch, device)
         score = metrics.score(run.task, test.y, output)
@@ -47,6 +52,24 @@ def _other(own: Data, corpora: Sequence[str], store: FeatureStore) -> Data:
     """The run's views where these corpora have them; else the newest, which `check_fit` then compares."""
     there = {view.id for name in corpora for view in store.views(name)}
     return replace(own, corpora=tuple(corpora), views={m: v for m, v in own.views.items() if v in there})
+
+
+def _without_seen(run: Run, own: Data, table: Table, store: FeatureStore) -> tuple[Table, int]:
+    """The table without test samples that share an input with what the run learnt or was selected from; how many."""
+    seen: set[bytes] = set()
+    home = store_of(run)
+    for name in own.corpora:
+        seen |= {d for rows in _inputs(home, name, (Split.TRAIN, Split.VALID)).values() for d in rows}
+    inputs = {name.partition("@")[0]: _inputs(store, name, (Split.TEST,)) for name in set(table.corpus)}
+    known = [bool(seen & inputs[corpus].get(id, set())) for corpus, id in zip(table.corpus, table.ids, strict=True)]
+    return table.take(np.flatnonzero(~np.array(known, bool))), sum(known)
+
+
+def _inputs(store: FeatureStore, name: str, parts: Sequence[Split]) -> dict[str, set[bytes]]:
+    """Sample id -> digests of its raw material, for some parts of a corpus."""
+    index = store.index(name)
+    rows = np.concatenate([index.rows(part) for part in parts])
+    return {index.ids[row]: {d[row].tobytes() for d in index.digests.values() if d[row].any()} for row in rows}
 
 
 def _leak(run: Run, table: Table, own: bool) -> list[str]:
@@ -83,7 +106,7 @@ def check_fit(run: Run, table: Table) -> None:
             )
     if missing := sorted(set(run.dims) - set(table.columns)):
         raise ConfigError(f"{table.name} has no {', '.join(missing)}", fix="extract it, or choose another corpus")
-    if run.task != table.task:
+    if run.task.classes != table.task.classes:
         raise ConfigError(
             f"{table.name} is labelled {pairing.labels(table.task)}, the run predicts {pairing.labels(run.task)}",
             fix="choose a corpus with its labels",

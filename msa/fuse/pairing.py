@@ -40,7 +40,7 @@ def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float 
     """One table of two corpora. Raises ConfigError where their tasks or modalities do not fit the protocol."""
     if protocol not in PROTOCOLS:
         raise UnknownNameError("pairing", protocol, PROTOCOLS)
-    if first.task != second.task:
+    if first.task.classes != second.task.classes:
         raise ConfigError(
             f"{first.name} has the labels {labels(first.task)}, {second.name} has {labels(second.task)}",
             fix="pair corpora of the same task",

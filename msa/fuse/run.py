@@ -63,6 +63,8 @@ class Run:
             record = json.loads((folder / "run.json").read_text("utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"{folder} is not a run", fix="name a folder `msa fuse train` wrote") from None
+        except ValueError as error:
+            raise ConfigError(f"{folder}/run.json is damaged: {error}", fix="restore it, or train again") from None
         path = folder / "metrics.json"
         return cls(folder, record, json.loads(path.read_text("utf-8")) if path.exists() else {})
 

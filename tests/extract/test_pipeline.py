@@ -246,7 +246,7 @@ def test_a_full_disk_keeps_what_was_committed(store, table, ngrams, monkeypatch,
 def test_a_disk_that_will_not_do_is_named_early(store, table, ngrams, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 100))
-    with pytest.raises(StoreError, match="more samples need about"):
+    with pytest.raises(StoreError, match="still to come need about"):
         extract(store, scan("table", table), ngrams, "cpu")
     assert len(states(store)) == 8
 

@@ -345,7 +345,7 @@ def test_a_sheet_shows_seeds_mean_yardsticks_and_the_pairing(finished):
     assert sheet.title == "cmsta on posts + voices (pairing: random, seed 42), 12 test samples"
     assert "pairing: random, seed 42" in sheet.remarks
     mean, sd = (finished.metrics[part]["accuracy"] for part in ("values", "sd"))
-    assert sheet.rows[2][1].startswith(f"{mean:.3f} ± {sd:.3f} [")
+    assert sheet.rows[2][1].startswith(f"{mean:.3f} ± {sd:.3f}\n[".replace(" 0.", " ."))
     markdown = results.markdown(sheet).splitlines()
     assert markdown[2].count("|") == markdown[3].count("|") == markdown[4].count("|") == len(sheet.columns) + 1
     assert markdown[-1].startswith("- ")

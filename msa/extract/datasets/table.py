@@ -157,6 +157,12 @@ def _task(labels: Sequence[str]) -> Task:
         return Task()
     if {label.lower() for label in labels} <= set(SENTIMENT.classes):
         return SENTIMENT
+    odd = {label for label in labels if label.lower() not in SENTIMENT.classes}
+    if len(labels) >= 10 * sum(label in odd for label in labels):
+        raise SourceError(
+            f"all labels but {', '.join(map(repr, sorted(odd)))} are among {', '.join(SENTIMENT.classes)}",
+            fix="correct them in the table; labels of your own kind must be the rule, not the exception",
+        )
     numbers = [number for label in labels if (number := _number(label)) is not None]
     if len(numbers) == len(labels):
         return Task(low=min(numbers), high=max(numbers))
