@@ -239,21 +239,19 @@ def taken(parent: Path, segments: Iterable[Mapping[str, Any]], entry: Mapping[st
     return {int(sample) for folder in others for sample in layout.read_array(folder / "sample")}
 
 
-def without(parent: Path, entry: Mapping[str, Any], samples: set[int]) -> list[dict[str, Any]]:
-    """The entry of a segment that is not published yet, without some samples; none where nothing is left."""
+def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str, Any] | None:
+    """The entry of a segment that is not published yet, without some samples; None where nothing is left."""
     folder = parent / entry["id"]
-    if not samples:
-        return [dict(entry)]
-    rows = table(folder)
+    rows = table(folder) if samples else []
     kept = [row for row in rows if row[0] not in samples]
     attributes = layout.read_json(folder / "zarr.json")["attributes"]
     failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
     if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):
-        return [dict(entry)]
+        return entry
     if not kept and not failures:
-        return []
+        return None
     write_small(folder, kept, attributes | {"failures": failures})
-    return [describe(folder)]
+    return describe(folder)
 
 
 def files(folder: Path, below: str = ".") -> dict[str, list[Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msa.cache import layout, manifest, recovery, segment
-from msa.cache.files import is_full, write_durably
+from msa.cache.files import is_full, remove_tree, write_durably
 from msa.cache.index import Index
 from msa.cache.segment import Form, SegmentWriter
 from msa.cache.view import View, ViewReader
@@ -178,19 +178,25 @@ class FeatureStore:
         return sum(entry["samples"] for entry in entries)
 
     def publish(self, view_id: str, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Make sealed segments visible in a new generation, then forget their journals."""
+        """Make sealed segments visible in a new generation, then forget their journals.
+
+        Two runs may have extracted the same samples: the first to publish has them, the other leaves them out.
+        """
         if not entries:
             return
         files = {"zarr.json": segment.files(self.path / "views" / view_id)["zarr.json"]}
-
         folder = self.path / "views" / view_id / "seg"
+        mine = [dict(entry) for entry in entries]
 
         def change(new: manifest.Manifest) -> None:
             view = new["views"].setdefault(view_id, {"files": files, "segments": []})
-            for entry in entries:  # two runs may have extracted the same samples: the first to publish has them
-                view["segments"] += segment.without(folder, entry, segment.taken(folder, view["segments"], entry))
+            there = [segment.without(folder, entry, segment.taken(folder, view["segments"], entry)) for entry in mine]
+            mine[:] = [entry for entry in there if entry]  # as it now lies on disk, should this have to be tried again
+            view["segments"] += mine
             view["published"] = new["generation"] + 1
 
         self.manifest = manifest.publish(self.path, change)
-        for entry in entries:
-            (self.path / "views" / view_id / "seg" / entry["id"] / segment.JOURNAL).unlink(missing_ok=True)
+        for entry in mine:
+            (folder / entry["id"] / segment.JOURNAL).unlink(missing_ok=True)
+        for superfluous in {entry["id"] for entry in entries} - {entry["id"] for entry in mine}:
+            remove_tree(folder / superfluous)

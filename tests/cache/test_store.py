@@ -252,6 +252,24 @@ def test_a_run_whose_samples_are_all_there_publishes_nothing(store, index):
     store.publish("v", [one.seal()])
     store.publish("v", [other.seal()])
     assert len(store.view("tiny", Modality.AUDIO).entries) == 1
+    assert not other.folder.exists()
+    assert verify(FeatureStore.open(store.path)) == []
+
+
+def test_a_publisher_that_loses_a_race_leaves_out_what_the_winner_has(store, index, monkeypatch):
+    mine, rival = started(store, index, range(8)), started(FeatureStore.open(store.path), index, range(4, 12))
+    entry, real, calls = mine.seal(), os.link, []
+
+    def link(source, target):
+        if not calls:
+            calls.append(target)
+            FeatureStore.open(store.path).publish("v", [rival.seal()])
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", link)
+        store.publish("v", [entry])
+    assert store.view("tiny", Modality.AUDIO).samples == 12
     assert verify(FeatureStore.open(store.path)) == []
 
 
