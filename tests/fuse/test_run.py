@@ -235,7 +235,7 @@ def test_an_undefined_score_is_null_and_named(store, tmp_path, no_plots):
     run = probed(store, tmp_path / "run", ("uneven",))
     assert strictly(run.folder / "metrics.json")["values"]["auroc_weighted"] is None
     sheet = results.sheet(run)
-    assert sheet.rows[0][sheet.columns.index("AUROC weighted")] == "-"
+    assert sheet.rows[0][sheet.columns.index("AUROC\nweighted")] == "-"
     assert any("AUROC leaves out" in remark for remark in sheet.remarks)
 
 
