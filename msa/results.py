@@ -82,7 +82,8 @@ def _remarks(run: "Run") -> list[str]:
     from msa.fuse import pairing
 
     found, protocol = run.metrics, run.record["data"]["protocol"]
-    remarks = ["mean ± sd over seeds [95 % bootstrap interval over test samples]"] if len(found["seeds"]) > 1 else []
+    several = "mean ± sd over seeds " if len(found["seeds"]) > 1 else ""
+    remarks = [f"{several}[95 % bootstrap interval over test samples]"]
     if protocol:
         remarks.append(f"pairing: {protocol}")
     if pairing.is_leaky(protocol):

@@ -26,7 +26,7 @@ def take(folder: Path, seeds: int, progress: "Progress", watch: Callable[[str], 
         job = Job(dataset, folder / below, preset="classic")
         execute(job, survey(job, progress), store, progress)
     asked = Request("cmsta", preset="light", data="+".join(CORPORA), pairing="union", seeds=str(seeds))
-    return train(asked, store.path, folder / "run", None, None, watch)
+    return train(asked, store.path, folder / f"run-{seeds}", None, None, watch)
 
 
 def a_picture(folder: Path) -> Path:
