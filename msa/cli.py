@@ -133,12 +133,12 @@ def extract(
             {"counts": jobs.counts(found.index), **_about(found.index), "views": [asdict(e) for e in estimates]}, json_
         )
         return None if json_ else terminal.estimates(estimates, path)
-    jobs.recipes(job, found.index, existing)  # weights that cannot be had are refused before a store is made
+    recipes = jobs.recipes(job, found.index, existing)  # weights that cannot be had are refused before a store is made
     opened = FeatureStore.create(path)
     remember.keep_store(path)
     if root is not None:
         remember.keep_root(dataset, root)
-    reports = jobs.execute(job, found, opened, bar)
+    reports = jobs.execute(job, found, recipes, opened, bar)
     _print_json({"store": str(path), **_about(found.index), "views": [asdict(r) for r in reports]}, json_)
     if not json_:
         terminal.extracted(reports, path)

@@ -32,6 +32,15 @@ def with_settings(config: C, settings: Iterable[str], kind: str = "setting") -> 
     return replace(config, **changes)  # type: ignore[type-var]
 
 
+def checked(config: object) -> None:
+    """Raise ConfigError where a setting holds none of the values its Literal lists; called in `__post_init__`."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = ", ".join(map(repr, get_args(hint)))
+            raise ConfigError(f"{name} is {value!r}, which is none of its choices", fix=f"one of {choices}")
+
+
 def describe(config: type) -> list[tuple[str, Any, str]]:
     """(name, default, choices and the comment behind it in the source) of every field of a settings dataclass."""
     comments: dict[str, str] = {}

@@ -16,7 +16,7 @@ CORPORA = {"mvsa-single": "mvsa_single", "tess": "tess"}  # dataset -> folder
 def take(folder: Path, seeds: int, progress: "Progress", watch: Callable[[str], None]) -> "Run":
     """Make data below `folder`, extract it with the classic preset and train CM-STA beside a linear probe."""
     from msa.cache.store import FeatureStore
-    from msa.extract.job import Job, execute, survey
+    from msa.extract.job import Job, execute, recipes, survey
     from msa.fuse.request import Request, train
 
     watch(f"making posts, pictures and voices in {folder}")
@@ -24,7 +24,8 @@ def take(folder: Path, seeds: int, progress: "Progress", watch: Callable[[str], 
     store = FeatureStore.create(folder / "store")
     for dataset, below in CORPORA.items():
         job = Job(dataset, folder / below, preset="classic")
-        execute(job, survey(job, progress), store, progress)
+        found = survey(job, progress)
+        execute(job, found, recipes(job, found.index, store), store, progress)
     asked = Request("cmsta", preset="light", data="+".join(CORPORA), pairing="union", seeds=str(seeds))
     return train(asked, store.path, folder / f"run-{seeds}", None, None, watch)
 

@@ -103,10 +103,11 @@ def _options(job: Job, modality: Modality) -> list[str]:
     return [s.removeprefix(prefix) for s in job.settings if s.startswith(prefix)]
 
 
-def execute(job: Job, found: Scan, store: FeatureStore, progress: Progress = Unwatched()) -> list[Report]:
-    """Extract every modality of the corpus into the store."""
+def execute(
+    job: Job, found: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Unwatched()
+) -> list[Report]:
+    """Extract the corpus into the store, one recipe after the other."""
     device = pick_device(job.device)
-    todo = recipes(job, found.index, store)
     return [pipeline.extract(store, found, recipe, device, job.limits, progress) for recipe in todo]
 
 

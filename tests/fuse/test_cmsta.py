@@ -16,6 +16,8 @@ from msa.fuse.head import Batch
 from msa.fuse.heads import cmsta
 from msa.fuse.heads.cmsta import CMSTA, PRESETS, TRAIN, Attention, Config, ContextualGate, EncoderLayer, PairAttention
 from msa.types import SENTIMENT, Modality, Task
+from tests.fuse import batches
+from tests.fuse.batches import count
 
 TEXT, IMAGE, AUDIO, FACE = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.FACE
 PAPER = {TEXT: 768, IMAGE: 2048, AUDIO: 768}
@@ -33,17 +35,8 @@ def one_thread_and_seed():
     torch.set_num_threads(threads)
 
 
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def random_batch(dims=DIMS, steps=5, size=8, task=SENTIMENT, full=False) -> Batch:
-    """All modalities of one padded length (the literal reading of eq. 2 asks for it), ragged behind the mask."""
-    x = {m: torch.randn(size, steps, d) for m, d in dims.items()}
-    length = {m: torch.full((size, 1), steps) if full else torch.randint(1, steps + 1, (size, 1)) for m in dims}
-    mask = {m: torch.arange(steps) < length[m] for m in dims}
-    y = torch.randint(len(task.classes), (size,)) if task.classes else torch.randn(size)
-    return Batch(x, mask, y, torch.arange(size))
+def random_batch(dims=DIMS, task=SENTIMENT, **how) -> Batch:
+    return batches.random_batch(dims, task, **how)
 
 
 def cut(batch: Batch, m: Modality, steps: int) -> Batch:

@@ -28,6 +28,8 @@ from msa.fuse.heads.hcl import (
     kmeans,
 )
 from msa.types import SENTIMENT, Modality, Task
+from tests.fuse import batches
+from tests.fuse.batches import count
 
 TEXT, IMAGE, AUDIO, FACE = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.FACE
 VALUES = Task(low=-3.0, high=3.0)
@@ -46,17 +48,8 @@ def one_thread_and_seed():
     torch.set_num_threads(threads)
 
 
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def random_batch(dims=DIMS, steps=5, size=8, task=VALUES, full=False) -> Batch:
-    """Samples of one step up to `steps`; what is behind the mask is noise."""
-    x = {m: torch.randn(size, steps, d) for m, d in dims.items()}
-    length = {m: torch.full((size, 1), steps) if full else torch.randint(1, steps + 1, (size, 1)) for m in dims}
-    mask = {m: torch.arange(steps) < length[m] for m in dims}
-    y = torch.randint(len(task.classes), (size,)) if task.classes else torch.randn(size)
-    return Batch(x, mask, y, torch.arange(size))
+def random_batch(dims=DIMS, task=VALUES, **how) -> Batch:
+    return batches.random_batch(dims, task, **how)
 
 
 def padded(batch: Batch) -> Batch:

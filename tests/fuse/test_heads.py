@@ -186,8 +186,7 @@ def test_64_samples_can_be_learnt_by_heart(name):
         backward(head, batch)
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimiser.step()
-    accuracy = (head.eval()(batch).argmax(1) == batch.y).float().mean()
-    pytest.fail(f"train accuracy {accuracy:.3f} after 1000 steps")
+    assert (head.eval()(batch).argmax(1) == batch.y).all(), "not learnt in 1000 steps"
 
 
 def test_regression_gives_one_value_and_learns(name):

@@ -5,11 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 from xxhash import xxh3_128_digest
 
-from msa.errors import ConfigError, SourceError
+from msa.errors import SourceError
 from msa.types import Dropped, Sample, Source
 
 
@@ -20,14 +19,6 @@ def misplaced(source: Source, root: Path, found: str) -> SourceError:
         fix=f"get it from {source.home} (licence: {source.licence}) and name the folder or file that looks like this:\n"
         f"{source.layout}",
     )
-
-
-def checked(config: object) -> None:
-    """Raise ConfigError where an option holds none of the values that its Literal lists."""
-    for option, hint in get_type_hints(type(config)).items():
-        value, allowed = getattr(config, option), get_args(hint)
-        if allowed and value not in allowed:
-            raise ConfigError(f"{option}={value} is not an option of this dataset", fix=f"one of: {', '.join(allowed)}")
 
 
 def natural(id: str) -> tuple[list[str | int], str]:

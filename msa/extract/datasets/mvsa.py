@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from msa.config import checked
 from msa.errors import SourceError
-from msa.extract.datasets._layout import checked, in_order, misplaced
+from msa.extract.datasets._layout import in_order, misplaced
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Task
 
 TASK: Task = SENTIMENT

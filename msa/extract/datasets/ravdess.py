@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from msa.extract.datasets._layout import checked, recordings
+from msa.config import checked
+from msa.extract.datasets._layout import recordings
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Task
 
 TASK: Task = SENTIMENT

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from msa.config import checked
 from msa.errors import SourceError
 from msa.extract.datasets import _rows
-from msa.extract.datasets._layout import checked, in_order, misplaced
+from msa.extract.datasets._layout import in_order, misplaced
 from msa.extract.splits import NAMES
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Split, Task
 

@@ -20,7 +20,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from msa.extract.datasets._layout import checked, recordings
+from msa.config import checked
+from msa.extract.datasets._layout import recordings
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Split, Task
 
 TASK: Task = SENTIMENT

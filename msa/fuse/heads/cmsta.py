@@ -25,12 +25,13 @@ Traps    One pooled image vector is one key: its softmax is 1 whatever the query
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from msa.config import checked
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
 from msa.types import Modality, Task
@@ -76,10 +77,7 @@ class Config:
     class_weights: tuple[float, ...] | None = None  # one per class [D]
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                raise ConfigError(f"{name} is {value!r}", fix=f"one of {', '.join(map(repr, get_args(hint)))}")
+        checked(self)
         if self.dim % self.heads:
             raise ConfigError(
                 f"dim {self.dim} cannot be split into {self.heads} heads", fix="make dim a multiple of heads"

@@ -33,12 +33,13 @@ Traps    With readout = cls query rows never meet, so text reaches the output th
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from msa.config import checked
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, task_loss
 from msa.types import Modality, Task
@@ -88,10 +89,7 @@ class Config:
     loss: Literal["mse", "l1", "smooth_l1"] = "mse"  # of values, not given [D]; classes have cross-entropy
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                raise ConfigError(f"{name} is {value!r}", fix=f"one of {', '.join(map(repr, get_args(hint)))}")
+        checked(self)
         if self.dim % self.heads:
             raise ConfigError(
                 f"dim {self.dim} cannot be split into {self.heads} heads", fix="make dim a multiple of heads"
