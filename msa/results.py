@@ -15,8 +15,20 @@ TITLES = {
     "f1_macro": "F1\nmacro",
     "auroc_weighted": "AUROC\nweighted",
     "auroc_macro": "AUROC\nmacro",
+    "mean_accuracy": "Acc\nmean",
+    "mean_weighted_accuracy": "Weighted Acc\nmean",
+    "mean_f1": "F1\nmean",
     "mae": "MAE",
     "corr": "Corr",
+    "acc2_non0": "Acc-2\nnon0",
+    "f1_non0": "F1\nnon0",
+    "acc2_has0": "Acc-2\nhas0",
+    "f1_has0": "F1\nhas0",
+    "acc2": "Acc-2",
+    "f1": "F1",
+    "acc3": "Acc-3",
+    "acc5": "Acc-5",
+    "acc7": "Acc-7",
 }
 
 
@@ -91,7 +103,7 @@ def _remarks(run: "Run") -> list[str]:
         remarks.append(f"LEAKY pairing: the {drawn} was chosen by the label; compare with the {drawn}-only row")
     for row in found["seeds"]:
         if row["collapsed"]:
-            remarks.append(f"seed {row['seed']} COLLAPSED: one class for every validation sample, even after a restart")
+            remarks.append(f"seed {row['seed']} COLLAPSED: one answer to every validation sample, after a restart too")
         elif row["restarted_at"]:
             remarks.append(f"seed {row['seed']} collapsed at first and was restarted at lr {row['restarted_at']:g}")
     for title, scores in _lines(run):
@@ -105,13 +117,15 @@ def _remarks(run: "Run") -> list[str]:
 
 def _verdict(run: "Run") -> list[str]:
     """Said plainly where a head does not beat the linear probe."""
+    from msa.fuse import metrics
+
     found = run.metrics
-    if "probe" not in found["beside"] or not run.task.classes:
+    name, sign = metrics.decisive(run.task)
+    ours, probe = (of.get("values", {}).get(name) for of in (found, found["beside"].get("probe", {})))
+    if ours is None or probe is None or sign * ours > sign * probe:
         return []
-    ours, probe = found["values"]["f1_weighted"], found["beside"]["probe"]["values"]["f1_weighted"]
-    if ours > probe:
-        return []
-    return [f"{run.model.name} does not beat the linear probe here (weighted F1 {ours:.3f} against {probe:.3f})"]
+    title = TITLES[name].replace("\n", " ")
+    return [f"{run.model.name} does not beat the linear probe here ({title} {ours:.3f} against {probe:.3f})"]
 
 
 def markdown(sheet: Sheet) -> str:

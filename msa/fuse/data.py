@@ -55,7 +55,7 @@ class Table:
     ids: Sequence[str]
     corpus: Sequence[str]  # which corpus a sample's label comes from
     split: np.ndarray  # (n,) uint8, see layout.SPLITS
-    y: np.ndarray  # (n,) float32
+    y: np.ndarray  # (n,) float32; (n, classes) of a multilabel task
     columns: Mapping[Modality, Column]
     protocol: str = ""  # how corpora were paired; printed with every figure
     drawn: tuple[Modality, ...] = ()  # modalities that pairing took from another corpus than the label's
@@ -115,7 +115,8 @@ def table(store: FeatureStore, dataset: str, views: Mapping[Modality, str | None
         y=index.y,
         columns=columns,
     )
-    wanted = _any_present(columns, len(index)) & np.isfinite(index.y) & (index.split != layout.NO_SPLIT)
+    labelled = np.isfinite(np.atleast_2d(index.y.T)).all(0)  # (n,): every label of a sample, or its only one
+    wanted = _any_present(columns, len(index)) & labelled & (index.split != layout.NO_SPLIT)
     if not wanted.any():
         raise ConfigError(
             f"{index.name}: none of {len(index)} samples has a label, a split and {' or '.join(columns)}",
@@ -143,7 +144,7 @@ class Part:
 
     @property
     def y(self) -> np.ndarray:
-        """(n,) labels."""
+        """Labels (n,), or (n, classes) of a multilabel task."""
         return self.table.y[self.rows]
 
     @property
@@ -172,7 +173,7 @@ class Part:
         return Batch(
             x=x,
             mask=mask,
-            y=torch.from_numpy(y.astype(np.int64) if self.table.task.classes else y),
+            y=torch.from_numpy(y.astype(np.int64) if self.table.task.single else y),
             row=torch.from_numpy(rows.astype(np.int64)),
         )
 

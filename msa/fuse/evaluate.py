@@ -106,7 +106,7 @@ def check_fit(run: Run, table: Table) -> None:
             )
     if missing := sorted(set(run.dims) - set(table.columns)):
         raise ConfigError(f"{table.name} has no {', '.join(missing)}", fix="extract it, or choose another corpus")
-    if run.task.classes != table.task.classes:
+    if run.task != table.task:
         raise ConfigError(
             f"{table.name} is labelled {pairing.labels(table.task)}, the run predicts {pairing.labels(run.task)}",
             fix="choose a corpus with its labels",

@@ -145,7 +145,10 @@ def _check(model: Model, data: Table) -> None:
     """Refuse before anything is written or trained what could not be finished."""
     for split in Split:
         if not len(data.part(split)):
-            raise ConfigError(f"{data.name} has no {split} sample", fix="check the splits with `msa cache info`")
+            raise ConfigError(
+                f"{data.name} has no {split} sample",
+                fix="name the samples of each part with --split FILE where the corpus is extracted or imported",
+            )
     model.build(data.dims, data.task)
 
 
@@ -207,7 +210,8 @@ def _test(result: Run, main: _Trained, beside: Mapping[str, _Trained], device: s
 def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
     """What the data was, for run.json: enough to find it again and to repeat its extraction."""
     split = {s: len(data.part(s)) for s in Split}
-    counts = [int((data.y == number).sum()) for number in range(len(data.task.classes))]
+    several = data.task.multilabel
+    counts = [int(((data.y[:, n] > 0) if several else (data.y == n)).sum()) for n in range(len(data.task.classes))]
     return {
         "task": asdict(data.task),
         "protocol": data.protocol,

@@ -18,7 +18,7 @@ class Batch:
 
     x: Mapping[Modality, Tensor]  # each (B, T_m, D_m) float32
     mask: Mapping[Modality, Tensor]  # each (B, T_m) bool, True = valid
-    y: Tensor  # (B,) int64 class numbers or float32 values
+    y: Tensor  # (B,) int64 class numbers or float32 values; (B, classes) float32 where several labels may hold
     row: Tensor  # (B,) int64, the sample's row in the training table: an address for per-sample memory
 
     def __len__(self) -> int:
@@ -54,10 +54,19 @@ class FusionHead(nn.Module, ABC):
 
 
 def task_loss(task: Task, output: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy for classes, mean squared error for values; in fp32, so that AMP cannot overflow it."""
+    """Cross-entropy for classes, one by one for labels, mean squared error for values; in fp32: AMP may overflow it."""
+    if task.multilabel:
+        return F.binary_cross_entropy_with_logits(output.float(), (y > 0).float())
     if task.classes:
         return F.cross_entropy(output.float(), y)
     return F.mse_loss(output.float().squeeze(1), y)
+
+
+def answers(task: Task, output: Tensor) -> Tensor:
+    """What an output (B, outputs) says: probabilities that sum to 1, one by one for labels, or the values."""
+    if task.multilabel:
+        return output.sigmoid()
+    return output.softmax(1) if task.classes else output
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -1,24 +1,47 @@
-"""Each metric with its definition and source.
+"""Each metric with its definition and source; the task decides which are taken.
 
-Classification. Precision, recall and F1 are means over the classes, weighted by support ("weighted", what the CM-STA
-paper's equal accuracy and recall columns imply) or plain ("macro"), as scikit-learn takes them: a class never
+One of several classes. Precision, recall and F1 are means over the classes, weighted by support ("weighted", what the
+CM-STA paper's equal accuracy and recall columns imply) or plain ("macro"), as scikit-learn takes them: a class never
 predicted has precision 0, one that is neither in the truth nor predicted is left out. `f1_harmonic` is 2PR/(P + R) of
 the weighted P and R, which is what most rows of that paper's table 2 print as F1. AUROC is one-vs-rest from the
 softmax, weighted and macro over the classes the truth contains.
 
-Regression. MAE and Pearson's correlation on unclipped values; the correlation of constant predictions is undefined,
-given as 0 and named.
+Labels that hold or not (CMU-MOSEI's emotions; Zadeh et al., 2018, https://aclanthology.org/P18-1208). One holds where
+its intensity is above 0, and is said where its probability is above 0.5. For each and as `mean_` over all: accuracy;
+weighted accuracy (TP N/P + TN) / 2N, which is the mean of sensitivity and specificity (Tong et al., 2017,
+https://aclanthology.org/P17-1142), left out where all samples or none have the label; F1 of yes and of no, weighted by
+support, by which papers on these emotions compare.
+
+Values in [-3, 3] (CMU-MOSI, CMU-MOSEI). MAE and Pearson's correlation of the values as they are. `acc7` and `acc5`:
+equal when clipped to +-3 or +-2 and rounded, halves to the even number (2.5 -> 2). Intervals, (0, 1] and so on with 0
+by itself, are met too and would move +-1/3, +-4/3 and +-7/3. `acc2` and `f1` come in the two variants in use (Hazarika
+et al., 2020, https://arxiv.org/abs/2005.03545, tell them apart): `_non0` leaves out the samples labelled 0 and asks for
+p > 0, `_has0` takes all and asks for p >= 0. F1 is weighted by the support of the truth.
+
+Values in [-1, 1] (CH-SIMS; Yu et al., 2020, https://aclanthology.org/2020.acl-main.343; borders as in the evaluation
+that its authors publish, https://github.com/thuiar/MMSA). Values are clipped to +-1 before anything else, MAE and
+correlation too. A border belongs to the class below it: `acc2` and `f1` cut at 0, which is negative; `acc3` at -0.1,
+which is negative, and 0.1, which is neutral; `acc5` also at -0.7 and 0.7.
+
+Any other values have MAE and correlation. The correlation of constants is undefined, given as 0 and named.
+
+All of these but AUROC are functions of sums over samples, so they are written for weights w (R, n): ones (1, n) give
+the figures, the counts of R drawn test sets give R of each, and the bootstrap cannot drift from the definition.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from msa.types import Task
 
 RESAMPLES = 1000  # of the bootstrap
+MOSI = (-3.0, 3.0)  # low and high of the task: which rules values are scored by
+SIMS = (-1.0, 1.0)
+
+Figures = dict[str, np.ndarray]  # metric -> (R,)
 
 
 @dataclass(frozen=True)
@@ -30,29 +53,163 @@ class Score:
 
 
 def score(task: Task, y: np.ndarray, output: np.ndarray) -> Score:
-    """Metrics of outputs (n, task.outputs) - class probabilities or values - against labels (n,)."""
+    """Metrics of outputs (n, task.outputs) - probabilities or values - against labels (n,), or (n, classes)."""
+    found = {name: float(v[0]) for name, v in _measured(task, y, output, np.ones((1, len(y)))).items()}
+    if task.multilabel:
+        return Score(found, tuple(_notes_on_labels(task, y, output)))
+    if not task.classes:
+        return Score(found, tuple(_notes_on_values(task, y, output)))
+    aurocs, notes = _auroc(y.astype(np.int64), output, task.classes)
+    return Score(found | aurocs, (*notes, *_collapse(y, output, task.classes)))
+
+
+def headline(task: Task) -> tuple[str, ...]:
+    """The metrics a table shows."""
+    if task.multilabel:
+        return ("mean_accuracy", "mean_weighted_accuracy", "mean_f1")
     if task.classes:
-        return classification(y.astype(np.int64), output, task.classes)
-    return regression(y, output[:, 0])
+        return ("accuracy", "f1_weighted", "f1_macro", "auroc_weighted", "auroc_macro")
+    known = {
+        MOSI: ("acc2_non0", "f1_non0", "acc2_has0", "f1_has0", "acc7"),
+        SIMS: ("acc2", "f1", "acc3", "acc5"),
+    }
+    return ("mae", "corr", *known.get((task.low, task.high), ()))
 
 
-def classification(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> Score:
-    """Scores of probabilities p (n, C) against class numbers y (n,)."""
-    predicted = p.argmax(1)
-    values = {"accuracy": float((predicted == y).mean())}
-    for average in ("weighted", "macro"):
-        pre, rec, f1, _ = precision_recall_fscore_support(y, predicted, average=average, zero_division=0)
-        values |= {f"precision_{average}": pre, f"recall_{average}": rec, f"f1_{average}": f1}
-    pre, rec = values["precision_weighted"], values["recall_weighted"]
-    values["f1_harmonic"] = 2 * pre * rec / (pre + rec) if pre + rec else 0.0
-    aurocs, notes = _auroc(y, p, classes)
-    values |= aurocs | {"predicted_classes": float(len(np.unique(predicted)))}
-    if len(np.unique(predicted)) == 1 < len(np.unique(y)):
-        notes.append(f"collapsed: every sample is called {classes[predicted[0]]}")
-    return Score({name: float(value) for name, value in values.items()}, tuple(notes))
+def decisive(task: Task) -> tuple[str, int]:
+    """The metric by which one head beats another; and 1 where more of it is better, -1 where less is."""
+    if task.multilabel:
+        return "mean_f1", 1
+    return ("f1_weighted", 1) if task.classes else ("mae", -1)
+
+
+def bootstrap(
+    task: Task, y: np.ndarray, outputs: Sequence[np.ndarray], seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals over test samples of headline metrics averaged over seeds; `outputs` holds (n, outputs) per seed.
+
+    The same samples are drawn for every seed: the interval says what another test set of this size might have
+    given, not what another seed would. A metric that no draw defines has no interval.
+    """
+    n, rng = len(y), np.random.default_rng(seed)
+    w = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]).astype(np.float64)
+    seeds = [_measured(task, y, output, w) for output in outputs]
+    means = {name: np.mean([found[name] for found in seeds], 0) for name in headline(task) if name in seeds[0]}
+    return {
+        name: (float(np.nanpercentile(v, 2.5)), float(np.nanpercentile(v, 97.5)))
+        for name, v in means.items()
+        if not np.isnan(v).all()
+    }
+
+
+def majority(task: Task, y_train: np.ndarray, n: int) -> np.ndarray:
+    """Outputs (n, task.outputs) of the predictor that knows nothing but the training labels.
+
+    Of values it is their median, not their mean: no other constant is nearer to them in MAE.
+    """
+    if task.multilabel:
+        return np.tile((y_train > 0).mean(0), (n, 1))
+    if not task.classes:
+        return np.full((n, 1), np.median(y_train))
+    counts = np.bincount(y_train.astype(np.int64), minlength=len(task.classes))
+    return np.tile(np.eye(len(task.classes))[counts.argmax()], (n, 1))
+
+
+def majority_name(task: Task) -> str:
+    """What that predictor is called in a table."""
+    if task.multilabel:
+        return "majority of each label"
+    return "majority class" if task.classes else "training median"
+
+
+def _measured(task: Task, y: np.ndarray, output: np.ndarray, w: np.ndarray) -> Figures:
+    """Every metric of the task but AUROC, under weights w (R, n) -> (R,) each."""
+    if task.multilabel:
+        return _labels(task.classes, y > 0, output > 0.5, w)
+    if task.classes:
+        return _classes(np.eye(len(task.classes), dtype=bool)[y.astype(np.int64)], output, w)
+    y, p = _values(task, y, output)
+    rules = {MOSI: _mosi, SIMS: _sims}.get((task.low, task.high))
+    return {"mae": _share(np.abs(p - y), w), "corr": _pearson(y, p, w)} | (rules(y, p, w) if rules else {})
+
+
+def _values(task: Task, y: np.ndarray, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions (n,) as they are scored: float64, and of CH-SIMS clipped."""
+    y, p = y.astype(np.float64), output[:, 0].astype(np.float64)
+    return (y.clip(*SIMS), p.clip(*SIMS)) if (task.low, task.high) == SIMS else (y, p)
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each of C classes is true, is said, and is both: (R, C) each."""
+
+    true: np.ndarray
+    said: np.ndarray
+    both: np.ndarray
+
+    @classmethod
+    def of(cls, y: np.ndarray, p: np.ndarray, w: np.ndarray) -> "Counts":
+        """Of classes that are true and said, as bool (n, C) of which each row holds one, under weights (R, n)."""
+        return cls(w @ y, w @ p, w @ (y & p))
+
+    @classmethod
+    def of_two(cls, y: np.ndarray, p: np.ndarray, w: np.ndarray) -> "Counts":
+        """The same of no and yes, given as bool (n,)."""
+        return cls.of(np.stack([~y, y], 1), np.stack([~p, p], 1), w)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """(R,); nan where there is no sample."""
+        return _ratio(self.both.sum(1), self.true.sum(1), np.nan)
+
+    @property
+    def each(self) -> Figures:
+        """Precision, recall and F1 of every class (R, C); 0 where a class is never said, or never true."""
+        return {
+            "precision": _ratio(self.both, self.said, 0.0),
+            "recall": _ratio(self.both, self.true, 0.0),
+            "f1": _ratio(2 * self.both, self.true + self.said, 0.0),
+        }
+
+    def weighted(self, each: np.ndarray) -> np.ndarray:
+        """Mean over the classes by how often they are true: (R, C) -> (R,)."""
+        return _ratio((each * self.true).sum(1), self.true.sum(1), np.nan)
+
+    def macro(self, each: np.ndarray) -> np.ndarray:
+        """Mean over the classes that are true or said at all: (R, C) -> (R,)."""
+        met = self.true + self.said > 0
+        return _ratio((each * met).sum(1), met.sum(1), np.nan)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray, empty: float) -> np.ndarray:
+    """a / b, and `empty` where b is 0."""
+    return np.divide(a, b, out=np.full(np.shape(b), empty), where=b > 0)
+
+
+def _share(hits: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean of (n,) under weights (R, n) -> (R,)."""
+    return _ratio(w @ hits, w.sum(1), np.nan)
+
+
+# --- classes and labels -----------------------------------------------------------------------------------------------
+
+
+def _classes(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
+    """Truth (n, C) bool, probabilities (n, C)."""
+    counts = Counts.of(y, np.eye(p.shape[1], dtype=bool)[p.argmax(1)], w)
+    found = {"accuracy": counts.accuracy}
+    for average, mean in (("weighted", counts.weighted), ("macro", counts.macro)):
+        found |= {f"{name}_{average}": mean(values) for name, values in counts.each.items()}
+    pre, rec = found["precision_weighted"], found["recall_weighted"]
+    found["f1_harmonic"] = _ratio(2 * pre * rec, pre + rec, 0.0)
+    return found | {"predicted_classes": (counts.said > 0).sum(1).astype(np.float64)}
 
 
 def _auroc(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> tuple[dict[str, float], list[str]]:
+    """Of probabilities (n, C) against class numbers (n,), and what it leaves out."""
     support = np.bincount(y, minlength=len(classes))
     usable = [c for c in range(len(classes)) if 0 < support[c] < len(y)]
     skipped = [name for c, name in enumerate(classes) if c not in usable]
@@ -60,69 +217,85 @@ def _auroc(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> tuple[dict[s
     if not usable:
         return {"auroc_weighted": float("nan"), "auroc_macro": float("nan")}, notes
     each = np.array([roc_auc_score(y == c, p[:, c]) for c in usable])
-    return {
-        "auroc_weighted": float(np.average(each, weights=support[usable])),
-        "auroc_macro": float(each.mean()),
-    }, notes
+    weighted = np.average(each, weights=support[usable])
+    return {"auroc_weighted": float(weighted), "auroc_macro": float(each.mean())}, notes
 
 
-def regression(y: np.ndarray, p: np.ndarray) -> Score:
-    """Scores of predicted values p (n,) against y (n,)."""
-    constant = bool(np.ptp(p) == 0 or np.ptp(y) == 0)
-    corr = 0.0 if constant else float(np.corrcoef(p, y)[0, 1])
-    notes = ("correlation is undefined for constant values and given as 0",) if constant else ()
-    return Score({"mae": float(np.abs(p - y).mean()), "corr": corr}, notes)
+def _collapse(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> list[str]:
+    said = np.unique(p.argmax(1))
+    return [f"collapsed: every sample is called {classes[said[0]]}"] if len(said) == 1 < len(np.unique(y)) else []
 
 
-def headline(task: Task) -> tuple[str, ...]:
-    """The metrics a table shows."""
-    if task.classes:
-        return ("accuracy", "f1_weighted", "f1_macro", "auroc_weighted", "auroc_macro")
-    return ("mae", "corr")
+def _labels(classes: Sequence[str], y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
+    """Labels that hold and that are said, bool (n, C)."""
+    each: dict[str, Figures] = {"accuracy": {}, "weighted_accuracy": {}, "f1": {}}
+    for c, name in enumerate(classes):
+        counts = Counts.of_two(y[:, c], p[:, c], w)
+        both = counts.true.all(1)  # yes and no: else one half of the mean would be of nothing
+        each["accuracy"][name] = counts.accuracy
+        each["weighted_accuracy"][name] = np.where(both, counts.each["recall"].mean(1), np.nan)
+        each["f1"][name] = counts.weighted(counts.each["f1"])
+    means = {f"mean_{metric}": _mean_defined(np.stack(list(found.values()))) for metric, found in each.items()}
+    return means | {f"{metric}_{name}": v for metric, found in each.items() for name, v in found.items()}
 
 
-def bootstrap(
-    task: Task, y: np.ndarray, outputs: Sequence[np.ndarray], seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals over test samples of metrics averaged over seeds; `outputs` holds (n, outputs) per seed.
-
-    The same samples are drawn for every seed: the interval says what another test set of this size might have
-    given, not what another seed would.
-    """
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(y), (RESAMPLES, len(y)))
-    found: dict[str, list[float]] = {}
-    for draw in draws:
-        for name, metric in _resampled(task).items():
-            found.setdefault(name, []).append(float(np.mean([metric(y[draw], output[draw]) for output in outputs])))
-    return {name: (float(np.percentile(v, 2.5)), float(np.percentile(v, 97.5))) for name, v in found.items()}
+def _mean_defined(each: np.ndarray) -> np.ndarray:
+    """Mean (R,) of what is not nan in (C, R)."""
+    known = ~np.isnan(each)
+    return _ratio(np.where(known, each, 0.0).sum(0), known.sum(0), np.nan)
 
 
-def _resampled(task: Task) -> dict[str, Callable[[np.ndarray, np.ndarray], float]]:
-    if not task.classes:
-        return {
-            "mae": lambda y, p: float(np.abs(p[:, 0] - y).mean()),
-            "corr": lambda y, p: regression(y, p[:, 0]).values["corr"],
-        }
-    n = len(task.classes)
-    return {
-        "accuracy": lambda y, p: float((p.argmax(1) == y).mean()),
-        "f1_weighted": lambda y, p: _f1(y, p, n, weighted=True),
-        "f1_macro": lambda y, p: _f1(y, p, n, weighted=False),
-    }
+def _notes_on_labels(task: Task, y: np.ndarray, p: np.ndarray) -> list[str]:
+    share = (y > 0).mean(0)
+    single = [name for name, part in zip(task.classes, share, strict=True) if part in (0, 1)]
+    silent = [name for name, most in zip(task.classes, p.max(0), strict=True) if most <= 0.5]
+    notes = [f"weighted accuracy leaves out {', '.join(single)}: all samples or none have it"] if single else []
+    return notes + ([f"never said: {', '.join(silent)}"] if silent else [])
 
 
-def _f1(y: np.ndarray, p: np.ndarray, n: int, weighted: bool) -> float:
-    """F1 from one confusion matrix: scikit-learn's numbers, a hundred times faster, for thousands of resamples."""
-    confusion = np.bincount(y.astype(np.int64) * n + p.argmax(1), minlength=n * n).reshape(n, n)
-    support, total = confusion.sum(1), confusion.sum(1) + confusion.sum(0)
-    f1 = np.divide(2 * confusion.diagonal(), total, out=np.zeros(n), where=total > 0)
-    return float(np.average(f1, weights=support) if weighted else f1[total > 0].mean())
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
-def majority(task: Task, y_train: np.ndarray, n: int) -> np.ndarray:
-    """Outputs (n, task.outputs) of the predictor that knows nothing but the training labels."""
-    if not task.classes:
-        return np.full((n, 1), y_train.mean())
-    counts = np.bincount(y_train.astype(np.int64), minlength=len(task.classes))
-    return np.tile(np.eye(len(task.classes))[counts.argmax()], (n, 1))
+def _mosi(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
+    """Labels and predictions (n,) of CMU-MOSI and CMU-MOSEI."""
+    steps = {"acc7": 3.0, "acc5": 2.0}
+    found = {name: _share(np.rint(p.clip(-top, top)) == np.rint(y.clip(-top, top)), w) for name, top in steps.items()}
+    return found | _two(y > 0, p > 0, w * (y != 0), "_non0") | _two(y >= 0, p >= 0, w, "_has0")
+
+
+def _sims(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
+    """Labels and predictions (n,) of CH-SIMS, clipped."""
+    found = {}
+    for name, borders in {"acc3": (-0.1, 0.1), "acc5": (-0.7, -0.1, 0.1, 0.7)}.items():
+        cuts = np.array(borders, np.float32)  # as labels are kept: a float32 0.1 would lie above the border 0.1
+        level_y, level_p = (np.digitize(v.astype(np.float32), cuts, right=True) for v in (y, p))
+        found[name] = _share(level_y == level_p, w)
+    return found | _two(y > 0, p > 0, w)
+
+
+def _two(y: np.ndarray, p: np.ndarray, w: np.ndarray, variant: str = "") -> Figures:
+    """Accuracy and F1 of two classes, given as bool (n,)."""
+    counts = Counts.of_two(y, p, w)
+    return {f"acc2{variant}": counts.accuracy, f"f1{variant}": counts.weighted(counts.each["f1"])}
+
+
+def _pearson(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Correlation of (n,) and (n,) under weights (R, n) -> (R,); 0 where either is constant."""
+    if np.ptp(y) == 0 or np.ptp(p) == 0:
+        return np.zeros(len(w))
+    a, b = ((v - v.mean()) / v.std() for v in (y, p))  # so that variances are near 1, and 0 is seen as such
+    mean_a, mean_b = _share(a, w), _share(b, w)
+    of_a, of_b = _share(a * a, w) - mean_a**2, _share(b * b, w) - mean_b**2
+    defined = (of_a > 1e-12) & (of_b > 1e-12)
+    spread = np.sqrt(np.where(defined, of_a * of_b, 1.0))
+    return np.where(defined, (_share(a * b, w) - mean_a * mean_b) / spread, 0.0)
+
+
+def _notes_on_values(task: Task, y: np.ndarray, output: np.ndarray) -> list[str]:
+    y, p = _values(task, y, output)
+    notes = []
+    if np.ptp(p) == 0 or np.ptp(y) == 0:
+        notes.append("correlation is undefined for constant values and given as 0")
+    if (task.low, task.high) == MOSI and not y.any():
+        notes.append("acc2_non0 and f1_non0 are undefined: every label is 0")
+    return notes

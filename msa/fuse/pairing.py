@@ -33,14 +33,15 @@ def is_leaky(protocol: str) -> bool:
 
 def labels(task: Task) -> str:
     """What a task's labels are, in words."""
-    return ", ".join(task.classes) or f"{task.low:g} to {task.high:g}"
+    several = "any of " if task.multilabel else ""
+    return several + ", ".join(task.classes) or f"{task.low:g} to {task.high:g}"
 
 
 def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float = 0.5) -> Table:
     """One table of two corpora. Raises ConfigError where their tasks or modalities do not fit the protocol."""
     if protocol not in PROTOCOLS:
         raise UnknownNameError("pairing", protocol, PROTOCOLS)
-    if first.task.classes != second.task.classes:
+    if first.task != second.task:
         raise ConfigError(
             f"{first.name} has the labels {labels(first.task)}, {second.name} has {labels(second.task)}",
             fix="pair corpora of the same task",
@@ -58,8 +59,11 @@ def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float 
         index, partner = _zipped(first, second, seed)
         return _joined(first.take(index), second, partner, name, stated)
     chance = {"random": 0.0, "label_matched": 1.0, "noisy_match": rho}[protocol]
-    if chance and not first.task.classes:
-        raise ConfigError(f"{protocol} needs classes; {first.name} has values", fix="use --pairing random or union")
+    if chance and not first.task.single:
+        raise ConfigError(
+            f"{protocol} needs one class for each sample; {first.name} has {labels(first.task)}",
+            fix="use --pairing random or union",
+        )
     stated = f"noisy_match({rho:g}), seed {seed}" if protocol == "noisy_match" else stated
     pools = _Pools(second)
     partner = np.array([_draw(first, i, pools, chance, seed) for i in range(len(first))], np.int64)

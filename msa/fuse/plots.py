@@ -5,18 +5,22 @@ from pathlib import Path
 
 import numpy as np
 
+from msa.fuse import metrics
+from msa.fuse.train import Fit
+from msa.types import Task
 
-def learning_curve(path: Path, history: Mapping[int, Sequence[Mapping[str, float]]], title: str) -> None:
+
+def learning_curve(path: Path, fits: Mapping[int, Fit], title: str) -> None:
     """Training and validation loss of every seed; a dot marks the epoch whose weights were kept."""
     figure, axes = _figure(6.4, 4.0)
-    for n, (seed, epochs) in enumerate(history.items()):
-        x = np.arange(1, len(epochs) + 1)
-        valid = np.array([epoch["valid_loss"] for epoch in epochs])
-        train = [epoch["train_loss"] for epoch in epochs]
+    for n, (seed, fit) in enumerate(fits.items()):
+        x = np.arange(1, len(fit.history) + 1)
+        valid = [epoch["valid_loss"] for epoch in fit.history]
+        train = [epoch["train_loss"] for epoch in fit.history]
         colour = f"C{n % 10}"
         axes.plot(x, train, colour, linestyle=":", linewidth=1.2)
         axes.plot(x, valid, colour, linewidth=1.6, label=f"seed {seed}")
-        axes.plot(x[np.nanargmin(valid)], np.nanmin(valid), "o", color=colour, markersize=5)
+        axes.plot(x[fit.best_epoch], valid[fit.best_epoch], "o", color=colour, markersize=5)
     axes.set(xlabel="epoch", ylabel="loss", title=f"{title}\nsolid: validation, dotted: training, dot: weights kept")
     axes.legend(fontsize=8, frameon=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -39,19 +43,55 @@ def confusion_matrix(
             axes.text(j, i, f"{share[i, j]:.0%}\n{counts[i, j]:.1f}", ha="center", va="center", color=dark, fontsize=9)
     axes.set_xticks(range(n), classes)
     axes.set_yticks(range(n), classes, rotation=90, va="center")
-    seeds = f"mean of {len(outputs)} seeds" if len(outputs) > 1 else "one seed"
-    axes.set(xlabel="predicted", ylabel="true", title=f"{title}\ntest samples, {seeds}")
+    axes.set(xlabel="predicted", ylabel="true", title=f"{title}\ntest samples, {_mean_of(outputs)}")
     _save(figure, path)
+
+
+def each_label(path: Path, task: Task, y: np.ndarray, outputs: Sequence[np.ndarray], title: str) -> None:
+    """Weighted accuracy and F1 of every label that may hold, over all seeds, and the share of samples it holds for."""
+    scores = [metrics.score(task, y, output).values for output in outputs]
+    figure, axes = _figure(1.6 + 0.9 * len(task.classes), 4.0)
+    x, share = np.arange(len(task.classes)), (y > 0).mean(0)
+    for side, (name, label) in enumerate({"weighted_accuracy": "weighted accuracy", "f1": "F1"}.items()):
+        each = np.array([[values[f"{name}_{c}"] for c in task.classes] for values in scores])  # (seeds, C)
+        at = x + 0.4 * (side - 0.5)
+        axes.bar(at, each.mean(0), width=0.38, color=f"C{side}", label=label)
+        axes.plot(np.broadcast_to(at, each.shape).T, each.T, "o", color="black", markersize=2.5, linestyle="none")
+    axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xticks(x, [f"{name}\n{part:.0%}" for name, part in zip(task.classes, share, strict=True)])
+    axes.set(ylim=(0, 1.02), xlabel="label, and the share of test samples it holds for", ylabel="score")
+    axes.set_title(f"{title}\ntest samples, {_mean_of(outputs)}; dots: seeds, line: weighted accuracy of chance")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def predicted_values(path: Path, y: np.ndarray, outputs: Mapping[int, np.ndarray], title: str) -> None:
+    """Predicted against true value of every test sample, a colour per seed; right is on the line."""
+    figure, axes = _figure(5.2, 5.0)
+    aside = 0.01 * np.ptp(y) * (np.arange(len(outputs)) - (len(outputs) - 1) / 2)  # else the last seed hides the others
+    for n, (seed, p) in enumerate(outputs.items()):
+        look = {"color": f"C{n % 10}", "alpha": 0.5, "markersize": 3, "markeredgewidth": 0}
+        axes.plot(y + aside[n], p[:, 0], "o", label=f"seed {seed}", **look)
+    every = np.concatenate([y, *(p[:, 0] for p in outputs.values())])
+    ends = [every.min(), every.max()]
+    axes.plot(ends, ends, color="black", linewidth=0.8)
+    axes.set(xlabel="true value", ylabel="predicted value", aspect="equal")
+    axes.set_title(f"{title}\n{len(y)} test samples; line: predicted = true")
+    axes.legend(fontsize=8, frameon=False, markerscale=1.5)
+    _save(figure, path)
+
+
+def _mean_of(outputs: Sequence[np.ndarray]) -> str:
+    return f"mean of {len(outputs)} seeds" if len(outputs) > 1 else "one seed"
 
 
 def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.title.set_fontsize(9)
-    return figure, axes
+    return figure, figure.subplots()
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+    figure.axes[0].title.set_fontsize(9)
     figure.savefig(path, dpi=144)

@@ -6,7 +6,9 @@ predictions.csv     one row per seed and test sample
 history.csv         losses per seed and epoch
 normalisation.safetensors
 seeds/42/head.safetensors
-learning_curve.png  confusion_matrix.png
+learning_curve.png, and one of confusion_matrix.png (a class each), each_label.png (several labels),
+predicted_values.png (values)
+plots/              what `msa fuse plot` drew, each a PNG and a CSV
 """
 
 import csv
@@ -105,10 +107,11 @@ class Run:
 
     @property
     def best_seed(self) -> int:
-        """The seed with the lowest validation loss: the one that predicts."""
+        """The seed that is best on validation, by what its epochs were chosen by: the one that predicts."""
         if not self.metrics:
             raise ConfigError(f"{self.folder} is not finished", fix=f"msa fuse train --resume {self.folder}")
-        return int(min(self.metrics["seeds"], key=lambda row: row["valid_loss"])["seed"])
+        by = self.model.training.criterion(self.task)
+        return int(min(self.metrics["seeds"], key=lambda row: row[by])["seed"])
 
     def head(self, seed: int | None = None) -> FusionHead:
         """The trained head of a seed, in evaluation mode on the CPU."""
@@ -142,13 +145,26 @@ class Run:
         save_file(stats, self.folder / "normalisation.safetensors")
         self._write_predictions(task, test, rows)
         self._write_history(rows)
-        plots.learning_curve(self.folder / "learning_curve.png", {r.seed: r.fit.history for r in rows}, self.title)
-        if task.classes:
-            outputs = [row.output for row in rows]
-            plots.confusion_matrix(self.folder / "confusion_matrix.png", task.classes, test.y, outputs, self.title)
+        self._draw(task, test, rows)
         _write_json(self.folder / "metrics.json", summary(task, test, rows, others, constant, head))
         for row in rows:
             (self.folder / "seeds" / str(row.seed) / "checkpoint.pt").unlink(missing_ok=True)
+
+    @property
+    def pictures(self) -> list[str]:
+        """File names of what was drawn."""
+        return sorted(path.name for path in self.folder.glob("*.png"))
+
+    def _draw(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
+        outputs = {row.seed: row.output for row in rows}
+        plots.learning_curve(self.folder / "learning_curve.png", {row.seed: row.fit for row in rows}, self.title)
+        if task.multilabel:
+            plots.each_label(self.folder / "each_label.png", task, test.y, list(outputs.values()), self.title)
+        elif task.classes:
+            path = self.folder / "confusion_matrix.png"
+            plots.confusion_matrix(path, task.classes, test.y, list(outputs.values()), self.title)
+        else:
+            plots.predicted_values(self.folder / "predicted_values.png", test.y, outputs, self.title)
 
     @property
     def _named(self) -> str:
@@ -165,14 +181,13 @@ class Run:
 
     def _write_predictions(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
         names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
-        word = lambda number: task.classes[int(number)] if task.classes else float(number)  # noqa: E731
         with open(self.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["seed", "corpus", "id", "label", *(["predicted"] if task.classes else []), *names])
             for row in rows:
                 for corpus, name, y, p in zip(test.corpus, test.ids, test.y, row.output, strict=True):
-                    said = [word(p.argmax())] if task.classes else []
-                    writer.writerow([row.seed, corpus, name, word(y), *said, *(f"{value:.6f}" for value in p)])
+                    said = _words(task, y, p)
+                    writer.writerow([row.seed, corpus, name, *said, *(f"{value:.6f}" for value in p)])
 
     def _write_history(self, rows: Sequence[SeedResult]) -> None:
         columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))
@@ -181,6 +196,13 @@ class Run:
             writer.writeheader()
             for row in rows:
                 writer.writerows({"seed": row.seed, **epoch} for epoch in row.fit.history)
+
+
+def _words(task: Task, y: Any, p: np.ndarray) -> tuple[object, ...]:
+    """Label and, of classes, what is predicted, as they are written down: y a number or (C,), p (outputs,)."""
+    if task.multilabel:
+        return task.named(y > 0), task.named(p > 0.5)
+    return (task.classes[int(y)], task.classes[int(p.argmax())]) if task.classes else (float(y),)
 
 
 def summary(
@@ -199,7 +221,7 @@ def summary(
 
     found = scores(rows) | {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
     found["beside"] = {name: scores(other) for name, other in others.items()}
-    found["beside"]["majority class" if task.classes else "mean value"] = _whole_and_parts(
+    found["beside"][metrics.majority_name(task)] = _whole_and_parts(
         test, lambda at: asdict(metrics.score(task, test.y[at], constant[at])) | {"seeds": []}
     )
     return found
@@ -227,11 +249,12 @@ def _scores(task: Task, y: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, 
 
 
 def _seed(row: SeedResult, score: metrics.Score) -> dict[str, Any]:
+    best = row.fit.history[row.fit.best_epoch]
     return {
         "seed": row.seed,
         "values": dict(score.values),
         "notes": list(score.notes),
-        "valid_loss": row.fit.history[row.fit.best_epoch]["valid_loss"],
+        **{name: best[name] for name in ("valid_loss", "valid_mae") if name in best},
         "best_epoch": row.fit.best_epoch + 1,
         "epochs": len(row.fit.history),
         "seconds": round(row.fit.seconds, 2),

@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msa.config import modality
+from msa.config import checked, modality
 from msa.errors import ConfigError
 from msa.fuse.data import Normalisation, Part
-from msa.fuse.head import FusionHead
+from msa.fuse.head import FusionHead, answers
+from msa.types import Task
 
 RESTART_FACTOR = 0.25  # of the learning rate, after a collapse
 
@@ -32,7 +33,8 @@ class TrainConfig:
     weight_decay: float = 3e-3
     batch: int = 16
     epochs: int = 50
-    patience: int = 5  # epochs without a better validation loss
+    patience: int = 5  # epochs without a better validation, by `select`
+    select: Literal["loss", "mae"] = "loss"  # on validation, which weights are best; mae is of values, else the loss
     warmup_epochs: float = 1.0  # linear, from 0
     schedule: str = "plateau"  # plateau (factor 0.5, patience 2) | cosine | none
     clip: float = 1.0  # gradient norm; 0 = off
@@ -40,6 +42,7 @@ class TrainConfig:
     normalise: tuple[str, ...] = ("audio", "face")  # per dimension, on the training split's valid frames
 
     def __post_init__(self) -> None:
+        checked(self)
         if self.schedule not in ("plateau", "cosine", "none"):
             raise ConfigError(f"schedule={self.schedule!r}", fix="one of plateau, cosine, none")
         if not min(self.lr, self.batch, self.epochs, self.patience) > 0:
@@ -49,15 +52,19 @@ class TrainConfig:
         for name in self.normalise:
             modality(name)
 
+    def criterion(self, task: Task) -> str:
+        """The column of the history whose lowest value says which epoch is best."""
+        return "valid_mae" if self.select == "mae" and not task.classes else "valid_loss"
+
 
 @dataclass
 class Fit:
-    """What a training came to: the best weights by validation loss, and every epoch's losses."""
+    """What a training came to: the best weights on validation, and every epoch's losses."""
 
     state: dict[str, Tensor]
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
-    collapsed: bool = False  # the best weights call every validation sample the same class
+    collapsed: bool = False  # the best weights say the same of every validation sample
     restarted_at: float | None = None  # the lower learning rate, after a collapse
     skipped_steps: int = 0  # whose gradient was not finite
     seconds: float = 0.0  # of all epochs, before and after an interruption or a restart
@@ -76,22 +83,26 @@ def fit(
     device: str,
     checkpoint: Path | None = None,
     watch: Watch = lambda line: None,
+    after_epoch: Callable[[int, FusionHead], None] | None = None,
 ) -> Fit:
-    """Train one head with one seed; restarted once at a quarter of the rate when it collapses to one class.
+    """Train one head with one seed; restarted once at a quarter of the rate when it collapses to one answer.
 
     `checkpoint` is a file the state after every epoch is kept in: the same call after a kill goes on from there.
+    `after_epoch` is shown the head, in evaluation mode, after the validation of epoch 1, 2, ...; of 1 again after a
+    restart.
     """
     if not len(train) or not len(valid):
         raise ConfigError(
             f"{train.table.name}: {len(train)} training and {len(valid)} validation samples",
             fix="both must hold some: check the splits with `msa cache info`",
         )
-    loop = _Loop(make, train, valid, norm, config, seed, device, checkpoint, watch)
+    loop = _Loop(make, train, valid, norm, config, seed, device, checkpoint, watch, after_epoch)
     result = loop.run()
     if result.collapsed:
         rate = config.lr * RESTART_FACTOR
-        watch(f"seed {seed}: collapsed to one class at lr {config.lr:g}; once more at lr {rate:g}")
-        again = _Loop(make, train, valid, norm, replace(config, lr=rate), seed, device, None, watch).run()
+        watch(f"seed {seed}: collapsed to one answer at lr {config.lr:g}; once more at lr {rate:g}")
+        slower = replace(config, lr=rate)
+        again = _Loop(make, train, valid, norm, slower, seed, device, None, watch, after_epoch).run()
         return replace(again, restarted_at=rate, seconds=result.seconds + again.seconds)
     return result
 
@@ -110,17 +121,20 @@ class _Loop:
         device: str,
         checkpoint: Path | None,
         watch: Watch,
+        after_epoch: Callable[[int, FusionHead], None] | None,
     ) -> None:
         torch.manual_seed(seed)
         self.head = make().to(device)
         self.train, self.valid, self.norm, self.config = train, valid, norm, config
-        self.seed, self.device, self.checkpoint, self.watch = seed, device, checkpoint, watch
+        self.seed, self.device, self.checkpoint = seed, device, checkpoint
+        self.watch, self.after_epoch = watch, after_epoch
         groups = self.head.param_groups(config.lr)
         self.optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimiser, factor=0.5, patience=2)
         self.amp = config.amp and device.startswith("cuda")
         self.scaler = torch.amp.GradScaler(enabled=self.amp)
+        self.criterion = config.criterion(train.table.task)
         self.steps_per_epoch = math.ceil(len(train) / config.batch)
         self.epoch, self.stale, self.best = 0, 0, math.inf
         self.result = Fit(state={})
@@ -130,14 +144,16 @@ class _Loop:
         while self.epoch < self.config.epochs and self.stale < self.config.patience:
             started = time.monotonic()
             losses = self._train_epoch()
-            loss, predicted = validate(self.head, self.valid, self.norm, self.config.batch, self.device)
-            losses |= {"valid_loss": loss, "lr": self.optimiser.param_groups[0]["lr"], "epoch": self.epoch}
-            self._keep(losses, predicted)
+            found = validate(self.head, self.valid, self.norm, self.config.batch, self.device)
+            losses |= found.losses | {"lr": self.optimiser.param_groups[0]["lr"], "epoch": self.epoch}
+            self._keep(losses, found.distinct)
             self.epoch += 1
             if self.config.schedule == "plateau" and self.epoch >= self.config.warmup_epochs:
-                self.plateau.step(loss)
+                self.plateau.step(losses[self.criterion])
             self.result.seconds += time.monotonic() - started
             self._save()
+            if self.after_epoch:
+                self.after_epoch(self.epoch, self.head)
         if not self.result.state:
             raise ConfigError(
                 f"seed {self.seed}: the validation loss was never finite",
@@ -186,18 +202,18 @@ class _Loop:
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * min(1.0, factor)
 
-    def _keep(self, losses: dict[str, float], predicted: int) -> None:
+    def _keep(self, losses: dict[str, float], distinct: int) -> None:
         self.result.history.append(losses)
         self.stale += 1
-        if losses["valid_loss"] < self.best:
-            self.best, self.stale = losses["valid_loss"], 0
+        if losses[self.criterion] < self.best:
+            self.best, self.stale = losses[self.criterion], 0
             self.result.best_epoch = self.epoch
             self.result.state = {k: v.detach().cpu().clone() for k, v in self.head.state_dict().items()}
-            classes = self.train.table.task.classes
-            self.result.collapsed = bool(classes) and predicted == 1 < len(np.unique(self.train.y))
+            self.result.collapsed = distinct == 1 and _vary(self.train)
+        mae = f"mae {losses['valid_mae']:.4f}, " if "valid_mae" in losses else ""
         self.watch(
             f"seed {self.seed} epoch {self.epoch + 1}: train {losses['train_loss']:.4f}, "
-            f"valid {losses['valid_loss']:.4f}, lr {losses['lr']:.1e}" + (" *" if not self.stale else "")
+            f"valid {losses['valid_loss']:.4f}, {mae}lr {losses['lr']:.1e}" + (" *" if not self.stale else "")
         )
 
     def _save(self) -> None:
@@ -244,24 +260,51 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
 
 
+def _vary(train: Part) -> bool:
+    """Are there at least two different labels to be told apart? Of values nothing is said: they have no collapse."""
+    task = train.table.task
+    return bool(task.classes) and len(np.unique(train.y > 0 if task.multilabel else train.y, axis=0)) > 1
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a head makes of a part: mean losses, by their column in the history, and how many answers it has."""
+
+    losses: dict[str, float]
+    distinct: int  # different answers: classes, sets of probabilities in whole percent, or values
+
+
 @torch.inference_mode()
-def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> tuple[float, int]:
-    """Mean loss over a part, and how many distinct classes are predicted; in fp32, as the test will be."""
+def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> Validation:
+    """Mean loss over a part and, of values, their mean absolute error; in fp32, as the test will be."""
     head.eval()
-    total, predicted = 0.0, set()
+    total, error = 0.0, 0.0
+    said: set[Any] = set()
     for batch in part.batches(size, norm):
         moved = batch.to(device)
         total += float(sum(term.float() for term in head.loss(moved).values())) * len(batch)
-        predicted |= set(head(moved).argmax(1).tolist())
-    return total / len(part), len(predicted)
+        output = head(moved).float()
+        said |= _distinct(head.task, output)
+        if not head.task.classes:
+            error += float((output.squeeze(1) - moved.y).abs().sum())
+    losses = {"valid_loss": total / len(part)}
+    return Validation(losses if head.task.classes else losses | {"valid_mae": error / len(part)}, len(said))
+
+
+def _distinct(task: Task, output: Tensor) -> set[Any]:
+    """The different answers in an output (B, outputs).
+
+    Of labels these are not the labels said: where all are rare a sound head may say none of them to anybody, and
+    only one whose probabilities are everywhere the same has collapsed.
+    """
+    if task.multilabel:
+        return {tuple(row) for row in (100 * answers(task, output)).round().tolist()}
+    return set((output.argmax(1) if task.classes else output.squeeze(1)).tolist())
 
 
 @torch.inference_mode()
 def predict(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> np.ndarray:
     """Probabilities (n, classes) or values (n, 1) for a part, float64."""
     head.eval()
-    found = []
-    for batch in part.batches(size, norm):
-        output = head(batch.to(device)).float()
-        found.append((output.softmax(1) if head.task.classes else output).cpu().numpy().astype(np.float64))
-    return np.concatenate(found)
+    found = [answers(head.task, head(batch.to(device)).float()) for batch in part.batches(size, norm)]
+    return torch.cat(found).cpu().numpy().astype(np.float64)

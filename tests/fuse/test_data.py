@@ -1,13 +1,18 @@
 """From a store to batches: what is joined, padded, masked, normalised, and what is left out."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from msa.cache import layout
+from msa.cache.index import Index
 from msa.errors import ConfigError, StoreError
 from msa.fuse.data import Column, Normalisation, pad, table
-from msa.types import Split
+from msa.types import SENTIMENT, Split
+from tests.fuse.batches import EMOTIONS, add_emotions, emotions_of
 from tests.fuse.conftest import (
     AUDIO,
     FACE,
@@ -66,6 +71,47 @@ def test_samples_without_a_label_a_split_or_hidden_states_are_left_out(store):
     assert found.ids == [f"some-{i}" for i in range(20) if i not in (3, 5, 9)]
     assert found.columns[TEXT].states(found.ids.index("some-7")) is None
     np.testing.assert_array_equal(found.y, np.delete(classes_of(20), [3, 5, 9]))
+
+
+def test_of_several_labels_a_sample_needs_them_all(store):
+    labels = emotions_of(60)
+    labels[5, 2] = np.nan
+    add_emotions(store, labels=labels)
+    found = table(store, "clips", {TEXT: None, AUDIO: None})
+    assert found.task == EMOTIONS
+    assert len(found) == 59
+    assert "clips-5" not in found.ids
+    np.testing.assert_array_equal(found.y, np.delete(labels, 5, 0))
+    part = found.part(Split.TEST)
+    assert part.y.shape == (12, 6)
+    batch = part.batch(part.rows[:5], RAW)
+    assert batch.y.dtype == torch.float32
+    np.testing.assert_array_equal(batch.y.numpy(), part.y[:5])
+
+
+def test_labels_in_further_columns_are_not_trained_on(store):
+    """Sentiment beside the emotions, or labels of single modalities beside the label."""
+    index = store.index("posts")
+    more = replace(index, labels=np.column_stack([index.labels, 9 - index.labels]), label_names=("label", "label_text"))
+    np.testing.assert_array_equal(more.y, index.y)
+    wide = np.column_stack([emotions_of(60), index.labels])
+    several = replace(index, task=EMOTIONS, labels=wide, label_names=(*EMOTIONS.classes, "label"))
+    np.testing.assert_array_equal(several.y, emotions_of(60))
+
+
+def test_an_index_of_before_there_were_several_labels_is_read_and_keeps_its_key(store):
+    index = store.index("posts")
+    folder = store.path / "index" / index.fingerprint
+    attributes = json.loads((folder / "zarr.json").read_text("utf-8"))["attributes"]
+    assert attributes["task"] == {"classes": list(SENTIMENT.classes), "low": 0.0, "high": 0.0}  # as it always was
+    assert index.task == SENTIMENT
+    empty = {"text": [""], "group": [""], "digests": {}, "about": {}, "label_names": ("label",)}
+    made = {"split": np.zeros(1, np.uint8), "labels": np.zeros((1, 1), np.float32), "position": np.zeros(1, np.int64)}
+    assert Index("x", SENTIMENT, ["a"], **made, **empty).fingerprint == "a2bbbb31fb595edf"  # as version 0.1 gave it
+    several = add_emotions(store)
+    assert Index.read(store.path / "index" / several.fingerprint).task == EMOTIONS
+    single = replace(several, task=replace(EMOTIONS, multilabel=False))
+    assert single.fingerprint != several.fingerprint
 
 
 def test_a_corpus_of_which_nothing_is_left_is_refused(store):

@@ -10,13 +10,14 @@ import torch
 from msa import catalog
 from msa.fuse.head import Batch, FusionHead, head_class
 from msa.types import SENTIMENT, Modality, Task
+from tests.fuse.batches import EMOTIONS, random_labels
 
 TEXT, IMAGE, AUDIO, FACE = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.FACE
 DIMS = {TEXT: 40, IMAGE: 48, AUDIO: 32}
 STEPS = {TEXT: 5, IMAGE: 4, AUDIO: 7, FACE: 3}
 SUBSETS = [s for n in (1, 2, 3) for s in combinations(DIMS, n)] + [(TEXT, AUDIO, FACE), (TEXT, IMAGE, AUDIO, FACE)]
 RANGE = Task(low=-3.0, high=3.0)
-TRAIN_KEYS = {"lr", "weight_decay", "batch", "epochs", "patience", "warmup_epochs", "schedule", "clip"}
+TRAIN_KEYS = {"lr", "weight_decay", "batch", "epochs", "patience", "warmup_epochs", "schedule", "clip", "select"}
 NO_GRADIENT = re.compile(r"(^|[._])(k|key|w_k|k_proj|to_k)\.bias$")  # softmax does not see a shift common to all keys
 
 pytestmark = pytest.mark.parametrize("name", catalog.names("head"))
@@ -37,8 +38,7 @@ def random_batch(dims=DIMS, task=SENTIMENT, size=16, seed=0) -> Batch:
     x = {m: torch.randn(size, STEPS[m], d, generator=g) for m, d in dims.items()}
     length = {m: torch.randint(1, STEPS[m] + 1, (size, 1), generator=g) for m in dims}
     mask = {m: torch.arange(STEPS[m]) < length[m] for m in dims}
-    y = torch.randint(len(task.classes), (size,), generator=g) if task.classes else torch.randn(size, generator=g)
-    return Batch(x, mask, y, torch.arange(size))
+    return Batch(x, mask, random_labels(task, size, g), torch.arange(size))
 
 
 def build(name, dims=DIMS, task=SENTIMENT, quiet=False, small=False, seed=0) -> FusionHead:
@@ -139,7 +139,7 @@ def test_a_reloaded_head_gives_the_same_numbers(name):
     torch.testing.assert_close(other.eval()(batch), head(batch), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("task", [SENTIMENT, RANGE], ids=["classes", "values"])
+@pytest.mark.parametrize("task", [SENTIMENT, EMOTIONS, RANGE], ids=["classes", "labels", "values"])
 def test_a_batch_of_one_works(name, task):
     head, batch = settled(name, task=task), random_batch(task=task, size=1)
     assert head.eval()(batch).isfinite().all()

@@ -3,13 +3,26 @@
 import numpy as np
 import pytest
 from scipy.stats import binom, pearsonr
-from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
+from msa import results
 from msa.fuse import metrics
-from msa.types import SENTIMENT
+from msa.types import SENTIMENT, Task
+from tests.fuse.batches import EMOTIONS
 from tests.fuse.conftest import VALUES
 
-CLASSES = SENTIMENT.classes
+TWO = Task(classes=("bad", "good"))
+SIMS = Task(low=-1.0, high=1.0)
+OTHER = Task(low=0.0, high=10.0)
+FEAR = Task(classes=("happy", "fear"), multilabel=True)
+TASKS = [SENTIMENT, EMOTIONS, VALUES, SIMS, OTHER]
 
 
 def sure(predicted, n=3):
@@ -28,7 +41,7 @@ def random_case(n=200, seed=0):
 def test_accuracy_precision_recall_and_f1_worked_out_by_hand():
     """Truth nnn uu ppppp, said nnu up ppppn: of class n 2 of 3 said are right and 2 of 3 true found, and so on."""
     y, said = [0, 0, 0, 1, 1, 2, 2, 2, 2, 2], [0, 0, 1, 1, 2, 2, 2, 2, 2, 0]
-    found = metrics.classification(np.array(y), sure(said), CLASSES).values
+    found = metrics.score(SENTIMENT, np.array(y), sure(said)).values
     precision, recall = np.array([2 / 3, 1 / 2, 4 / 5]), np.array([2 / 3, 1 / 2, 4 / 5])
     f1, share = np.array([2 / 3, 1 / 2, 4 / 5]), np.array([0.3, 0.2, 0.5])
     assert found["accuracy"] == pytest.approx(0.7)
@@ -41,7 +54,7 @@ def test_accuracy_precision_recall_and_f1_worked_out_by_hand():
 @pytest.mark.parametrize("average", ["weighted", "macro"])
 def test_every_figure_is_scikit_learns(average):
     y, p = random_case()
-    found, said = metrics.classification(y, p, CLASSES).values, p.argmax(1)
+    found, said = metrics.score(SENTIMENT, y, p).values, p.argmax(1)
     assert found["accuracy"] == accuracy_score(y, said)
     assert found[f"precision_{average}"] == pytest.approx(precision_score(y, said, average=average))
     assert found[f"recall_{average}"] == pytest.approx(recall_score(y, said, average=average))
@@ -52,7 +65,7 @@ def test_every_figure_is_scikit_learns(average):
 
 def test_weighted_recall_is_accuracy_as_in_every_row_of_the_paper():
     y, p = random_case(seed=1)
-    found = metrics.classification(y, p, CLASSES).values
+    found = metrics.score(SENTIMENT, y, p).values
     assert found["recall_weighted"] == pytest.approx(found["accuracy"])
 
 
@@ -60,10 +73,10 @@ def test_the_arguments_of_f1_are_truth_then_prediction():
     """Public code swaps them, which weights each class by how often it is said: .710 in place of .690 here."""
     y, said = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 1, 1, 1, 1, 1, 1, 0])
     bad, good = 2 * 2 / (4 + 3), 2 * 5 / (6 + 7)  # twice the hits over true plus said
-    found = metrics.classification(y, sure(said, 2), ("bad", "good")).values["f1_weighted"]
+    found = metrics.score(TWO, y, sure(said, 2)).values["f1_weighted"]
     assert found == pytest.approx(0.4 * bad + 0.6 * good)
     assert found == pytest.approx(0.690, abs=5e-4)
-    swapped = metrics.classification(said, sure(y, 2), ("bad", "good")).values["f1_weighted"]
+    swapped = metrics.score(TWO, said, sure(y, 2)).values["f1_weighted"]
     assert swapped == pytest.approx(0.3 * bad + 0.7 * good)
     assert swapped == pytest.approx(0.710, abs=5e-4)
 
@@ -71,16 +84,16 @@ def test_the_arguments_of_f1_are_truth_then_prediction():
 def test_the_harmonic_f1_is_that_of_weighted_precision_and_recall():
     """The printed row of a constant predictor of a 59 % class: P .3481, R .59, F1 .4379, which is both kinds of F1."""
     y = np.repeat([0, 2], [41, 59])
-    found = metrics.classification(y, sure([2] * 100), CLASSES).values
+    found = metrics.score(SENTIMENT, y, sure([2] * 100)).values
     assert found["precision_weighted"] == pytest.approx(0.3481)
     assert found["f1_harmonic"] == pytest.approx(2 * 0.3481 * 0.59 / (0.3481 + 0.59))
     assert found["f1_weighted"] == pytest.approx(2 * 0.59**2 / 1.59)
     y, p = random_case()
-    found = metrics.classification(y, p, CLASSES).values
+    found = metrics.score(SENTIMENT, y, p).values
     pre, rec = found["precision_weighted"], found["recall_weighted"]
     assert found["f1_harmonic"] == pytest.approx(2 / (1 / pre + 1 / rec))
     assert found["f1_harmonic"] != pytest.approx(found["f1_weighted"], abs=1e-3)
-    assert metrics.classification(np.array([0, 0]), sure([1, 2]), CLASSES).values["f1_harmonic"] == 0
+    assert metrics.score(SENTIMENT, np.array([0, 0]), sure([1, 2])).values["f1_harmonic"] == 0
 
 
 def test_auroc_is_the_chance_that_a_sample_of_the_class_is_ranked_above_another():
@@ -90,7 +103,7 @@ def test_auroc_is_the_chance_that_a_sample_of_the_class_is_ranked_above_another(
         mine, others = p[y == c, c], p[y != c, c]
         each.append(np.mean([(a > b) + (a == b) / 2 for a in mine for b in others]))
         support.append(len(mine))
-    found = metrics.classification(y, p, CLASSES).values
+    found = metrics.score(SENTIMENT, y, p).values
     assert found["auroc_macro"] == pytest.approx(np.mean(each))
     assert found["auroc_weighted"] == pytest.approx(np.average(each, weights=support))
 
@@ -98,16 +111,16 @@ def test_auroc_is_the_chance_that_a_sample_of_the_class_is_ranked_above_another(
 def test_auroc_skips_an_absent_class_and_names_it():
     y, p = random_case()
     y, p = y[y != 1], p[y != 1]
-    score = metrics.classification(y, p, CLASSES)
+    score = metrics.score(SENTIMENT, y, p)
     each = [roc_auc_score(y == c, p[:, c]) for c in (0, 2)]
     assert score.values["auroc_macro"] == pytest.approx(np.mean(each))
     assert score.values["auroc_weighted"] == pytest.approx(np.average(each, weights=[(y == 0).sum(), (y == 2).sum()]))
     assert any("AUROC leaves out neutral" in note for note in score.notes)
-    assert metrics.classification(*random_case(), CLASSES).notes == ()
+    assert metrics.score(SENTIMENT, *random_case()).notes == ()
 
 
 def test_auroc_of_a_single_class_is_undefined_and_says_so():
-    score = metrics.classification(np.zeros(4, int), sure([0, 1, 0, 0]), CLASSES)
+    score = metrics.score(SENTIMENT, np.zeros(4, int), sure([0, 1, 0, 0]))
     assert np.isnan(score.values["auroc_weighted"])
     assert np.isnan(score.values["auroc_macro"])
     assert score.notes == ("AUROC leaves out negative, neutral, positive: no sample, or nothing else",)
@@ -115,11 +128,11 @@ def test_auroc_of_a_single_class_is_undefined_and_says_so():
 
 def test_a_constant_predictor_is_named_as_a_collapse():
     y, _ = random_case()
-    score = metrics.classification(y, sure([2] * len(y)), CLASSES)
+    score = metrics.score(SENTIMENT, y, sure([2] * len(y)))
     assert score.values["predicted_classes"] == 1
     assert score.values["auroc_weighted"] == 0.5
     assert score.notes == ("collapsed: every sample is called positive",)
-    constant_truth = metrics.classification(np.full(3, 2), sure([2] * 3), CLASSES)
+    constant_truth = metrics.score(SENTIMENT, np.full(3, 2), sure([2] * 3))
     assert not any("collapsed" in note for note in constant_truth.notes)
 
 
@@ -136,7 +149,7 @@ def test_correlation_and_error_are_those_of_unclipped_values():
     ("y", "p"), [([1.0, 2.0, 3.0], [0.5, 0.5, 0.5]), ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([1.0], [2.0])]
 )
 def test_correlation_of_constants_is_0_and_flagged_never_nan(y, p):
-    score = metrics.regression(np.array(y), np.array(p))
+    score = metrics.score(VALUES, np.array(y), np.array(p)[:, None])
     assert score.values["corr"] == 0
     assert "undefined for constant values" in score.notes[0]
     assert np.isfinite(score.values["mae"])
@@ -152,13 +165,44 @@ def test_the_bootstrap_interval_of_accuracy_is_the_binomial_one():
     assert (low, high) == pytest.approx(tuple(wanted), abs=0.008)
 
 
-def test_the_fast_f1_of_the_bootstrap_is_scikit_learns_even_where_a_class_is_missing():
-    for y, p in (random_case(40, seed) for seed in range(5)):
-        for some in (slice(None), slice(0, 3)):
-            yy, pp = y[some], p[some]
-            for weighted, average in ((True, "weighted"), (False, "macro")):
-                theirs = f1_score(yy, pp.argmax(1), average=average, zero_division=0)
-                assert metrics._f1(yy, pp, 3, weighted) == pytest.approx(theirs)
+def case_of(task, n, seed=0):
+    """Labels (n,) or (n, C) with ties, zeros and rare classes, and outputs that know something of them."""
+    rng = np.random.default_rng(seed)
+    if task.multilabel:
+        y = rng.integers(0, 4, (n, task.outputs)) * (
+            rng.random((n, task.outputs)) < np.linspace(0.8, 0.1, task.outputs)
+        )
+        return y.astype(np.float32), np.clip((y > 0) * 0.4 + rng.random(y.shape) * 0.6, 0, 1)
+    if task.classes:
+        return random_case(n, seed)
+    y = (rng.integers(-6, 7, n) / 6 * task.high).astype(np.float32)
+    return y, (y + rng.normal(size=n) * task.high / 2)[:, None]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+@pytest.mark.parametrize("n", [4, 60])
+def test_a_drawn_test_set_has_the_figures_it_has_when_it_is_written_out(task, n):
+    """The bootstrap only counts how often a sample is drawn; with four samples most draws lack something."""
+    y, output = case_of(task, n)
+    draws = np.random.default_rng(1).integers(0, n, (20, n))
+    w = np.stack([np.bincount(draw, minlength=n) for draw in draws]).astype(float)
+    found = metrics._measured(task, y, output, w)
+    assert set(metrics.headline(task)) - set(found) <= {"auroc_weighted", "auroc_macro"}
+    for i, draw in enumerate(draws):
+        whole = metrics.score(task, y[draw], output[draw]).values
+        for name, values in found.items():
+            assert values[i] == pytest.approx(whole[name], abs=1e-9, nan_ok=True), name
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_an_interval_holds_the_share_of_drawn_test_sets_it_says(task):
+    y, output = case_of(task, 50)
+    rng = np.random.default_rng(5)
+    draws = [rng.integers(0, 50, 50) for _ in range(100)]
+    drawn = [metrics.score(task, y[draw], output[draw]).values for draw in draws]
+    for name, (low, high) in metrics.bootstrap(task, y, [output, output]).items():
+        assert np.mean([low <= values[name] <= high for values in drawn]) > 0.9, name
+        assert low < metrics.score(task, y, output).values[name] < high
 
 
 def test_the_bootstrap_averages_seeds_over_the_same_draws():
@@ -174,27 +218,154 @@ def test_the_bootstrap_is_the_same_twice_and_covers_the_figure():
     y, p = random_case()
     one, two = (metrics.bootstrap(SENTIMENT, y, [p, p]) for _ in range(2))
     assert one == two
-    found = metrics.classification(y, p, CLASSES).values
+    found = metrics.score(SENTIMENT, y, p).values
     assert set(one) == {"accuracy", "f1_weighted", "f1_macro"}
     assert all(low < found[name] < high for name, (low, high) in one.items())
-
-
-def test_the_bootstrap_of_values_is_finite_and_covers_the_figure():
-    rng = np.random.default_rng(0)
-    y = rng.normal(size=80)
-    p = (y + rng.normal(size=80))[:, None]
-    bounds, found = metrics.bootstrap(VALUES, y, [p]), metrics.regression(y, p[:, 0]).values
-    assert all(bounds[name][0] < found[name] < bounds[name][1] for name in ("mae", "corr"))
 
 
 def test_the_majority_knows_the_training_labels_and_nothing_else():
     output = metrics.majority(SENTIMENT, np.array([0, 1, 1, 2], np.float32), 5)
     assert output.tolist() == [[0, 1, 0]] * 5
-    values = metrics.majority(VALUES, np.array([-1.0, 0.0, 2.5]), 2)
-    assert values.tolist() == [[0.5], [0.5]]
+    assert metrics.majority(FEAR, np.array([[3, 0], [0.5, 0], [0, 1]]), 2).tolist() == [[2 / 3, 1 / 3]] * 2
 
 
-def test_a_table_shows_only_metrics_that_are_computed():
-    y, p = random_case()
-    assert set(metrics.headline(SENTIMENT)) <= set(metrics.score(SENTIMENT, y, p).values)
-    assert set(metrics.headline(VALUES)) == set(metrics.score(VALUES, y.astype(float), p[:, :1]).values)
+def test_no_constant_comes_nearer_in_mae_than_the_majority_of_values():
+    y = np.array([-3.0, -1.0, 0.0, 0.25, 3.0])
+    median = metrics.majority(VALUES, y, 5)
+    assert median.tolist() == [[0.0]] * 5
+    errors = [np.abs(y - other).mean() for other in np.linspace(-3, 3, 601)]
+    assert metrics.score(VALUES, y, median).values["mae"] == pytest.approx(min(errors))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_a_table_shows_only_metrics_that_are_computed_and_have_a_title(task):
+    found = metrics.score(task, *case_of(task, 60)).values
+    assert set(metrics.headline(task)) <= set(found) & set(results.TITLES)
+    name, sign = metrics.decisive(task)
+    assert name in metrics.headline(task)
+    better = case_of(task, 60)[0]
+    perfect = better if task.multilabel else np.eye(3)[better] if task.classes else better[:, None]
+    best = metrics.score(task, better, perfect).values[name]
+    assert sign * best > sign * found[name]  # what is right beats what is half right
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def of_values(task, y, p, dtype=np.float32):
+    """Figures of labels as a store keeps them and of predictions."""
+    return metrics.score(task, np.array(y, dtype), np.array(p, np.float64)[:, None])
+
+
+def test_seven_and_five_steps_are_rounded_half_to_even_after_clipping():
+    assert of_values(VALUES, [2.5, 1.5, 0.5, -0.5, -2.5], [2, 2, 0, 0, -2]).values["acc7"] == 1
+    assert of_values(VALUES, [2.5, 1.5, 0.5, -0.5, -2.5], [3, 1, 1, -1, -3]).values["acc7"] == 0  # half up, half down
+    found = of_values(VALUES, [3, 3, -3, 2, 2.4], [7.2, 2.4, -2.2, 2.6, 1.6]).values
+    assert found["acc7"] == pytest.approx(2 / 5)  # 3 and 3; 2 and 2
+    assert found["acc5"] == 1  # beyond 2 all is 2
+
+
+def test_seven_steps_are_not_the_intervals_of_other_papers():
+    """There 0 is alone and (0, 1] is 1: all of these would be one step further out, and wrong."""
+    y, p = [1 / 3, 4 / 3, 7 / 3, -1 / 3, -4 / 3, -7 / 3], [0, 1, 2, 0, -1, -2]
+    assert of_values(VALUES, y, p).values["acc7"] == 1
+    assert not (np.sign(y) * np.ceil(np.abs(y)) == p).any()
+
+
+def test_two_classes_with_and_without_the_labels_that_are_zero():
+    found = of_values(VALUES, [0, 0, 1, -1, 2, -2, 3], [-0.1, 0, 0.5, 0.5, -1, -1, 0]).values
+    assert found["acc2_non0"] == pytest.approx(2 / 5)  # 1 and -2; a prediction of 0 is not positive
+    assert found["f1_non0"] == pytest.approx(3 / 5 * (2 * 1 / (3 + 2)) + 2 / 5 * (2 * 1 / (2 + 3)))
+    assert found["acc2_has0"] == pytest.approx(4 / 7)  # the second 0, 1, -2 and 3: there it is
+    assert found["f1_has0"] == pytest.approx(5 / 7 * (2 * 3 / (5 + 4)) + 2 / 7 * (2 * 1 / (2 + 3)))
+
+
+def test_the_arguments_of_the_f1_of_values_are_truth_then_prediction():
+    """As above: .690, and .710 when they are swapped."""
+    y, p = [-1, -1, -1, -1, 1, 1, 1, 1, 1, 1], [-1, -1, 1, 1, 1, 1, 1, 1, 1, -1]
+    for task, name in ((VALUES, "f1_has0"), (VALUES, "f1_non0"), (SIMS, "f1")):
+        assert of_values(task, y, p).values[name] == pytest.approx(0.4 * 4 / 7 + 0.6 * 10 / 13)
+        assert of_values(task, p, y).values[name] == pytest.approx(0.3 * 4 / 7 + 0.7 * 10 / 13)
+
+
+def test_two_classes_of_values_are_scikit_learns():
+    y, output = case_of(VALUES, 200)
+    p, found = output[:, 0], metrics.score(VALUES, y, output).values
+    some = y != 0
+    assert found["acc2_has0"] == pytest.approx(accuracy_score(y >= 0, p >= 0))
+    assert found["f1_has0"] == pytest.approx(f1_score(y >= 0, p >= 0, average="weighted"))
+    assert found["acc2_non0"] == pytest.approx(accuracy_score(y[some] > 0, p[some] > 0))
+    assert found["f1_non0"] == pytest.approx(f1_score(y[some] > 0, p[some] > 0, average="weighted"))
+
+
+def test_without_a_label_that_is_not_zero_half_of_the_metrics_are_undefined_and_said_so():
+    y, output = np.zeros(5, np.float32), np.linspace(-1, 1, 5)[:, None]
+    score = metrics.score(VALUES, y, output)
+    assert np.isnan([score.values["acc2_non0"], score.values["f1_non0"]]).all()
+    assert score.values["acc2_has0"] == pytest.approx(3 / 5)
+    assert "acc2_non0 and f1_non0 are undefined: every label is 0" in score.notes
+    bounds = metrics.bootstrap(VALUES, y, [output])
+    assert set(bounds) == set(metrics.headline(VALUES)) - {"acc2_non0", "f1_non0"}
+
+
+def test_sims_clips_before_anything_else():
+    score = of_values(SIMS, [1, -1, 0.5], [5, -5, 0.5])
+    assert score.values["mae"] == 0
+    assert score.values["corr"] == pytest.approx(1)
+    assert of_values(VALUES, [1, -1, 0.5], [5, -5, 0.5]).values["mae"] == pytest.approx(8 / 3)
+    constant = of_values(SIMS, [1, -1, 0.5], [2, 3, 4])  # all the same once clipped
+    assert constant.values["corr"] == 0
+    assert "undefined for constant values" in constant.notes[0]
+
+
+def test_zero_is_negative_in_sims():
+    assert of_values(SIMS, [0, 0.2, 0, 0.2], [-0.5, 0.5, 0, 0]).values["acc2"] == pytest.approx(3 / 4)
+    assert of_values(SIMS, [0, 0, 0, 0.2], [0.01, 0, 0, 1]).values["acc2"] == pytest.approx(3 / 4)
+
+
+def test_a_border_of_sims_belongs_to_the_class_below_it_in_float32_too():
+    """float32(0.1) is above 0.1 and float32(-0.7) is above -0.7: compared carelessly both change sides."""
+    borders, below, above = [-0.7, -0.1, 0.1, 0.7], [-0.9, -0.4, 0.0, 0.4], [-0.4, 0.0, 0.4, 0.9]
+    for dtype in (np.float32, np.float64):
+        assert of_values(SIMS, borders, below, dtype).values["acc5"] == 1
+        assert of_values(SIMS, borders, above, dtype).values["acc5"] == 0
+        assert of_values(SIMS, below, np.array(borders, dtype)).values["acc5"] == 1
+    assert of_values(SIMS, [-0.1, 0.1, 0.7], [-1, 0.05, 0.2]).values["acc3"] == 1
+    assert of_values(SIMS, [-0.1, 0.1, 0.7], [0, 0.2, 0.05]).values["acc3"] == 0
+
+
+def test_values_of_another_range_have_error_and_correlation_alone():
+    assert set(of_values(OTHER, [0, 5, 9.5], [1, 5, 9]).values) == {"mae", "corr"}
+    assert metrics.headline(OTHER) == ("mae", "corr")
+
+
+# --- labels -------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_scored_one_by_one_worked_out_by_hand():
+    """Happy holds in 2 of 5 and is said to 1 of them and 1 other: TP 1, P 2, TN 2, N 3. Fear never holds."""
+    y = np.array([[3, 0], [1 / 3, 0], [0, 0], [0, 0], [0, 0]], np.float32)
+    p = np.array([[0.9, 0.1], [0.2, 0.2], [0.8, 0.3], [0.1, 0.1], [0.5, 0.5]])
+    score = metrics.score(FEAR, y, p)
+    assert score.values["accuracy_happy"] == pytest.approx(3 / 5)
+    assert score.values["weighted_accuracy_happy"] == pytest.approx((1 * 3 / 2 + 2) / (2 * 3))
+    assert score.values["f1_happy"] == pytest.approx(2 / 5 * (2 * 1 / (2 + 2)) + 3 / 5 * (2 * 2 / (3 + 3)))
+    assert score.values["accuracy_fear"] == score.values["f1_fear"] == 1
+    assert np.isnan(score.values["weighted_accuracy_fear"])
+    assert score.values["mean_accuracy"] == pytest.approx((3 / 5 + 1) / 2)
+    assert score.values["mean_weighted_accuracy"] == pytest.approx(3.5 / 6)
+    assert score.values["mean_f1"] == pytest.approx((0.6 + 1) / 2)
+    assert score.notes == ("weighted accuracy leaves out fear: all samples or none have it", "never said: fear")
+
+
+def test_every_figure_of_a_label_is_scikit_learns():
+    y, p = case_of(EMOTIONS, 200)
+    found = metrics.score(EMOTIONS, y, p).values
+    for c, name in enumerate(EMOTIONS.classes):
+        truth, said = y[:, c] > 0, p[:, c] > 0.5
+        assert found[f"accuracy_{name}"] == pytest.approx(accuracy_score(truth, said))
+        assert found[f"weighted_accuracy_{name}"] == pytest.approx(balanced_accuracy_score(truth, said))
+        assert found[f"f1_{name}"] == pytest.approx(f1_score(truth, said, average="weighted"))
+    for metric in ("accuracy", "weighted_accuracy", "f1"):
+        each = [found[f"{metric}_{name}"] for name in EMOTIONS.classes]
+        assert found[f"mean_{metric}"] == pytest.approx(np.mean(each))

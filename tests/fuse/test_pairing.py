@@ -15,6 +15,7 @@ from msa.fuse.experiment import Data
 from msa.fuse.pairing import PROTOCOLS, is_leaky, pair
 from msa.fuse.run import Run
 from msa.types import Split, Task
+from tests.fuse.batches import EMOTIONS, emotions_table
 from tests.fuse.conftest import AUDIO, FACE, IMAGE, TEXT, VALUES, Memory, add_corpus, memory_table, memory_view
 
 DRAWN = ["random", "label_matched", "noisy_match"]
@@ -254,9 +255,31 @@ def test_a_class_without_a_partner_is_named():
 def test_values_cannot_be_matched(protocol):
     y = np.linspace(-3, 3, 60, dtype=np.float32)
     first, second = (memory_table(n, modalities=(m,), task=VALUES, y=y) for n, m in (("a", TEXT), ("b", AUDIO)))
-    with pytest.raises(ConfigError, match=f"{protocol} needs classes; a has values"):
+    with pytest.raises(ConfigError, match=f"{protocol} needs one class for each sample; a has -3 to 3"):
         pair(first, second, protocol)
     assert len(pair(first, second, "random")) == 60
+
+
+def test_a_pairing_by_label_needs_one_label_and_the_others_do_not():
+    first = emotions_table()
+    second = replace(memory_table("b", modalities=(AUDIO,)), task=EMOTIONS, y=first.y)
+    for protocol in ("label_matched", "noisy_match"):
+        with pytest.raises(ConfigError, match="needs one class for each sample; posts has any of happy, sad"):
+            pair(first, second, protocol)
+    for protocol, n in (("random", 60), ("zip", 60), ("union", 120)):
+        assert pair(first, second, protocol).y.shape == (n, 6)
+    with pytest.raises(ConfigError, match=r"posts has the labels any of happy, .*, b has happy, "):
+        pair(first, replace(second, task=replace(EMOTIONS, multilabel=False)), "union")
+
+
+def test_values_on_another_scale_are_other_labels():
+    y = np.linspace(-1, 1, 60, dtype=np.float32)
+    first, second = (
+        memory_table(n, modalities=(m,), task=Task(low=-h, high=h), y=h * y)
+        for n, m, h in (("a", TEXT, 3), ("b", AUDIO, 1))
+    )
+    with pytest.raises(ConfigError, match="a has the labels -3 to 3, b has -1 to 1"):
+        pair(first, second, "union")
 
 
 def test_an_unknown_protocol_offers_the_nearest():

@@ -4,7 +4,7 @@ import csv
 import json
 import statistics
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
+from msa import predict as predicting
 from msa import results
 from msa.cache.housekeeping import remove
 from msa.cache.store import FeatureStore
@@ -24,8 +25,9 @@ from msa.fuse.heads import probe
 from msa.fuse.model import Model
 from msa.fuse.request import Request
 from msa.fuse.run import Run
-from msa.fuse.train import TrainConfig, predict
-from msa.types import SENTIMENT, Modality, Split
+from msa.fuse.train import Fit, TrainConfig, predict
+from msa.types import SENTIMENT, Modality, Sample, Split, Task
+from tests.fuse.batches import EMOTIONS, add_emotions
 from tests.fuse.conftest import AUDIO, FACE, IMAGE, TEXT, VALUES, add_corpus, add_view, memory_table
 
 CMSTA = ["dim=8", "heads=2", "layers=1", "cm_layers=1", "gate_hidden=8", "rank=2", "hidden=8", "lr=0.01"]
@@ -59,8 +61,8 @@ def quick():
 @pytest.fixture
 def no_plots(monkeypatch):
     """Where the pictures are not what is tested: they take most of the time."""
-    monkeypatch.setattr(plots, "learning_curve", lambda *_: None)
-    monkeypatch.setattr(plots, "confusion_matrix", lambda *_: None)
+    for name in ("learning_curve", "confusion_matrix", "each_label", "predicted_values"):
+        monkeypatch.setattr(plots, name, lambda *_: None)
 
 
 def wanted(data=("posts", "voices"), model="cmsta", seeds=(42, 43), settings=(), **how):
@@ -70,7 +72,7 @@ def wanted(data=("posts", "voices"), model="cmsta", seeds=(42, 43), settings=(),
 
 def probed(store, folder, data=("posts",), **how):
     """The cheapest run there is."""
-    return experiment.run(wanted(data, "probe", seeds=(42,), **how), store, folder)
+    return experiment.run(wanted(data, "probe", **{"seeds": (42,)} | how), store, folder)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_the_pictures_show_something(finished, name):
 
 def test_a_learning_curve_with_an_epoch_that_was_not_finite_can_be_drawn(tmp_path):
     epochs = [{"train_loss": 1.0, "valid_loss": loss} for loss in (1.0, float("nan"), 0.5)]
-    plots.learning_curve(tmp_path / "a.png", {42: epochs}, "title")
+    plots.learning_curve(tmp_path / "a.png", {42: Fit({}, epochs, best_epoch=2)}, "title")
     plots.confusion_matrix(tmp_path / "b.png", ("a", "b"), np.array([0, 0]), [np.eye(2)], "class b is absent")
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("a.png", "b.png"))
 
@@ -244,6 +246,15 @@ def test_the_seed_that_predicts_is_the_one_with_the_lowest_validation_loss(finis
     assert finished.best_seed == min(loss, key=loss.get)
 
 
+def test_of_values_the_seed_that_predicts_is_the_best_by_what_its_epochs_were_chosen_by(store, tmp_path, no_plots):
+    add_corpus(store, "clips", 60, (AUDIO,), task=VALUES)
+    for select, best in (("mae", 43), ("loss", 42)):
+        run = probed(store, tmp_path / select, ("clips",), settings=[f"select={select}"])
+        rows = [{"seed": 42, "valid_loss": 0.5, "valid_mae": 0.4}, {"seed": 43, "valid_loss": 0.6, "valid_mae": 0.3}]
+        assert set(rows[0]) < set(run.metrics["seeds"][0])
+        assert altered(run, tmp_path, seeds=rows).best_seed == best
+
+
 def test_one_seed_has_no_deviation(made, tmp_path, no_plots):
     run = probed(made, tmp_path / "run")
     assert set(run.metrics["sd"].values()) == {None}
@@ -302,13 +313,66 @@ def test_the_row_is_of_whatever_was_drawn_and_of_the_same_samples(store, tmp_pat
 def test_values_are_run_from_end_to_end(store, tmp_path):
     add_corpus(store, "clips", 60, (AUDIO, FACE), task=VALUES)
     run = experiment.run(wanted(("clips",), settings=["normalise="]), store, tmp_path / "run")
-    assert not (run.folder / "confusion_matrix.png").exists()
+    assert run.pictures == ["learning_curve.png", "predicted_values.png"]
     rows = predictions(run)
     assert list(rows[0]) == ["seed", "corpus", "id", "label", "predicted"]
     error = [abs(float(row["label"]) - float(row["predicted"])) for row in rows]
     assert run.metrics["values"]["mae"] == pytest.approx(np.mean(error), abs=1e-5)
-    assert set(run.metrics["beside"]) == {"probe", "mean value"}
-    assert results.sheet(run).columns == ("", "MAE", "Corr")
+    assert set(run.metrics["beside"]) == {"probe", "training median"}
+    y = [float(row["label"]) for row in rows]
+    median = np.median(store.index("clips").y[store.index("clips").rows(Split.TRAIN)])
+    wanted_mae = np.abs(np.array(y) - median).mean()
+    assert run.metrics["beside"]["training median"]["values"]["mae"] == pytest.approx(wanted_mae)
+    sheet = results.sheet(run)
+    assert sheet.columns == ("", "MAE", "Corr", "Acc-2\nnon0", "F1\nnon0", "Acc-2\nhas0", "F1\nhas0", "Acc-7")
+    assert all("[" in cell for cell in sheet.rows[2][1:])  # every figure has its interval
+    with open(run.folder / "history.csv", encoding="utf-8", newline="") as file:
+        assert "valid_mae" in next(csv.reader(file))
+    _, found = evaluate(run.folder)
+    assert found["seeds"][0]["values"] == pytest.approx(run.metrics["seeds"][0]["values"])
+
+
+def test_several_labels_at_once_are_run_from_end_to_end(store, tmp_path):
+    index = add_emotions(store)
+    run = experiment.run(wanted(("clips",), settings=["epochs=12", "normalise="]), store, tmp_path / "run")
+    assert run.task == EMOTIONS
+    assert run.pictures == ["each_label.png", "learning_curve.png"]
+    assert run.record["data"]["classes"] == dict(zip(EMOTIONS.classes, (20, 20, 20, 40, 40, 0), strict=True))
+    rows, names = predictions(run), EMOTIONS.classes
+    assert list(rows[0]) == ["seed", "corpus", "id", "label", "predicted", *(f"p_{name}" for name in names)]
+    for row in rows:
+        holds = index.y[index.ids.index(row["id"])] > 0
+        said = [float(row[f"p_{name}"]) > 0.5 for name in names]
+        assert row["label"] == ", ".join(np.array(names)[holds])
+        assert row["predicted"] == (", ".join(np.array(names)[said]) or "none")
+    values = run.metrics["seeds"][1]["values"]
+    mine = [row for row in rows if row["seed"] == "43"]
+    for name in names:
+        y, said = ([name in row[column] for row in mine] for column in ("label", "predicted"))
+        assert values[f"f1_{name}"] == pytest.approx(f1_score(y, said, average="weighted"))
+    assert values["mean_f1"] == pytest.approx(np.mean([values[f"f1_{name}"] for name in names]))
+    assert strictly(run.folder / "metrics.json")["values"]["weighted_accuracy_fear"] is None  # nobody is afraid
+    assert set(run.metrics["beside"]) == {"probe", "majority of each label"}
+    sheet = results.sheet(run)
+    assert sheet.columns == ("", "Acc\nmean", "Weighted Acc\nmean", "F1\nmean")
+    assert "cmsta: weighted accuracy leaves out fear: all samples or none have it" in sheet.remarks
+    _, found = evaluate(run.folder)
+    assert found["seeds"][1]["values"] == pytest.approx({n: v for n, v in values.items() if v is not None})
+
+    test = Experiment.from_json(run.record["experiment"]).data.load(store).part(Split.TEST)
+    states = {m: [column.states(int(test.rows[0]))] for m, column in test.table.columns.items()}
+    said = predicting._decide(run, [Sample(test.ids[0], None, {})], states)[0]
+    row = next(row for row in rows if row["seed"] == str(run.best_seed))
+    assert (said.id, said.label) == (row["id"], row["predicted"])
+    assert said.output == pytest.approx({name: float(row[f"p_{name}"]) for name in names}, abs=1e-5)
+
+
+def test_a_prediction_is_named_by_what_the_labels_are():
+    p = [0.7, 0.2, 0.1, 0.51, 0.5, 0.0]
+    assert predicting._named(EMOTIONS, p, "x").label == "happy, surprise"
+    assert predicting._named(EMOTIONS, [0.4] * 6, "x").label == "none"
+    assert predicting._named(SENTIMENT, [0.2, 0.5, 0.3], "x").label == "neutral"
+    assert predicting._named(VALUES, [-1.25], "x").output == {"value": -1.25}
 
 
 def test_the_test_part_is_read_after_the_last_seed_of_the_last_yardstick_is_trained(
@@ -364,7 +428,7 @@ def test_collapsed_and_restarted_seeds_are_named(finished, tmp_path):
     seeds[0] |= {"collapsed": True, "restarted_at": 0.0025}
     seeds[1] |= {"restarted_at": 0.0025}
     remarks = results.sheet(altered(finished, tmp_path, seeds=seeds)).remarks
-    assert "seed 42 COLLAPSED: one class for every validation sample, even after a restart" in remarks
+    assert "seed 42 COLLAPSED: one answer to every validation sample, after a restart too" in remarks
     assert "seed 43 collapsed at first and was restarted at lr 0.0025" in remarks
 
 
@@ -376,6 +440,19 @@ def test_a_head_that_does_not_beat_the_probe_is_told_so(finished, tmp_path, ours
     run = altered(finished, tmp_path, values=finished.metrics["values"] | {"f1_weighted": ours}, beside=beside)
     remarks = results.sheet(run).remarks
     assert any("does not beat the linear probe" in remark for remark in remarks) is said
+
+
+@pytest.mark.parametrize(("task", "name", "worse"), [(VALUES, "mae", 0.9), (EMOTIONS, "mean_f1", 0.7)], ids=str)
+def test_the_linear_probe_is_beaten_by_a_lower_error_or_a_higher_f1(finished, tmp_path, task, name, worse):
+    record = finished.record | {"data": finished.record["data"] | {"task": asdict(task)}}
+    for ours, said in ((0.8, False), (worse, True)):
+        beside = {"probe": {"values": {name: 0.8 + 0.05 * (-1 if task.classes else 1)}}}
+        run = Run(tmp_path, record, {"values": {name: ours}, "beside": beside})
+        told = results._verdict(run)
+        assert bool(told) is said
+    title = "F1 mean" if task.classes else "MAE"
+    assert f"does not beat the linear probe here ({title} {worse:.3f} against " in told[0]
+    assert results._verdict(Run(tmp_path, record, {"values": {name: None}, "beside": beside})) == []  # undefined
 
 
 def test_an_absent_class_of_one_corpus_is_named_with_the_corpus(finished, tmp_path):
@@ -573,6 +650,11 @@ def test_another_recipe_of_the_same_width_is_refused_with_both(store, posts_run)
 
 def test_labels_of_another_task_are_refused_with_both(store, posts_run):
     add_corpus(store, "values", 20, task=VALUES)
+    add_corpus(store, "halves", 20, task=Task(low=-1.0, high=1.0))
+    run = probed(store, folder := posts_run.folder.parent / "values", ("values",))
+    with pytest.raises(ConfigError, match="labelled -1 to 1, the run predicts -3 to 3"):
+        evaluate(folder, data="halves")
+    assert run.task == VALUES
     with pytest.raises(ConfigError, match="labelled -3 to 3, the run predicts negative, neutral, positive"):
         evaluate(posts_run.folder, data="values")
 

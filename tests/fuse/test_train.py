@@ -16,8 +16,9 @@ from msa.fuse import train as loop
 from msa.fuse.data import Column, Normalisation
 from msa.fuse.head import FusionHead, masked_mean
 from msa.fuse.model import Model
-from msa.fuse.train import Fit, TrainConfig, fit, predict, validate
+from msa.fuse.train import Fit, TrainConfig, Validation, fit, predict, validate
 from msa.types import SENTIMENT, Split
+from tests.fuse.batches import EMOTIONS, emotions_of, emotions_table
 from tests.fuse.conftest import IMAGE, TEXT, VALUES, memory_table
 
 RAW = Normalisation({})
@@ -285,7 +286,7 @@ def test_the_weights_kept_are_those_of_the_lowest_validation_loss():
     assert found.best_epoch == int(np.argmin(losses)) < len(losses) - 1
     head = Tiny()
     head.load_state_dict(found.state)
-    assert validate(head, part, RAW, 8, "cpu")[0] == losses[found.best_epoch]
+    assert validate(head, part, RAW, 8, "cpu").losses == {"valid_loss": losses[found.best_epoch]}
     batch = part.batch(part.rows, RAW)
     whole = F.cross_entropy(head.eval()(batch), batch.y).item()
     assert whole == pytest.approx(losses[found.best_epoch], rel=1e-6)
@@ -307,10 +308,10 @@ def test_training_stops_after_as_many_epochs_without_a_better_loss_as_asked():
 def test_validation_counts_every_sample_alike_whatever_the_batch_size():
     torch.manual_seed(0)
     head, part = Tiny(), memory_table().part(Split.VALID)
-    losses = [validate(head, part, RAW, size, "cpu")[0] for size in (1, 5, 12)]
+    losses = [validate(head, part, RAW, size, "cpu").losses["valid_loss"] for size in (1, 5, 12)]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
     predicted = predict(head, part, RAW, 5, "cpu").argmax(1)
-    assert validate(head, part, RAW, 5, "cpu")[1] == len(set(predicted))
+    assert validate(head, part, RAW, 5, "cpu").distinct == len(set(predicted))
 
 
 def test_predictions_are_probabilities_in_the_order_of_the_part():
@@ -335,7 +336,63 @@ def test_values_are_trained_on_squared_error_and_predicted_as_they_are():
     output = predict(head, part, RAW, 8, "cpu")
     assert output.shape == (12, 1)
     error = np.mean((output[:, 0] - part.y) ** 2)
-    assert error == pytest.approx(found.history[found.best_epoch]["valid_loss"], rel=1e-6)
+    best = found.history[found.best_epoch]
+    assert error == pytest.approx(best["valid_loss"], rel=1e-6)
+    assert np.abs(output[:, 0] - part.y).mean() == pytest.approx(best["valid_mae"], rel=1e-6)
+    assert "valid_mae" not in trained(epochs=1).history[0]
+
+
+def scripted(monkeypatch, losses, maes):
+    """Validations that say this."""
+    said = iter([Validation({"valid_loss": a, "valid_mae": b}, 9) for a, b in zip(losses, maes, strict=True)])
+    monkeypatch.setattr(loop, "validate", lambda *_: next(said))
+
+
+@pytest.mark.parametrize(("select", "best", "rates"), [("loss", 1, [0.01] * 5 + [0.005]), ("mae", 4, [0.01] * 6)])
+def test_values_are_chosen_by_the_loss_or_by_the_absolute_error_and_by_nothing_else(monkeypatch, select, best, rates):
+    """Which weights are kept, when training stops, and when the rate is halved."""
+    scripted(monkeypatch, [1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9], [0.9, 0.8, 0.8, 0.8, 0.3, 0.4, 0.4, 0.4])
+    whole = memory_table(task=VALUES, y=np.linspace(-3, 3, 60, dtype=np.float32), signal=0.0)
+    found = trained(lambda: Tiny(VALUES), whole=whole, epochs=8, patience=4, select=select)
+    assert found.best_epoch == best
+    assert len(found.history) == min(best + 1 + 4, 8)
+    assert [epoch["lr"] for epoch in found.history][:6] == pytest.approx(rates)
+
+
+def test_classes_are_chosen_by_the_loss_whatever_a_head_prefers_for_values():
+    assert_same(trained(select="mae"), trained(select="loss"))
+    assert Model.of("hcl").training.select == "mae"
+    assert Model.of("cmsta").training.select == "loss"
+
+
+def test_labels_are_trained_one_by_one_and_predicted_as_probabilities_of_their_own():
+    whole = emotions_table()
+    found = trained(lambda: Tiny(EMOTIONS), whole=whole, epochs=40, lr=0.05)
+    head = Tiny(EMOTIONS)
+    head.load_state_dict(found.state)
+    part = whole.part(Split.VALID)
+    p, y = predict(head, part, RAW, 5, "cpu"), part.y > 0
+    assert p.shape == (12, 6)
+    wanted = -np.where(y, np.log(p), np.log1p(-p)).mean()  # cross-entropy of yes and no, over samples and labels
+    assert wanted == pytest.approx(found.history[found.best_epoch]["valid_loss"], rel=1e-4)
+    assert ((p > 0.5) == y).mean() > 0.9
+    assert not found.collapsed
+
+
+def test_how_strongly_a_label_holds_does_not_matter_to_its_loss():
+    weak = trained(lambda: Tiny(EMOTIONS), whole=emotions_table(y=np.sign(emotions_of(60))), epochs=2)
+    assert_same(weak, trained(lambda: Tiny(EMOTIONS), whole=emotions_table(), epochs=2))
+
+
+@pytest.mark.parametrize("name", catalog.names("head"))
+def test_every_head_learns_several_labels_at_once(name):
+    model, whole = Model.of(name, settings=SMALL.get(name, [])), emotions_table()
+    make = lambda: model.build({TEXT: 8, IMAGE: 6}, EMOTIONS)  # noqa: E731
+    found = trained(make, whole=whole, epochs=3, lr=1e-3)
+    assert found.history[-1]["train_loss"] < found.history[0]["train_loss"]
+    head = make()
+    head.load_state_dict(found.state)
+    assert predict(head, whole.part(Split.TEST), RAW, 8, "cpu").shape == (12, 6)
 
 
 # --- chance and interruption --------------------------------------------------------------------------------------
@@ -441,7 +498,7 @@ def test_a_collapse_is_restarted_once_at_a_quarter_of_the_rate_and_named():
     found = trained(Fragile, lr=0.04, epochs=12, watch=lines.append)
     assert found.restarted_at == 0.01
     assert not found.collapsed
-    assert "seed 1: collapsed to one class at lr 0.04; once more at lr 0.01" in lines
+    assert "seed 1: collapsed to one answer at lr 0.04; once more at lr 0.01" in lines
     straight = trained(Fragile, lr=0.01, epochs=12)
     assert straight.restarted_at is None
     assert_same(replace(found, restarted_at=None), straight)
@@ -482,10 +539,24 @@ def test_one_class_is_no_collapse_where_the_training_labels_are_one():
     assert found.restarted_at is None
 
 
+def test_a_collapse_of_labels_is_one_answer_to_everything_and_not_a_row_of_noes():
+    collapsed = trained(lambda: Constant(EMOTIONS), whole=emotions_table())
+    assert collapsed.collapsed
+    rare = emotions_table(y=emotions_of(60) * (np.arange(60) % 5 == np.arange(60) // 15)[:, None])
+    found = trained(lambda: Tiny(EMOTIONS), whole=rare, epochs=8, lr=0.02)
+    head = Tiny(EMOTIONS)
+    head.load_state_dict(found.state)
+    p = predict(head, rare.part(Split.VALID), RAW, 8, "cpu")
+    assert not (p > 0.5).any() and np.ptp(p, 0).max() > 0.01
+    assert not found.collapsed and found.restarted_at is None
+    same = emotions_table(y=np.tile(np.float32([1, 0, 2, 0, 0, 0]), (60, 1)) * (1 + np.arange(60) % 2)[:, None])
+    assert not trained(lambda: Constant(EMOTIONS), whole=same, epochs=1).collapsed  # there is but one answer
+
+
 def test_a_collapse_is_judged_by_the_weights_that_are_kept(monkeypatch):
     """One class in the first epoch and three in the best one is a good training, and the other way round a bad one."""
     for script, collapsed in (([(1.0, 1), (0.5, 3), (0.9, 1)], False), ([(1.0, 3), (0.5, 1), (0.9, 3)], True)):
-        said = iter(script * 2)
+        said = iter([Validation({"valid_loss": loss}, distinct) for loss, distinct in script * 2])
         monkeypatch.setattr(loop, "validate", lambda *_, said=said: next(said))
         assert trained(epochs=3).collapsed is collapsed
 
@@ -524,7 +595,7 @@ def test_the_cosine_falls_from_the_full_rate_to_nothing_as_pytorchs_does(steps, 
 def test_a_plateau_halves_the_rate_after_more_than_two_epochs_without_a_better_loss(steps, monkeypatch, warmup):
     losses = [1.0, 0.9, 0.8, 0.85, 0.85, 0.85, 0.7, 0.75, 0.75, 0.75, 0.6]
     said = iter(losses)
-    monkeypatch.setattr(loop, "validate", lambda *_: (next(said), 3))
+    monkeypatch.setattr(loop, "validate", lambda *_: Validation({"valid_loss": next(said)}, 3))
     found = trained(epochs=len(losses), schedule="plateau", warmup_epochs=warmup)
     wanted = [0.01] * 6 + [0.005] * 4 + [0.0025]  # epochs 3 to 5 and 7 to 9 were no better
     assert rates(steps)[9::5] == pytest.approx(wanted[1:])
@@ -556,6 +627,7 @@ def test_rates_of_several_groups_keep_their_proportion(steps):
         ({"warmup_epochs": -1.0}, "must not be below 0"),
         ({"weight_decay": -0.1}, "must not be below 0"),
         ({"schedule": "linear"}, "schedule='linear'"),
+        ({"select": "f1"}, "select is 'f1', which is none of its choices"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong, said):

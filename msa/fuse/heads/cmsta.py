@@ -131,6 +131,11 @@ class CMSTA(FusionHead):
             nn.Linear(self.fuse.width, c.hidden), nn.ReLU(), nn.Dropout(c.dropout), nn.Linear(c.hidden, task.outputs)
         )
         self.label_smoothing = c.label_smoothing
+        if (c.class_weights is not None or c.label_smoothing) and not task.single:
+            raise ConfigError(
+                "class_weights and label_smoothing are of one class out of several, which these labels are not",
+                fix="leave them out",
+            )
         if c.class_weights is not None and len(c.class_weights) != len(task.classes):
             raise ConfigError(
                 f"{len(c.class_weights)} class weights for the {len(task.classes)} classes {', '.join(task.classes)}",
@@ -150,7 +155,7 @@ class CMSTA(FusionHead):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         output = self(batch)  # (B, outputs)
-        if not self.task.classes:
+        if not self.task.single:
             return {"task": task_loss(self.task, output, batch.y)}
         weight, smoothing = self.class_weights, self.label_smoothing
         return {"task": F.cross_entropy(output.float(), batch.y, weight=weight, label_smoothing=smoothing)}

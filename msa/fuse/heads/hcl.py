@@ -116,6 +116,7 @@ _TRAIN: dict[str, object] = {
     "warmup_epochs": 10.0,  # ours
     "schedule": "cosine",  # ours
     "clip": 1.0,  # ours
+    "select": "mae",  # ours
 }
 TRAIN = dict.fromkeys(PRESETS, _TRAIN)
 
@@ -143,11 +144,21 @@ class HCL(FusionHead):
         self.error = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[c.loss]
 
     def forward(self, batch: Batch) -> Tensor:
+        f, t, g = self.states(batch)
+        y = self.fuse(t if self.asker == self.guide else f[self.asker], g)  # (B, d)
+        return self.classify(y)  # (B, outputs)
+
+    def states(self, batch: Batch) -> tuple[Parts, Tensor, Tensor]:
+        """F_m of every modality, t_N and G_N, each (B, T, d), eq. 1-8."""
         h = {m: self.embed[m](batch.x[m], batch.mask[m]) for m in self.modalities}  # H1_m, each (B, T, d), eq. 1
         f = self.cowa(h)  # F_m, each (B, T, d), eq. 2-5
         t, g = self.ccl(f[self.guide], {m: f[m] for m in self.guided})  # t_N and G_N, each (B, T, d), eq. 6-8
-        y = self.fuse(t if self.asker == self.guide else f[self.asker], g)  # (B, d)
-        return self.classify(y)  # (B, outputs)
+        return f, t, g
+
+    def attention(self, batch: Batch) -> Parts:
+        """Where t_N looks in every guided modality: the softmax of eq. 6 in the last layer, each (B, heads, T, T)."""
+        f, t, _ = self.states(batch)
+        return self.ccl.attention(t, {m: f[m] for m in self.guided})
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         output = self(batch)  # (B, outputs)
@@ -375,6 +386,16 @@ class CCL(nn.Module):
             g = guide(g, level, f)  # G_n, (B, T, d)
         return levels[-1], g
 
+    def attention(self, t: Tensor, f: Parts) -> Parts:
+        """The softmax of eq. 6 in layer N, of t_N and the guided F_m, each (B, T, d) -> each (B, heads, T, T)."""
+        last = self.layers[-1] if self.layers else None
+        if not isinstance(last, GuideLayer) or last.guidance is None:
+            why = "without='text_guidance' no modality guides" if last else "a lone modality guides no one"
+            raise ConfigError(
+                f"{why}: there is no attention of eq. 6", fix="take a run of two or more modalities that has guidance"
+            )
+        return last.guidance.weights(t, {m: last.norm[m](x) for m, x in f.items()})
+
 
 class GuideLayer(nn.Module):
     """G_n = G_{n-1} + O(what the guided modalities tell the guide and then each other), eq. 6-8."""
@@ -410,6 +431,13 @@ class Guidance(nn.Module):
     def forward(self, t: Tensor, f: Parts) -> Parts:
         q = self.w_q(self.norm(t))  # (B, T, d)
         return {m: attend(q, self.w_k[m](x), self.w_v[m](x), self.config, self.training) for m, x in f.items()}
+
+    def weights(self, t: Tensor, f: Parts) -> Parts:
+        """The softmax alone, which `attend` keeps to itself: t and LN(F_m), each (B, T, d) -> each (B, heads, T, T)."""
+        split = lambda x: x.unflatten(2, (self.config.heads, -1)).transpose(1, 2)  # noqa: E731, (B, heads, T, d_k)
+        q = split(self.w_q(self.norm(t)))
+        k = {m: split(self.w_k[m](x)) for m, x in f.items()}
+        return {m: (q @ k_m.mT / q.shape[-1] ** 0.5).softmax(-1) for m, k_m in k.items()}
 
 
 class Collaboration(nn.Module):
