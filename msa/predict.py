@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from msa.errors import BackboneError, ConfigError
-from msa.types import Dropped, Modality, Raw, Sample
+from msa.types import Dropped, Modality, Raw, Sample, Task
 
 # per sample: hidden states, the reason why there are none, or None where it has no such modality
 States = list[np.ndarray | str | None]
@@ -22,18 +22,19 @@ class Prediction:
     """What a run says of one sample, and what it could not use."""
 
     id: str
-    label: str  # a class name, or a number as text
+    label: str  # a class name, several with commas, "none" of several, or a number as text
     output: dict[str, float]  # class -> probability, or {"value": ...}
     used: tuple[Modality, ...]
     notes: tuple[str, ...] = ()
 
 
-def one(text: str | None, image: Path | None, audio: Path | None) -> Sample:
-    """A sample from whatever was given on the command line."""
+def one(text: str | None, image: Path | None, audio: Path | None, video: Path | None = None) -> Sample:
+    """A sample from whatever was given on the command line; a video gives faces, and sound where no other is given."""
     given = {
         Modality.TEXT: Raw(text=text) if text is not None else None,
         Modality.IMAGE: Raw(path=image) if image else None,
-        Modality.AUDIO: Raw(path=audio) if audio else None,
+        Modality.AUDIO: Raw(path=sound) if (sound := audio or video) else None,
+        Modality.FACE: Raw(path=video) if video else None,
     }
     return Sample(id="input", label=None, raw={m: raw for m, raw in given.items() if raw is not None})
 
@@ -69,7 +70,7 @@ def predict(
 
 
 def _refuse_unknown(samples: Sequence[Sample], views: dict[str, Any]) -> None:
-    given = {m for sample in samples for m in sample.raw}
+    given = {m for sample in samples for m in _asked_of(sample, set(views))}
     if not given & set(views):
         raise ConfigError(
             f"this run was trained on {', '.join(views)}; given: {', '.join(sorted(given)) or 'nothing'}",
@@ -80,6 +81,12 @@ def _refuse_unknown(samples: Sequence[Sample], views: dict[str, Any]) -> None:
             f"this run was trained on {', '.join(views)} and knows no {', '.join(strange)}",
             fix=f"leave out --{strange[0]}, or train on a corpus that has it",
         )
+
+
+def _asked_of(sample: Sample, known: set[str]) -> set[Modality]:
+    """What a sample is given for: of a video either the sound or the faces may be of no use to a run."""
+    filmed = {m for m in (Modality.AUDIO, Modality.FACE) if sample.raw.get(m) == sample.raw.get(Modality.FACE)}
+    return {m for m in sample.raw if m not in filmed or m in known or not filmed & known}
 
 
 def _encode(attributes: Any, found_at: str | None, samples: Sequence[Sample], device: str) -> States:
@@ -98,18 +105,21 @@ def _encode(attributes: Any, found_at: str | None, samples: Sequence[Sample], de
             + ", ".join(f"{n} {attributes['identity'].get(n)} then, {recipe.identity[n]} now" for n in changed),
             fix="install the versions named first, or extract and train again with these",
         )
-    backbone = recipe.load(device)
-    if backbone.dim != attributes["dim"]:
-        raise BackboneError(
-            f"{recipe.name} gives {backbone.dim} features, the run was trained on {attributes['dim']}",
-            fix="train again on hidden states of this backbone",
-        )
     found: States = [None] * len(samples)
-    for start in range(0, len(rows), recipe.spec.batch):
-        batch = rows[start : start + recipe.spec.batch]
-        clips = [attempt(lambda i=i: media.clip(modality, samples[i].raw[modality])) for i in batch]  # type: ignore[misc]
-        for i, state in hidden_states(backbone, batch, clips).items():
-            found[i] = state.reason if isinstance(state, Failure) else state
+    with recipe.loaded(device) as backbone:
+        if backbone.dim != attributes["dim"]:
+            raise BackboneError(
+                f"{recipe.name} gives {backbone.dim} features, the run was trained on {attributes['dim']}",
+                fix="train again on hidden states of this backbone",
+            )
+        for start in range(0, len(rows), recipe.spec.batch):
+            batch = rows[start : start + recipe.spec.batch]
+            clips = [
+                attempt(lambda i=i: media.clip(modality, samples[i].raw[modality], recipe.sampling))  # type: ignore[misc]
+                for i in batch
+            ]
+            for i, state in hidden_states(backbone, batch, clips).items():
+                found[i] = state.reason if isinstance(state, Failure) else state
     return found
 
 
@@ -117,7 +127,7 @@ def _decide(run: Any, samples: Sequence[Sample], states: dict[Modality, States])
     import torch
 
     from msa.fuse.data import pad
-    from msa.fuse.head import Batch
+    from msa.fuse.head import Batch, answers
 
     norm, head = run.normalisation(), run.head()
     found = []
@@ -132,14 +142,15 @@ def _decide(run: Any, samples: Sequence[Sample], states: dict[Modality, States])
         padded = {m: pad([state], run.dims[m], norm.of(m)) for m, state in usable.items()}
         x, mask = {m: p[0] for m, p in padded.items()}, {m: p[1] for m, p in padded.items()}
         with torch.inference_mode():
-            output = head(Batch(x, mask, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)))[0]
-        found.append(replace(_named(run.task.classes, output.double().numpy(), sample.id), used=used, notes=notes))
+            logits = head(Batch(x, mask, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)))
+            said = answers(run.task, logits.double())[0].tolist()
+        found.append(replace(_named(run.task, said, sample.id), used=used, notes=notes))
     return found
 
 
-def _named(classes: Sequence[str], output: np.ndarray, name: str) -> Prediction:
-    if not classes:
-        return Prediction(name, f"{output[0]:.3f}", {"value": float(output[0])}, ())
-    p = np.exp(output - output.max())
-    p /= p.sum()
-    return Prediction(name, classes[int(p.argmax())], dict(zip(classes, map(float, p), strict=True)), ())
+def _named(task: Task, said: Sequence[float], name: str) -> Prediction:
+    """The prediction of one sample, of what `answers` makes of its output."""
+    if not task.classes:
+        return Prediction(name, f"{said[0]:.3f}", {"value": said[0]}, ())
+    label = task.named(p > 0.5 for p in said) if task.multilabel else task.classes[int(np.argmax(said))]
+    return Prediction(name, label, dict(zip(task.classes, said, strict=True)), ())

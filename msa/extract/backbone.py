@@ -15,9 +15,9 @@ class BackboneSpec:
     """A recipe from clip to hidden states.
 
     `weights` names where the numbers come from: `hf:ORG/NAME` or a folder (`hf:./DIR`), `timm:NAME` or
-    `timm:NAME@CHECKPOINT`, or nothing for hand-made descriptors. `options` holds whatever else decides the
-    numbers (sample rate, crop, maximum length, which layer) and is part of a view's identity; what merely
-    decides speed (`batch`) is not.
+    `timm:NAME@CHECKPOINT`, `pyfeat:REPO` or `pyfeat:FOLDER`, or nothing for hand-made descriptors. `options` holds
+    whatever else decides the numbers (sample rate, crop, maximum length, which layer) and is part of a view's
+    identity; what merely decides speed (`batch`) is not.
     """
 
     modality: Modality
@@ -43,11 +43,16 @@ class Backbone(Protocol):
     """A frozen model on a device.
 
     `encode` takes decoded clips - str for text, uint8 (H, W, 3) RGB for an image, float32 (samples,) at 16 kHz
-    mono for audio - and returns one (T, dim) array of the spec's dtype for each, T > 0. The result for a clip
-    must not depend on the others in the call.
+    mono for audio, `media.Frames` or `media.Columns` for faces - and returns one (T, dim) array of the spec's dtype
+    for each, T > 0. The result for a clip must not depend on the others in the call.
 
-    A backbone may also have `prepare(clip)`: what a decoding thread can do ahead for one clip (resize, normalise);
-    `encode` then takes what it returns as well as plain clips.
+    A backbone may also have
+    `prepare(clip)`  what a decoding thread can do ahead for one clip (resize, normalise); `encode` then takes what it
+                     returns as well as plain clips
+    `columns`        the names of its `dim` features
+    `counts()`       what was counted since it was last asked, such as {"frames without a face": 7}: it is kept beside
+                     the hidden states and told at the end
+    `close()`        gives back what it holds: a process of its own
     """
 
     dim: int

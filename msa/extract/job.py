@@ -9,16 +9,17 @@ import numpy as np
 
 from msa import catalog
 from msa.cache.index import Index
+from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
 from msa.config import modality as modality_of
 from msa.errors import BackboneError, ConfigError, SourceError
 from msa.extract import media, pipeline, presets, scan
 from msa.extract.forward import Failure, attempt, hidden_states
-from msa.extract.pipeline import Limits, Progress, Report, Unwatched
+from msa.extract.pipeline import Limits, Report
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
-from msa.types import Modality, Source, Split
+from msa.types import Modality, Source
 
 SKIP = "none"  # as a backbone's name: leave this modality out
 SAMPLED = 8  # clips a dry run encodes to learn how large the hidden states are
@@ -39,8 +40,13 @@ class Job:
     limits: Limits = field(default_factory=Limits)
 
 
-def survey(job: Job, progress: Progress = Unwatched()) -> Scan:
-    """Read and hash the corpus. Raises SourceError with its home page, licence and layout where it is not found."""
+def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Unwatched()) -> Scan:
+    """Read and hash the corpus; one that was imported into the store, and lies nowhere else, gives its texts.
+
+    Raises SourceError with the corpus's home page, licence and layout where it is not found.
+    """
+    if job.root is None and store is not None and job.dataset.partition("@")[0] in store.datasets:
+        return scan.of_store(_unsplit(job, store.index(job.dataset)))
     if job.root is None:
         source: Source = catalog.load("dataset", job.dataset).SOURCE
         raise SourceError(
@@ -60,8 +66,20 @@ def survey(job: Job, progress: Progress = Unwatched()) -> Scan:
         progress.end()
 
 
-def check(job: Job) -> None:
-    """Refuse a misspelt preset, backbone or setting before a corpus is read, which may take minutes."""
+def _unsplit(job: Job, index: Index) -> Index:
+    if job.split_file or [s for s in job.settings if "." not in s.partition("=")[0]]:
+        raise ConfigError(
+            f"{index.name} stands in the store with its labels and its split, which nothing changes there",
+            fix="give --split and the settings of the corpus where it is imported or extracted from its files",
+        )
+    return index
+
+
+def check(job: Job, store: FeatureStore | None = None) -> None:
+    """Refuse a misspelt corpus, preset, backbone or setting before a corpus is read, which may take minutes."""
+    stored = store.datasets if store is not None else {}
+    if job.dataset.partition("@")[0] not in stored:
+        catalog.load("dataset", job.dataset)
     named = dict(presets.preset(job.preset)) | dict(job.backbones)
     for modality, name in named.items():
         if name != SKIP:
@@ -72,15 +90,15 @@ def check(job: Job) -> None:
             modality_of(prefix)
 
 
-def recipes(job: Job, index: Index, store: FeatureStore | None) -> list[Recipe]:
+def recipes(job: Job, found: Scan, store: FeatureStore | None) -> list[Recipe]:
     """The recipe of every modality the corpus has. All weights are found before anything is extracted."""
-    wanted = chosen(job, index)
+    wanted = chosen(job, found)
     return [Recipe.resolve(m, name, _options(job, m), store) for m, name in wanted.items()]
 
 
-def chosen(job: Job, index: Index) -> dict[Modality, str]:
+def chosen(job: Job, found: Scan) -> dict[Modality, str]:
     """The backbone for each modality the corpus has: the preset's, unless another or none was named."""
-    there = [m for m in Modality if index.has(m).any()]
+    index, there = found.index, found.modalities
     if strange := sorted(set(job.backbones) - set(there)):
         raise ConfigError(
             f"{index.name} has no {strange[0]}", fix=f"leave out --{strange[0]}; it has {', '.join(there)}"
@@ -106,9 +124,17 @@ def _options(job: Job, modality: Modality) -> list[str]:
 def execute(
     job: Job, found: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Unwatched()
 ) -> list[Report]:
-    """Extract the corpus into the store, one recipe after the other."""
+    """Extract the corpus into the store: text, images, then sound and faces, together where one file holds both."""
     device = pick_device(job.device)
-    return [pipeline.extract(store, found, recipe, device, job.limits, progress) for recipe in todo]
+    passes = [pipeline.extract(store, found, group, device, job.limits, progress) for group in _passes(found, todo)]
+    return [report for reports in passes for report in reports]
+
+
+def _passes(found: Scan, todo: Sequence[Recipe]) -> list[list[Recipe]]:
+    """Recipes that read the same files share a pass."""
+    filmed = any(Modality.FACE in raw and raw.get(Modality.AUDIO) == raw[Modality.FACE] for raw in found.raws)
+    of_video = [r for r in todo if filmed and r.spec.modality in (Modality.AUDIO, Modality.FACE)]
+    return [[recipe] for recipe in todo if recipe not in of_video] + ([of_video] if of_video else [])
 
 
 def pick_device(asked: str) -> str:
@@ -142,36 +168,24 @@ class Estimate:
 
 def estimate(job: Job, found: Scan, store: FeatureStore | None) -> list[Estimate]:
     """What would be extracted, from encoding a few samples; nothing is written."""
-    return [_estimate(job, found, store, m, name) for m, name in chosen(job, found.index).items()]
+    return [_estimate(job, found, store, m, name) for m, name in chosen(job, found).items()]
 
 
 def _estimate(job: Job, found: Scan, store: FeatureStore | None, modality: Modality, name: str) -> Estimate:
     _, spec = presets.spec_of(modality, name, _options(job, modality))
-    rows = np.flatnonzero(found.index.has(modality)[: job.limits.samples])
+    rows = np.array([row for row in found.rows(modality) if row < (job.limits.samples or np.inf)], np.int64)
     facts: dict[str, Any] = {"weights": spec.weights or "none needed", "licence": spec.licence, "samples": len(rows)}
     try:
         recipe = Recipe.resolve(modality, name, _options(job, modality), store)
     except BackboneError as error:
         return Estimate(modality, name, problem=str(error), **facts)
-    backbone = recipe.load(pick_device(job.device))
     tried = rows[np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(int)]
-    clips = [attempt(lambda row=row: media.clip(modality, found.raws[row][modality])) for row in tried]  # type: ignore[misc]
-    encoded = hidden_states(backbone, tried.tolist(), clips).values()
+    clips = [attempt(lambda row=row: media.clip(modality, found.raws[row][modality], recipe.sampling)) for row in tried]  # type: ignore[misc]
+    with recipe.loaded(pick_device(job.device)) as backbone:
+        encoded = hidden_states(backbone, tried.tolist(), clips).values()
+        dim = backbone.dim
     states = [state for state in encoded if not isinstance(state, Failure)]
     mean = float(np.mean([len(s) for s in states])) if states else 0.0
-    size = int(mean * backbone.dim * Form.of(backbone.dim, spec.dtype).stored.itemsize * len(rows))
+    size = int(mean * dim * Form.of(dim, spec.dtype).stored.itemsize * len(rows))
     already = store is not None and recipe.view_id in store.manifest["views"]
-    return Estimate(modality, name, dim=backbone.dim, rows=mean, bytes=size, already=already, **facts)
-
-
-def counts(index: Index) -> dict[str, dict[str, int]]:
-    """Split -> class -> how many samples, with the unlabelled named."""
-    table: dict[str, dict[str, int]] = {}
-    for split in Split:
-        y = index.y[index.rows(split)]
-        if index.task.classes:
-            table[split] = {name: int((y == number).sum()) for number, name in enumerate(index.task.classes)}
-        else:
-            table[split] = {"labelled": int(np.isfinite(y).sum())}
-        table[split]["unlabelled"] = int(np.isnan(y).sum())
-    return table
+    return Estimate(modality, name, dim=dim, rows=mean, bytes=size, already=already, **facts)

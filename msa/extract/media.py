@@ -1,4 +1,4 @@
-"""Raw bytes -> clip: text, RGB picture, 16 kHz mono sound. The only file that decodes media.
+"""Raw bytes -> clip: text, RGB picture, 16 kHz mono sound, frames. With container.py the only file that decodes media.
 
 What cannot be decoded raises MediaError with a short reason: it becomes the record of one sample, never the end of
 a run. Silence, a one-pixel picture and a single emoji are valid; an empty file is not.
@@ -6,8 +6,11 @@ a run. Silence, a one-pixel picture and a single emoji are valid; an empty file 
 
 import codecs
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import av
 import numpy as np
@@ -16,37 +19,64 @@ import soundfile
 import soxr
 from PIL import Image, ImageOps
 
+from msa.extract import container
+from msa.extract.container import Frames as Frames
+from msa.extract.container import MediaError as MediaError
+from msa.extract.container import Pictures, Sampling, Sound
 from msa.types import Modality, Raw
 
 RATE = 16_000  # Hz; what wav2vec 2.0 and its relatives were trained on
-LEAD_S = 0.5  # decoded and thrown away before a span of a compressed stream, whose frames need their predecessors
+FRAMES = Sampling(fps=5.0, side=640)  # where a recipe has no say of its own
 
 
-class MediaError(Exception):
-    """One piece of raw material cannot be decoded; the message is short, because such messages are counted."""
+@dataclass(frozen=True)
+class Columns:
+    """A table of numbers with a header, as OpenFace writes one: `names` (C,), `values` float64 (N, C)."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
 
 
-def clip(modality: Modality, raw: Raw) -> str | np.ndarray:
+Clip = str | np.ndarray | Frames | Columns
+
+
+def clip(modality: Modality, raw: Raw, sampling: Sampling = FRAMES) -> Clip:
     """Decode one modality of one sample.
 
-    Text becomes a stripped str, an image uint8 (H, W, 3) RGB, audio float32 (samples,) at 16 kHz mono.
+    Text becomes a stripped str, an image uint8 (H, W, 3) RGB, audio float32 (samples,) at 16 kHz mono, faces some
+    frames of a video (`sampling` says which) or, from a .csv, its columns.
     """
-    decode: dict[Modality, Callable[[Raw], str | np.ndarray]] = {
+    decode: dict[Modality, Callable[[Raw], Clip]] = {
         Modality.TEXT: lambda raw: read_text(raw)[0],
         Modality.IMAGE: read_image,
         Modality.AUDIO: read_audio,
+        Modality.FACE: lambda raw: read_columns(raw) if is_table(raw) else read_frames(raw, sampling),
     }
-    if modality not in decode:
-        raise ValueError(f"nothing decodes {modality} here: it has {', '.join(decode)}")
     return decode[modality](raw)
 
 
-def versions(modality: Modality) -> dict[str, str | int]:
+def clips(raws: Mapping[Modality, Raw], sampling: Sampling = FRAMES) -> dict[Modality, Clip | Exception]:
+    """Decode several modalities of one sample; sound and frames of the same span of a video in one pass."""
+    found: dict[Modality, Clip | Exception] = {}
+    audio, face = raws.get(Modality.AUDIO), raws.get(Modality.FACE)
+    if audio is not None and audio == face and not is_table(face):
+        found = _sound_and_frames(audio, sampling)
+    for modality in raws.keys() - found.keys():
+        try:
+            found[modality] = clip(modality, raws[modality], sampling)
+        except Exception as error:
+            found[modality] = error
+    return found
+
+
+def versions(modality: Modality, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str | int]:
     """The facts of decoding that decide the numbers, for a view's identity."""
     if modality is Modality.TEXT:
         return {"encoding": "utf-8-sig, else cp1252"}
     if modality is Modality.AUDIO:
         return {"rate": RATE, "mono": "mean", "resample": "soxr-HQ", "soxr": soxr.__version__}
+    if modality is Modality.FACE:
+        return {"frames": "on the screen at n / fps", "scale": "area", "av": av.__version__} if "fps" in options else {}
     return {"mode": "RGB", "orientation": "exif", "alpha": "over white", "pillow": PIL.__version__}
 
 
@@ -120,13 +150,16 @@ def read_audio(raw: Raw) -> np.ndarray:
 
     A recording that breaks off is used as far as it goes: streamed files misstate their length, so nobody could tell.
     """
-    path = existing(raw)
-    if raw.start < 0 or (raw.end is not None and raw.end <= raw.start):
-        raise MediaError(f"span {raw.start}-{raw.end} s is empty")
+    path = _spanned(raw)
     try:
-        wave, rate = _soundfile(path, raw.start, raw.end)
+        return _at_16k(raw, *_soundfile(path, raw.start, raw.end))
     except soundfile.LibsndfileError:
-        wave, rate = _container(path, raw.start, raw.end)
+        sound = Sound(raw.start, raw.end)
+        container.read(path, raw.start, [sound])
+        return _at_16k(raw, sound.wave(), sound.rate)
+
+
+def _at_16k(raw: Raw, wave: np.ndarray, rate: int) -> np.ndarray:
     if wave.size and not np.isfinite(wave).all():
         raise MediaError("samples are not finite")
     wave = soxr.resample(wave, rate, RATE, quality="HQ") if wave.size and rate != RATE else wave
@@ -134,6 +167,13 @@ def read_audio(raw: Raw) -> np.ndarray:
         span = f": nothing in {raw.start}-{raw.end or 'end'} s" if raw.start or raw.end else ""
         raise MediaError(f"zero-length audio{span}")
     return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def _spanned(raw: Raw) -> Path:
+    """The path of a file whose span, if one is given, is not empty. Raises MediaError."""
+    if raw.start < 0 or (raw.end is not None and raw.end <= raw.start):
+        raise MediaError(f"span {raw.start}-{raw.end} s is empty")
+    return existing(raw)
 
 
 def _soundfile(path: Path, start: float, end: float | None) -> tuple[np.ndarray, int]:
@@ -145,37 +185,52 @@ def _soundfile(path: Path, start: float, end: float | None) -> tuple[np.ndarray,
         return file.read(last - first, dtype="float32", always_2d=True).mean(axis=1), file.samplerate
 
 
-def _container(path: Path, start: float, end: float | None) -> tuple[np.ndarray, int]:
-    """(samples,) float32 and their rate, from the first sound track of whatever FFmpeg opens: mp4, m4a, mkv."""
+# faces
+
+
+def is_table(raw: Raw) -> bool:
+    """Are these faces somebody has measured already: a .csv instead of a video?"""
+    return raw.path is not None and raw.path.suffix.lower() == ".csv"
+
+
+def read_frames(raw: Raw, sampling: Sampling) -> Frames:
+    """Frames of a video, or the one frame of a picture."""
+    pictures = Pictures(raw.start, raw.end, sampling)
+    container.read(_spanned(raw), raw.start, [pictures])
+    return pictures.frames()
+
+
+def _sound_and_frames(raw: Raw, sampling: Sampling) -> dict[Modality, Clip | Exception]:
+    sound, pictures = Sound(raw.start, raw.end), Pictures(raw.start, raw.end, sampling)
+    found: dict[Modality, Clip | Exception] = {}
+    wanted: dict[Modality, Callable[[], Clip]] = {
+        Modality.AUDIO: lambda: _at_16k(raw, sound.wave(), sound.rate),
+        Modality.FACE: pictures.frames,
+    }
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise MediaError("no sound track")
-            return _track(container, start, end)
-    except av.FFmpegError as error:
-        raise MediaError(f"not audio: {error.strerror}") from None
+        container.read(_spanned(raw), raw.start, [sound, pictures])
+    except MediaError as error:
+        return dict.fromkeys(wanted, error)
+    for modality, take in wanted.items():
+        try:
+            found[modality] = take()
+        except MediaError as error:
+            found[modality] = error
+    return found
 
 
-def _track(container: "av.container.InputContainer", start: float, end: float | None) -> tuple[np.ndarray, int]:
-    stream = container.streams.audio[0]
-    origin = max(container.start_time or 0, 0) / 1e6  # s; a broadcast recording does not start at zero
-    if start > LEAD_S:
-        container.seek(int((start - LEAD_S + origin) / stream.time_base), stream=stream)
-    planar = av.AudioResampler(format="fltp")  # the format alone: rate and channels stay as recorded
-    parts: list[np.ndarray] = []  # each (channels, samples)
-    begun, rate = 0.0, stream.rate
-    for frame in container.decode(stream):
-        at = (frame.time or 0.0) - origin  # s
-        if end is not None and at >= end:
-            break
-        if not parts:
-            begun = at
-        parts += [part.to_ndarray() for part in planar.resample(frame)]
-    if not parts:
-        return np.zeros(0, np.float32), rate
-    wave = np.concatenate(parts, axis=1).mean(axis=0)
-    first = max(round((start - begun) * rate), 0)
-    return wave[first : None if end is None else max(round((end - begun) * rate), 0)], rate
+def read_columns(raw: Raw) -> Columns:
+    """A .csv of numbers under a header; blanks around names and numbers are OpenFace's."""
+    lines = existing(raw).read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    names = tuple(name.strip() for name in lines[0].split(","))
+    rows = [line.split(",") for line in lines[1:] if line.strip()]
+    if ragged := next((n for n, row in enumerate(rows, start=2) if len(row) != len(names)), None):
+        raise MediaError(f"line {ragged} of the table has another number of cells than its header")
+    try:
+        values = np.array(rows, np.float64).reshape(len(rows), len(names))
+    except ValueError as error:
+        raise MediaError(f"not a table of numbers: {error}") from None
+    return Columns(names, values)
 
 
 def existing(raw: Raw) -> Path:

@@ -11,12 +11,18 @@ from msa.extract.backbone import BackboneSpec
 from msa.types import Modality
 
 PRESETS: Mapping[str, Mapping[Modality, str]] = {
-    # Section 1.1 of the CM-STA paper, with the English RoBERTa its English corpora need
-    "paper": {Modality.TEXT: "roberta.base", Modality.IMAGE: "resnest.50d", Modality.AUDIO: "wav2vec2.base"},
-    # no weights, no network, no GPU
+    # Section 1.1 of the CM-STA paper, with the English RoBERTa its English corpora need;
+    # it reads no faces, but corpora of videos have them
+    "paper": {
+        Modality.TEXT: "roberta.base",
+        Modality.IMAGE: "resnest.50d",
+        Modality.AUDIO: "wav2vec2.base",
+        Modality.FACE: "pyfeat.multitask",
+    },
+    # no weights, no network, no GPU; nothing reads a face without weights
     "classic": {Modality.TEXT: "ngrams.words", Modality.IMAGE: "descriptors.grid", Modality.AUDIO: "librosa.acoustic"},
 }
-FREE = ("hf", "timm")  # families whose variants are whatever the hub or this disk holds
+FREE = ("hf", "timm", "pyfeat")  # families whose variants are whatever the hub or this disk holds
 
 
 def preset(name: str) -> Mapping[Modality, str]:
@@ -29,7 +35,8 @@ def preset(name: str) -> Mapping[Modality, str]:
 def spec_of(modality: Modality, name: str, overrides: Iterable[str] = ()) -> tuple[str, BackboneSpec]:
     """The family file and the recipe behind a name, with `KEY=VALUE` put into its options.
 
-    `roberta.base` is a variant, `roberta` the family's first, `hf:...` and `timm:...` are anything of those libraries.
+    `roberta.base` is a variant, `roberta` the family's first, `hf:...` and `timm:...` are anything of those libraries,
+    `pyfeat:FOLDER` are weights of its own kind.
     """
     family, spec = _named(modality, name)
     if spec.modality is not modality:
@@ -40,7 +47,7 @@ def spec_of(modality: Modality, name: str, overrides: Iterable[str] = ()) -> tup
 
 def _named(modality: Modality, name: str) -> tuple[str, BackboneSpec]:
     free, _, where = name.partition(":")
-    if free in FREE:
+    if free in FREE and (where or not catalog.variants(free)):
         if not where:
             raise BackboneError(f"{name} alone names no weights", fix=f"write {free}:NAME")
         return free, catalog.load("backbone", free).spec(modality, name)
@@ -60,7 +67,7 @@ def _of(modality: Modality) -> list[str]:
     fitting = [
         f"{name}.{key}" for name, specs in families.items() for key, spec in specs.items() if spec.modality is modality
     ]
-    return [*fitting, "timm:NAME" if modality is Modality.IMAGE else "hf:ORG/NAME"]
+    return [*fitting, {Modality.IMAGE: "timm:NAME", Modality.FACE: "pyfeat:FOLDER"}.get(modality, "hf:ORG/NAME")]
 
 
 def _options(defaults: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Two recipes with the same identity fill the same view. Not part of it: batch siz
 """
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,6 +18,7 @@ from msa.cache.store import FeatureStore
 from msa.errors import BackboneError
 from msa.extract import media, presets, weights
 from msa.extract.backbone import Backbone, BackboneSpec, Weights
+from msa.extract.container import Sampling
 from msa.types import Modality
 
 EXTRACTOR = 1  # raised when the code between raw material and hidden states changes its numbers
@@ -55,7 +57,7 @@ class Recipe:
             "weights_sha256": self.weights.sha256,
             "libraries": {} if self.spec.weights else self._libraries(),
             "options": dict(self.spec.options),
-            "decoding": media.versions(self.spec.modality),
+            "decoding": media.versions(self.spec.modality, self.spec.options),
             "compute": COMPUTE,
             "dtype": self.spec.dtype,
         }
@@ -63,6 +65,12 @@ class Recipe:
     def _libraries(self) -> dict[str, str]:
         """What hand-made descriptors are computed by; it takes the place of weights. Arrays are arrays: no numpy."""
         return {name: v for name, v in self.load("cpu").versions.items() if name not in ("numpy", "scipy")}
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames of a video it wants."""
+        options = self.spec.options
+        return Sampling(options["fps"], options["side"]) if "fps" in options else media.FRAMES
 
     @property
     def label(self) -> str:
@@ -79,6 +87,15 @@ class Recipe:
         """The frozen model on a device."""
         backbone: Backbone = catalog.load("backbone", self.family).load(self.spec, self.weights, device)
         return backbone
+
+    @contextmanager
+    def loaded(self, device: str) -> Iterator[Backbone]:
+        """The model, which gives back what it holds at the end."""
+        backbone = self.load(device)
+        try:
+            yield backbone
+        finally:
+            getattr(backbone, "close", lambda: None)()
 
     def attributes(self, backbone: Backbone) -> dict[str, Any]:
         """The provenance of a view: its identity, and what it came from."""
@@ -108,6 +125,13 @@ class Recipe:
         Raises BackboneError where the weights are other ones, whatever they are called.
         """
         known, modality = attributes["weights"], Modality(attributes["modality"])
+        if imported := attributes["identity"].get("imported"):
+            raise BackboneError(
+                f"the {modality} this run was trained on was imported ({attributes['backbone']}, "
+                f"{attributes['source']}): nothing here can make it from raw input",
+                fix=f"train on {modality} that msa extracts itself, or leave it out: msa fuse train --modalities ...; "
+                f"{imported} files can be scored with `msa fuse eval`",
+            )
         name = found_at or (known["name"] if attributes["family"] in presets.FREE else attributes["backbone"])
         family, spec = presets.spec_of(modality, name)
         if known["path"] and found_at is None:
@@ -131,7 +155,7 @@ def _at(weights_name: str, path: Path, modality: Modality) -> str:
             fix=f"say where they are on this machine: --weights {modality}={weights_name.partition(':')[0]}:PATH",
         )
     kind, _, rest = weights_name.partition(":")
-    return f"hf:{path}" if kind == "hf" else f"timm:{rest.partition('@')[0]}@{path}"
+    return f"timm:{rest.partition('@')[0]}@{path}" if kind == "timm" else f"{kind}:{path}"
 
 
 def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:

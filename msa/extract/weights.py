@@ -1,8 +1,9 @@
 """From the name of weights to files on this disk, and proof of what they are.
 
 `hf:FOLDER` is used as it lies; `hf:ORG/NAME` and `timm:NAME` come from the hub's cache, or from the hub when they
-are not there yet; `timm:NAME@CHECKPOINT` is one file. The cache is asked first, so a second run needs no network,
-and where there is none the refusal comes at once with the way round it.
+are not there yet; `timm:NAME@CHECKPOINT` is one file; `pyfeat:FOLDER` has two, which on the hub lie in a repository
+each. The cache is asked first, so a second run needs no network, and where there is none the refusal comes at once
+with the way round it.
 """
 
 import hashlib
@@ -24,6 +25,9 @@ BESIDE = {
     Modality.TEXT: TOKENISER,
     Modality.AUDIO: ("preprocessor_config.json", "processor_config.json"),
 }
+# py-feat's two networks: the repository, and what the file may be called, the name of today first
+READER = ("py-feat/face_multitask_v2", ("face_multitask_v28.safetensors",))
+FINDER = ("py-feat/retinaface_r34", ("model.safetensors", "retinaface_r34.safetensors"))
 
 
 def resolve(spec: BackboneSpec) -> Weights:
@@ -35,9 +39,11 @@ def resolve(spec: BackboneSpec) -> Weights:
         return _transformers(name, spec)
     if kind == "timm":
         return _timm(name, spec)
+    if kind == "pyfeat":
+        return _faces(name, spec)
     raise BackboneError(
         f"nothing is known of weights called {spec.weights!r}",
-        fix="name them hf:ORG/NAME, hf:FOLDER, timm:NAME or timm:NAME@CHECKPOINT",
+        fix="name them hf:ORG/NAME, hf:FOLDER, timm:NAME, timm:NAME@CHECKPOINT or pyfeat:FOLDER",
     )
 
 
@@ -106,7 +112,7 @@ def _snapshot(repo: str, revision: str | None, modality: Modality) -> Path:
     folder = _cached(repo, revision, "config.json")
     if folder and not _missing(folder, modality):
         return folder
-    with _hub(repo, f"--{modality} hf:{_short(repo)}"):
+    with _hub(repo, _carried(repo, f"--{modality} hf:{_short(repo)}")):
         held = {file.rfilename for file in HfApi().model_info(repo, revision=revision, timeout=10).siblings or []}
         wanted = ["config.json", *BESIDE[modality]]
         pickles_only = not held & {"model.safetensors", "model.safetensors.index.json"}
@@ -137,7 +143,62 @@ def _file(repo: str, revision: str | None, name: str) -> Path:
 
     if folder := _cached(repo, revision, name):
         return folder / name
-    with _hub(repo, f"--image {repo.replace('/', ':')}@{_short(repo)}/{name}"):
+    with _hub(repo, _carried(repo, f"--image {repo.replace('/', ':')}@{_short(repo)}/{name}")):
+        return Path(hf_hub_download(repo, name, revision=revision))
+
+
+# py-feat: two files
+
+
+def _faces(name: str, spec: BackboneSpec) -> Weights:
+    from msa.extract.encoders.face import require_pyfeat
+
+    require_pyfeat()  # before 250 MB are fetched for it, and before other modalities take their hours
+    files = face_files(name, spec.revision)
+    if Path(name).expanduser().is_dir():
+        return Weights(files[0].parent, None, sha256(files))
+    return Weights(files[0].parent, "+".join(file.parent.name for file in files), sha256(files))
+
+
+def face_files(name: str, revision: str | None) -> tuple[Path, Path]:
+    """The network that reads a face and the one that finds it, from a folder or from their two repositories.
+
+    `revision` is a commit of each, joined by `+`.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and name != READER[0]:
+        raise BackboneError(
+            f"{name!r} is neither a folder here nor {READER[0]}", fix="check the path after `pyfeat:`, or leave it out"
+        )
+    commits = revision.split("+") if revision else [None, None]
+    reader, finder = (
+        _held(folder, *repo) if folder.is_dir() else _fetched(*repo, commit)
+        for repo, commit in zip((READER, FINDER), commits, strict=True)
+    )
+    return reader, finder
+
+
+def _held(folder: Path, repo: str, names: tuple[str, ...]) -> Path:
+    if path := next((folder / name for name in names if (folder / name).is_file()), None):
+        return path
+    raise BackboneError(
+        f"{folder} has no {' or '.join(names)}", fix=f"run `hf download {repo} {names[0]} --local-dir {folder}`"
+    )
+
+
+def _fetched(repo: str, names: tuple[str, ...], revision: str | None) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    for name in names:
+        if folder := _cached(repo, revision, name):
+            return folder / name
+    download = " and ".join(
+        f"`hf download {source} {files[0]} --local-dir faces`" for source, files in (READER, FINDER)
+    )
+    local = f"run {download}, carry that folder here and name it (`--face pyfeat:faces`), or use `--face none`"
+    with _hub(repo, fix=f"where there is a network {local}"):
+        held = {file.rfilename for file in HfApi().model_info(repo, revision=revision, timeout=10).siblings or []}
+        name = next((name for name in names if name in held), names[0])
         return Path(hf_hub_download(repo, name, revision=revision))
 
 
@@ -158,17 +219,21 @@ def _cached(repo: str, revision: str | None, name: str) -> Path | None:
     return Path(path).parent if isinstance(path, str) else None
 
 
+def _carried(repo: str, local: str) -> str:
+    """The way round a hub that cannot be reached, for a repository that is one folder, named as `local` says."""
+    return (
+        f"where there is a network run `hf download {repo} --local-dir {_short(repo)}`, "
+        f"carry the folder here and name it (`{local}`), or use `--preset classic`, which needs no weights"
+    )
+
+
 @contextmanager
-def _hub(repo: str, local: str) -> Iterator[None]:
+def _hub(repo: str, fix: str) -> Iterator[None]:
     """While the hub is asked: refuse at once where it cannot be reached, and turn its errors into ours."""
     from huggingface_hub import constants, get_session
 
     def refusal(why: str, first: str = "") -> BackboneError:
-        return BackboneError(
-            f"the weights of {repo} cannot be had: {why}",
-            fix=f"{first}where there is a network run `hf download {repo} --local-dir {_short(repo)}`, "
-            f"carry the folder here and name it (`{local}`), or use `--preset classic`, which needs no weights",
-        )
+        return BackboneError(f"the weights of {repo} cannot be had: {why}", fix=first + fix)
 
     if constants.HF_HUB_OFFLINE:
         raise refusal("no folder here, not in the hub's cache, and HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE, or ")

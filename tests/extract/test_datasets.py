@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from msa import catalog
+from msa.config import with_settings
 from msa.errors import ConfigError, SourceError
 from msa.extract.datasets import emodb, mvsa, mvsa_single, ravdess, table, tess
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Split, Task
@@ -478,11 +479,48 @@ def test_absent_columns_leave_defaults_and_ids_from_row_numbers(tmp_path):
     assert table.name(path) == "mine"
 
 
-def test_the_sound_of_a_video_stands_in_for_a_missing_audio_cell(tmp_path):
-    touch(tmp_path, "v.mp4", "a.wav")
-    found = kept(table.samples(written(tmp_path, "id,video,audio,start,end\n1,v.mp4,,2,3\n2,v.mp4,a.wav,,\n")))
-    assert found["1"].raw == {Modality.AUDIO: Raw(path=tmp_path / "v.mp4", start=2.0, end=3.0)}
-    assert found["2"].raw == {Modality.AUDIO: Raw(path=tmp_path / "a.wav")}
+def test_a_video_gives_sound_and_face_where_no_file_of_their_own_is_named(tmp_path):
+    touch(tmp_path, "v.mp4", "a.wav", "f.csv", "g.csv")
+    text = "id,video,audio,face,start,end\n1,v.mp4,,,2,3\n2,v.mp4,a.wav,,,\n3,v.mp4,,f.csv,1,\n4,,,g.csv,,\n"
+    found = kept(table.samples(written(tmp_path, text)))
+    video, sound, face = tmp_path / "v.mp4", tmp_path / "a.wav", tmp_path / "f.csv"
+    both = Raw(path=video, start=2.0, end=3.0)
+    assert {id: sample.raw for id, sample in found.items()} == {
+        "1": {Modality.AUDIO: both, Modality.FACE: both},
+        "2": {Modality.AUDIO: Raw(path=sound), Modality.FACE: Raw(path=video)},
+        "3": {Modality.AUDIO: Raw(path=video, start=1.0), Modality.FACE: Raw(path=face)},
+        "4": {Modality.FACE: Raw(path=tmp_path / "g.csv")},
+    }
+
+
+def test_a_span_cuts_a_video_of_the_face_and_neither_its_picture_nor_its_table(tmp_path):
+    touch(tmp_path, "f.mp4", "f.png", "f.csv")
+    text = "id,face,start,end\n1,f.mp4,2,3\n2,f.png,2,3\n3,f.csv,2,3\n4,f.csv,2,3\n"
+    found = kept(table.samples(written(tmp_path, text)))
+    assert found["1"].raw[Modality.FACE] == Raw(path=tmp_path / "f.mp4", start=2.0, end=3.0)
+    assert [found[id].raw[Modality.FACE] for id in "234"] == [
+        Raw(path=tmp_path / f"f.{s}") for s in ("png", "csv", "csv")
+    ]
+
+
+def test_a_stated_range_is_the_task_whatever_the_labels_reach(tmp_path):
+    path, config = written(tmp_path, "label,text\n0.5,x\n-3,y\n,z\n"), table.Config(range=(-3.0, 3.0))
+    assert table.task(path, config) == Task(low=-3.0, high=3.0)
+    assert [sample.label for sample in table.samples(path, config)] == [0.5, -3.0, None]
+    assert with_settings(table.Config(), ["range=-3,3"]) == config
+
+
+@pytest.mark.parametrize("label", ["3.01", "-4", "positive"])
+def test_a_label_outside_the_stated_range_is_an_error_that_names_the_line(label, tmp_path):
+    path = written(tmp_path, f"label,text\n1,x\n{label},y\n")
+    with pytest.raises(SourceError, match=f"line 3: the label is '?{label}"):
+        list(table.samples(path, table.Config(range=(-3.0, 3.0))))
+
+
+@pytest.mark.parametrize("limits", [(3.0,), (3.0, -3.0), (0.0, 0.0), (-3.0, float("inf")), (float("nan"), 1.0)])
+def test_a_range_that_is_none_is_refused(limits):
+    with pytest.raises(ConfigError, match="range is"):
+        table.Config(range=limits)
 
 
 def test_rows_of_one_group_stay_together_unless_the_option_says_otherwise(tmp_path):
@@ -493,7 +531,7 @@ def test_rows_of_one_group_stay_together_unless_the_option_says_otherwise(tmp_pa
 
 def test_a_row_without_any_material_is_dropped_and_named(tmp_path):
     found = list(table.samples(written(tmp_path, "id,text\n1,x\n2,  \n")))
-    assert Dropped("2", "no text, image, audio or video", "line 3") in found
+    assert Dropped("2", "no text, image, audio, video or face", "line 3") in found
 
 
 @pytest.mark.parametrize(
@@ -514,12 +552,15 @@ def test_a_row_without_any_material_is_dropped_and_named(tmp_path):
         ("name,words\na,x\n", "none of its columns is known: name, words"),
         ("", "none of its columns is known"),
         ("id,image\na,img/1.jpg\nb,img/2.jpg\n", "none of the 2 files it names exists"),
+        ("id,text,face\na,x,f/1.csv\n", "none of the 1 files it names exists"),
+        ("text,face,start\nx,mine.csv,1\ny,mine.csv,2\n", "line 3: TABLE is the face of line 2 too"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_an_error_that_names_the_line(text, message, tmp_path):
+    path = written(tmp_path, text)
     with pytest.raises(SourceError) as error:
-        list(table.samples(written(tmp_path, text)))
-    assert message in error.value.what
+        list(table.samples(path))
+    assert message.replace("TABLE", str(path)) in error.value.what
 
 
 @pytest.mark.parametrize(

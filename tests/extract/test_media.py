@@ -8,7 +8,8 @@ import pytest
 import soundfile
 from PIL import Image, PngImagePlugin
 
-from msa.extract.media import RATE, MediaError, clip, read_text, versions
+from msa.extract.container import Sampling
+from msa.extract.media import RATE, MediaError, clip, clips, read_text, versions
 from msa.types import Modality, Raw
 
 
@@ -275,12 +276,110 @@ def test_a_truncated_film_is_an_error(tmp_path):
         clip(Modality.AUDIO, write(tmp_path, "g.mp4", (tmp_path / "f.mp4").read_bytes()[:2000]))
 
 
+# frames
+
+
+def video(path, seconds=2.0, rate=25, size=(64, 48), sound=False, first=20) -> Raw:
+    """Frame n is grey, n steps brighter than the first."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "1", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        track = container.add_stream("aac", rate=RATE) if sound else None
+        for n in range(int(seconds * rate)):
+            pixels = np.full((size[1], size[0], 3), first + 3 * n, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+        if track is not None:
+            wave = tone(seconds)[None]
+            for start in range(0, wave.shape[1], 1024):
+                frame = av.AudioFrame.from_ndarray(wave[:, start : start + 1024], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = RATE, start
+                container.mux(track.encode(frame))
+            container.mux(track.encode())
+    return Raw(path=path)
+
+
+def numbers(frames) -> list[int]:
+    """Which frames of `video` these are."""
+    return [round((float(p.mean()) - 20) / 3) for p in frames.pixels]
+
+
+def test_the_frames_on_the_screen_at_each_moment_are_taken(tmp_path):
+    raw = video(tmp_path / "v.mp4")  # frame n is shown from n / 25 s on
+    frames = clip(Modality.FACE, raw, Sampling(fps=5, side=640))
+    assert frames.pixels.shape == (10, 48, 64, 3)
+    assert frames.pixels.dtype == np.uint8
+    np.testing.assert_allclose(frames.times, np.arange(10) / 5)
+    assert numbers(frames) == [0, 5, 10, 15, 20, 25, 30, 35, 40, 45]
+
+
+def test_more_frames_than_there_are_repeat_what_is_shown(tmp_path):
+    frames = clip(Modality.FACE, video(tmp_path / "v.mp4", seconds=0.4, rate=5), Sampling(fps=10, side=640))
+    assert numbers(frames) == [0, 0, 1]  # at 0, 0.1 and 0.2 s; how long the last frame stays, nobody says
+
+
+def test_a_span_of_a_video_starts_at_its_own_zero(tmp_path):
+    raw = video(tmp_path / "v.mp4")
+    frames = clip(Modality.FACE, Raw(path=raw.path, start=1.2, end=1.8), Sampling(fps=5, side=640))
+    assert numbers(frames) == [30, 35, 40]
+    np.testing.assert_allclose(frames.times, [0, 0.2, 0.4])
+
+
+def test_large_frames_are_scaled_down_and_small_ones_are_not_blown_up(tmp_path):
+    raw = video(tmp_path / "v.mp4", seconds=0.2)
+    assert clip(Modality.FACE, raw, Sampling(fps=5, side=32)).pixels.shape[1:] == (24, 32, 3)
+    assert clip(Modality.FACE, raw, Sampling(fps=5, side=640)).pixels.shape[1:] == (48, 64, 3)
+
+
+def test_a_picture_is_a_video_of_one_frame(tmp_path):
+    frames = clip(Modality.FACE, picture(tmp_path))
+    assert frames.pixels.shape == (1, 30, 40, 3)
+    assert list(frames.times) == [0]
+
+
+@pytest.mark.parametrize("span", [{}, {"start": 0.9}, {"start": 0.9, "end": 1.4}])
+def test_sound_and_frames_of_one_pass_are_those_of_two(tmp_path, span, monkeypatch):
+    raw = Raw(path=video(tmp_path / "v.mp4", sound=True).path, **span)
+    opened = []
+    monkeypatch.setattr(av, "open", lambda *a, real=av.open, **k: opened.append(a) or real(*a, **k))
+    both = clips({Modality.AUDIO: raw, Modality.FACE: raw})
+    assert len(opened) == 1
+    np.testing.assert_array_equal(both[Modality.AUDIO], clip(Modality.AUDIO, raw))
+    np.testing.assert_array_equal(both[Modality.FACE].pixels, clip(Modality.FACE, raw).pixels)
+
+
+def test_streams_fail_apart(tmp_path):
+    silent = video(tmp_path / "v.mp4")
+    both = clips({Modality.AUDIO: silent, Modality.FACE: silent})
+    assert str(both[Modality.AUDIO]) == "no sound track"
+    assert len(both[Modality.FACE].times) == 10
+    film(tmp_path / "f.mp4")
+    cut = write(tmp_path, "g.mp4", (tmp_path / "f.mp4").read_bytes()[:2000])
+    for error in clips({Modality.AUDIO: cut, Modality.FACE: cut}).values():
+        assert isinstance(error, MediaError)
+    for error in clips(
+        {Modality.AUDIO: Raw(path=tmp_path / "none"), Modality.FACE: Raw(path=tmp_path / "none")}
+    ).values():
+        assert str(error) == "missing file"
+
+
+def test_faces_measured_elsewhere_are_columns(tmp_path):
+    raw = write(tmp_path, "o.csv", b"frame, timestamp, AU01_r\r\n1, 0.000, 1.5\r\n2, 0.033, nan\r\n")
+    columns = clip(Modality.FACE, raw)
+    assert columns.names == ("frame", "timestamp", "AU01_r")
+    np.testing.assert_array_equal(columns.values, [[1, 0, 1.5], [2, 0.033, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"a,b\n1,2\n3\n", "line 3 of the table"), (b"a,b\n1,x\n", "not a table of numbers"), (b"", "empty file")],
+)
+def test_a_broken_table_of_faces_is_an_error(tmp_path, data, reason):
+    with pytest.raises(MediaError, match=reason):
+        clip(Modality.FACE, write(tmp_path, "o.csv", data))
+
+
 # the rest
-
-
-def test_a_face_is_not_decoded_here():
-    with pytest.raises(ValueError, match="face"):
-        clip(Modality.FACE, Raw(text="x"))
 
 
 def test_what_decides_the_numbers_is_stated():

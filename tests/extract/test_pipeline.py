@@ -5,24 +5,33 @@ import signal
 import subprocess
 import sys
 import textwrap
+import types
 from collections import namedtuple
 from dataclasses import replace
+from typing import ClassVar
 
+import av
 import numpy as np
 import pytest
 
+from msa import catalog
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
 from msa.errors import BackboneError, StoreError
 from msa.extract import forward, media, pipeline
-from msa.extract.backbone import Weights
-from msa.extract.pipeline import Limits, extract
+from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
-from msa.extract.scan import scan
+from msa.extract.scan import of_store, scan
 from msa.types import Modality
 from tests.extract import corpus
 
 TEXT = Modality.TEXT
+
+
+def extract(store, found, recipe, *rest):
+    """One view."""
+    return pipeline.extract(store, found, [recipe], *rest)[0]
 
 
 @pytest.fixture
@@ -85,7 +94,7 @@ KILLED = """
         real(*args)
 
     SegmentWriter.write = write
-    extract(store, scan("table", table), Recipe.resolve(Modality.TEXT, "ngrams"), "cpu", Limits(flush_s=0.0))
+    extract(store, scan("table", table), [Recipe.resolve(Modality.TEXT, "ngrams")], "cpu", Limits(flush_s=0.0))
 """
 
 
@@ -106,11 +115,11 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_in_the_same_bytes(tmp_pa
 def test_an_interrupted_run_keeps_what_it_has_done(store, table, ngrams, monkeypatch):
     real, seen = media.clip, []
 
-    def clip(modality, raw):
+    def clip(modality, raw, *rest):
         seen.append(raw)
         if len(seen) == 20:
             raise KeyboardInterrupt
-        return real(modality, raw)
+        return real(modality, raw, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(media, "clip", clip)
@@ -314,3 +323,109 @@ def test_real_posts_are_counted_by_the_merge_rule(shared):
     assert index.about["dropped"] == {"text and image conflict": 46}
     assert index.about["encodings"]["cp1252"] == 127
     assert index.about["leaks"] == []
+
+
+# videos: one pass for sound and faces
+
+
+class Brightness:
+    """Stands in for a face backbone: one row per frame, its mean; dark frames have no face."""
+
+    dim = 2
+    versions: ClassVar = {"made": "up"}
+
+    def __init__(self):
+        self.lost, self.closed = 0, 0
+
+    def encode(self, clips):
+        found = []
+        for frames in clips:
+            mean = frames.pixels.mean((1, 2, 3))
+            seen = mean > 30
+            self.lost += int((~seen).sum())
+            if not seen.any():
+                raise ValueError(f"no face in {len(seen)} frames")
+            found.append(np.column_stack([frames.times, mean])[seen].astype(np.float32))
+        return found
+
+    def counts(self):
+        lost, self.lost = self.lost, 0
+        return {"frames without a face": lost} if lost else {}
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def films(tmp_path, monkeypatch):
+    """A table of three videos with sound, one of them dark, and one that is missing; and recipes for both streams."""
+    from tests.extract.test_media import video
+
+    for n, name in enumerate(["a", "b", "dark"]):
+        video(tmp_path / f"{name}.mp4", seconds=1.0 + 0.4 * n, rate=5, sound=True, first=0 if name == "dark" else 40)
+    lines = [f"{name},1,say {name},{name}.mp4,train" for name in ("a", "b", "dark", "lost")]
+    (tmp_path / "films.csv").write_text("id,label,text,video,split\n" + "\n".join(lines) + "\n")
+    stub = Brightness()
+    spec = BackboneSpec(Modality.FACE, options={"fps": 5.0, "side": 64}, dtype="float32", batch=1)
+    real = catalog.load
+    module = types.SimpleNamespace(load=lambda *args: stub, SPECS={"x": spec})
+    monkeypatch.setattr(catalog, "load", lambda kind, name: module if name == "stub" else real(kind, name))
+    face = Recipe("stub.x", "stub", spec, Weights(None, None, "0" * 64))
+    return scan("table", tmp_path / "films.csv"), Recipe.resolve(Modality.AUDIO, "librosa"), face, stub
+
+
+def test_sound_and_faces_of_a_video_come_from_one_pass(store, films, monkeypatch):
+    found, audio, face, stub = films
+    opened = []
+    monkeypatch.setattr(av, "open", lambda path, real=av.open: opened.append(path) or real(path))
+    sound, faces = pipeline.extract(store, found, [audio, face], "cpu")
+    assert sorted(opened) == sorted(
+        {str(raw[Modality.FACE].path) for raw in found.raws if raw[Modality.FACE].path.exists()}
+    )
+    assert (sound.written, [f[0] for f in sound.failed]) == (3, ["lost"])
+    assert faces.written == 2
+    assert sorted(faces.failed) == [
+        ("dark", "encode", "ValueError: no face in 9 frames"),
+        ("lost", "decode", "missing file"),
+    ]
+    assert faces.counts == {"frames without a face": 9}
+    assert stub.closed == 1
+    assert verify(store) == []
+
+
+def test_one_pass_writes_what_two_would(store, films, tmp_path):
+    found, audio, face, _ = films
+    pipeline.extract(store, found, [audio, face], "cpu")
+    apart = FeatureStore.create(tmp_path / "apart")
+    pipeline.extract(apart, found, [audio], "cpu")
+    pipeline.extract(apart, found, [face], "cpu")
+    for modality in (Modality.AUDIO, Modality.FACE):
+        assert states(store, "films", modality) == states(apart, "films", modality)
+
+
+def test_where_one_of_two_views_is_there_only_the_other_is_made(store, films):
+    found, audio, face, _ = films
+    pipeline.extract(store, found, [audio], "cpu")
+    sound, faces = pipeline.extract(store, found, [audio, face], "cpu")
+    assert (sound.already, sound.written) == (4, 0)
+    assert faces.written == 2
+
+
+def test_what_a_limit_means_does_not_depend_on_the_modality(store, films):
+    found, audio, face, _ = films
+    sound, faces = pipeline.extract(store, found, [audio, face], "cpu", Limits(samples=1))
+    assert (sound.wanted, faces.wanted) == (1, 1)
+
+
+# corpora that are in the store and nowhere else
+
+
+def test_texts_of_a_corpus_in_the_store_can_be_extracted_anew(store, table, ngrams):
+    extract(store, scan("table", table), ngrams, "cpu")
+    stored = of_store(store.index("posts"))
+    assert stored.modalities == [TEXT]
+    letters = Recipe.resolve(TEXT, "ngrams", ["dims=64"])
+    report = extract(store, stored, letters, "cpu")
+    assert report.written == 24
+    assert len(store.views("posts")) == 2
+    assert len(store.datasets) == 1

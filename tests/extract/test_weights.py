@@ -11,11 +11,14 @@ import pytest
 from huggingface_hub import constants
 
 from msa.errors import BackboneError
+from msa.extract import weights as weights_module
 from msa.extract.backbone import BackboneSpec, Weights
-from msa.extract.weights import deciding, resolve
+from msa.extract.encoders import face
+from msa.extract.weights import deciding, face_files, resolve
 from msa.types import Modality
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+READER, FINDER = {"face_multitask_v28.safetensors": b"reads"}, {"model.safetensors": b"finds"}
 TEXT = {"config.json": b"{}", "model.safetensors": b"tensors", "tokenizer.json": b"t", "vocab.txt": b"v"}
 
 
@@ -117,9 +120,10 @@ def test_a_checkpoint_has_the_hash_that_sha256sum_prints_whatever_its_name(tmp_p
         ("timm:resnest50d@none.pth", "there is no checkpoint none.pth"),
         ("hf:/none/of/this", "'/none/of/this' is neither a folder here nor a name on the hub"),
         ("onnx:x", "nothing is known of weights called 'onnx:x'"),
+        ("pyfeat:none/of/this", "'none/of/this' is neither a folder here nor py-feat/face_multitask_v2"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_an_error(cache, name, told):
+def test_a_name_that_leads_nowhere_is_an_error(cache, pyfeat, name, told):
     with pytest.raises(BackboneError) as caught:
         resolve(spec(name))
     assert caught.value.what == told
@@ -140,6 +144,65 @@ def test_a_timm_name_is_a_repository_of_timm(cache):
     place = cached(cache, "timm/resnest50d.in1k", {"model.safetensors": b"tensors"})
     weights = resolve(spec("timm:resnest50d.in1k", Modality.IMAGE))
     assert weights == Weights(place / "model.safetensors", COMMIT, hashlib.sha256(b"tensors").hexdigest())
+
+
+# py-feat, whose two files lie in a repository each
+
+
+@pytest.fixture
+def pyfeat(monkeypatch):
+    """As if it were installed."""
+    monkeypatch.setattr(face, "require_pyfeat", lambda: None)
+
+
+def test_faces_are_read_by_two_files_of_one_folder_or_two_repositories(cache, tmp_path, pyfeat):
+    here = resolve(spec(f"pyfeat:{folder(tmp_path / 'w', READER | FINDER | {'README.md': b'x'})}", Modality.FACE))
+    assert (here.path, here.revision) == (tmp_path / "w", None)
+    reader = cached(cache, "py-feat/face_multitask_v2", READER) / "face_multitask_v28.safetensors"
+    finder = cached(cache, "py-feat/retinaface_r34", FINDER) / "model.safetensors"
+    there = resolve(spec("pyfeat:py-feat/face_multitask_v2", Modality.FACE))
+    assert (there.path, there.revision, there.sha256) == (reader.parent, f"{COMMIT}+{COMMIT}", here.sha256)
+    assert resolve(spec("pyfeat:py-feat/face_multitask_v2", Modality.FACE, there.revision)) == there
+    assert face_files("py-feat/face_multitask_v2", there.revision) == (reader, finder)
+
+
+@pytest.mark.parametrize("changed", [READER, FINDER])
+def test_the_hash_of_faces_covers_both_networks(tmp_path, pyfeat, changed):
+    plain = folder(tmp_path / "a", READER | FINDER)
+    other = folder(tmp_path / "b", READER | FINDER | {name: data + b" " for name, data in changed.items()})
+    hashes = [resolve(spec(f"pyfeat:{place}", Modality.FACE)).sha256 for place in (plain, other)]
+    assert hashes[0] != hashes[1]
+
+
+def test_a_folder_without_one_of_the_two_says_how_to_get_it(tmp_path, pyfeat):
+    place = folder(tmp_path / "w", READER)
+    with pytest.raises(BackboneError) as caught:
+        resolve(spec(f"pyfeat:{place}", Modality.FACE))
+    assert caught.value.what == f"{place} has no model.safetensors or retinaface_r34.safetensors"
+    assert f"hf download py-feat/retinaface_r34 model.safetensors --local-dir {place}" in caught.value.fix
+
+
+def test_without_pyfeat_nothing_is_looked_for(cache, no_sockets, monkeypatch):
+    monkeypatch.setattr(face, "find_spec", lambda name: None)
+    with pytest.raises(BackboneError, match="not installed") as caught:
+        resolve(spec("pyfeat:py-feat/face_multitask_v2", Modality.FACE))
+    assert "pip install 'msa[face]'" in caught.value.fix
+
+
+def test_offline_both_repositories_of_faces_are_named(cache, no_sockets, pyfeat):
+    cached(cache, "py-feat/face_multitask_v2", READER)
+    with pytest.raises(
+        BackboneError, match=r"the weights of py-feat/retinaface_r34 .* HF_HUB_OFFLINE is set"
+    ) as caught:
+        resolve(spec("pyfeat:py-feat/face_multitask_v2", Modality.FACE))
+    assert no_sockets == []
+    for step in (
+        "hf download py-feat/face_multitask_v2 face_multitask_v28.safetensors --local-dir faces",
+        "hf download py-feat/retinaface_r34 model.safetensors --local-dir faces",
+        "--face pyfeat:faces",
+        "--face none",
+    ):
+        assert step in caught.value.fix
 
 
 # without a network
@@ -284,6 +347,18 @@ def test_pickles_are_fetched_where_there_is_nothing_better(hub):
     hub.files |= needed | {"vocab.json": b"{}", "tf_model.h5": b"x"}
     resolve(spec("hf:org/name", Modality.AUDIO))
     assert sorted(hub.taken) == sorted(needed)
+
+
+def test_of_the_names_a_file_may_have_the_one_the_hub_holds_is_fetched(hub, pyfeat, monkeypatch):
+    monkeypatch.setattr(weights_module, "READER", ("org/name", tuple(READER)))
+    monkeypatch.setattr(weights_module, "FINDER", ("org/name", ("model.safetensors", "retinaface_r34.safetensors")))
+    hub.files |= READER | {"retinaface_r34.safetensors": b"finds", "face_multitask_v27.safetensors": b"x"}
+    weights = resolve(spec("pyfeat:org/name", Modality.FACE))
+    assert sorted(hub.taken) == ["face_multitask_v28.safetensors", "retinaface_r34.safetensors"]
+    assert weights.revision == f"{COMMIT}+{COMMIT}"
+    hub.taken.clear()
+    assert resolve(spec("pyfeat:org/name", Modality.FACE)) == weights
+    assert hub.taken == []
 
 
 def test_a_repository_that_does_not_exist_is_told_with_the_hubs_reason(hub):
