@@ -19,8 +19,9 @@ class Index:
     """n samples of one corpus, in a fixed order; a view's `sample` numbers are rows of it.
 
     `labels` is (n, k) float32 - class numbers or values, NaN where nobody labelled - under `label_names`, of which
-    the first, "label", is the one trained on. `digests` maps each modality to (n, 16) uint8, all zero where a
-    sample lacks it. `about` holds what is shown and never computed with: source, licence, what was dropped, leaks.
+    the first, "label", is the one trained on; of a multilabel task the first C are, and bear the names of its classes.
+    `digests` maps each modality to (n, 16) uint8, all zero where a sample lacks it. `about` holds what is shown and
+    never computed with: source, licence, what was dropped, leaks.
     """
 
     name: str
@@ -40,8 +41,8 @@ class Index:
 
     @property
     def y(self) -> np.ndarray:
-        """(n,) float32: the label that is trained on."""
-        return np.asarray(self.labels[:, 0])
+        """(n,) float32: the label that is trained on; of a multilabel task (n, C), a column per class."""
+        return np.asarray(self.labels[:, : self.task.outputs] if self.task.multilabel else self.labels[:, 0])
 
     def rows(self, split: Split) -> np.ndarray:
         """Row numbers of a split, ascending."""
@@ -52,11 +53,25 @@ class Index:
         digest = self.digests.get(modality)
         return np.zeros(len(self), bool) if digest is None else np.asarray(digest.any(axis=1))
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Split -> class -> how many samples, with the unlabelled named; several classes may be said of one sample."""
+        y, found = self.y, {}
+        labelled = np.isfinite(y) if y.ndim == 1 else np.isfinite(y).all(1)
+        for split in Split:
+            rows = self.rows(split)
+            known = rows[labelled[rows]]
+            if self.task.multilabel:
+                table = {name: int((y[known, n] > 0).sum()) for n, name in enumerate(self.task.classes)}
+            else:
+                table = {name: int((y[known] == n).sum()) for n, name in enumerate(self.task.classes)}
+            found[split.value] = (table or {"labelled": len(known)}) | {"unlabelled": len(rows) - len(known)}
+        return found
+
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides a training set: samples, inputs, labels, splits, groups."""
         hashes = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in self._arrays().items()}
-        facts = {"name": self.name, "task": asdict(self.task), "label_names": list(self.label_names)}
+        facts = {"name": self.name, "task": _facts(self.task), "label_names": list(self.label_names)}
         return fingerprint.key(facts | {"arrays": hashes})
 
     def write(self, folder: Path) -> Path:
@@ -66,7 +81,7 @@ class Index:
             return final
         attributes = {
             "name": self.name,
-            "task": asdict(self.task),
+            "task": _facts(self.task),
             "label_names": list(self.label_names),
             "splits": list(layout.SPLITS),
             "about": dict(self.about),
@@ -84,7 +99,7 @@ class Index:
         prefix = "digest_"
         return cls(
             name=attributes["name"],
-            task=Task(tuple(task["classes"]), task["low"], task["high"]),
+            task=Task(tuple(task["classes"]), task["low"], task["high"], task.get("multilabel", False)),
             ids=_unpack(array["id_bytes"], array["id_offsets"]),
             split=array["split"],
             labels=array["labels"],
@@ -101,6 +116,11 @@ class Index:
         for name, strings in {"id": self.ids, "group": self.group, "text": self.text}.items():
             arrays[f"{name}_bytes"], arrays[f"{name}_offsets"] = _pack(strings)
         return arrays | {f"digest_{modality}": digest for modality, digest in sorted(self.digests.items())}
+
+
+def _facts(task: Task) -> dict[str, Any]:
+    """The task as an index keeps it: `multilabel` where it holds, so that all others keep the key they always had."""
+    return {name: value for name, value in asdict(task).items() if name != "multilabel" or value}
 
 
 def _pack(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """What is in a store and where it comes from, as plain values: `msa cache info`."""
 
+from collections import Counter
 from typing import Any
 
 from msa.cache import layout
@@ -34,7 +35,10 @@ def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
 def _view(store: FeatureStore, view: View, ids: list[str]) -> dict[str, Any]:
     reader = store.reader(view)
     folder = store.path / "views" / view.id / "seg"
-    run = layout.read_json(folder / view.entries[-1]["id"] / "zarr.json")["attributes"]["run"]
+    segments = [layout.read_json(folder / entry["id"] / "zarr.json")["attributes"] for entry in view.entries]
+    run, counts = segments[-1]["run"], Counter[str]()
+    for segment in segments:
+        counts.update(segment.get("counts", {}))
     wanted = int(store.index(view.dataset).has(view.modality).sum())
     failures = [{"id": ids[row], **failure} for row, failure in sorted(reader.failures.items())]
     return {
@@ -46,5 +50,6 @@ def _view(store: FeatureStore, view: View, ids: list[str]) -> dict[str, Any]:
         "bytes": view.nbytes,
         "device": run.get("device", ""),
         "versions": ", ".join(f"{name} {number}" for name, number in run.get("versions", {}).items()),
+        "counts": dict(counts),
         "failures": failures,
     }

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class SegmentWriter:
         self._used = 0
         self._samples: list[tuple[int, int, int, str]] = []  # sample, start, length, digest
         self._failures: list[dict[str, Any]] = []
+        self._counts: dict[str, int] = {}
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
         self._flushed = time.monotonic()
         (folder / "data" / "c").mkdir(parents=True)
@@ -99,12 +101,16 @@ class SegmentWriter:
         """Record that a sample cannot be had: it is neither dropped nor zeros."""
         self._failures.append({"sample": sample, "digest": digest.hex(), "stage": stage, "reason": reason})
 
+    def count(self, what: str, by: int = 1) -> None:
+        """Count something that has to be known of this segment, such as values that were not finite."""
+        self._counts[what] = self._counts.get(what, 0) + by
+
     def flush(self) -> None:
         """Commit what is buffered: shard file first, then the journal line that makes it count."""
         self._flushed = time.monotonic()
         if not self._samples and not self._failures:
             return
-        line: dict[str, Any] = {"samples": self._samples, "failures": self._failures}
+        line: dict[str, Any] = {"samples": self._samples, "failures": self._failures, "counts": self._counts}
         rows, used, number = self._rows, self._used, self._shard
         self.discard()  # first: an interrupt below must not leave it to be committed twice
         with self._unless_taken_over():
@@ -120,7 +126,7 @@ class SegmentWriter:
 
     def discard(self) -> None:
         """Forget what is buffered and not committed: there is no room for it."""
-        self._rows, self._used, self._samples, self._failures = [], 0, [], []
+        self._rows, self._used, self._samples, self._failures, self._counts = [], 0, [], [], {}
 
     def seal(self) -> dict[str, Any] | None:
         """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
@@ -152,6 +158,7 @@ class Journal:
     header: dict[str, Any]
     samples: list[tuple[int, int, int, str]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     shards: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -166,6 +173,7 @@ class Journal:
         for line in map(json.loads, lines[1:]):
             journal.samples += map(tuple, line["samples"])
             journal.failures += line["failures"]
+            journal.counts.update(line.get("counts", {}))
             if "shard" in line:
                 journal.shards[line["shard"]] = line
         return journal
@@ -186,6 +194,7 @@ def seal(folder: Path) -> dict[str, Any] | None:
         "dataset": journal.header["dataset"],
         "run": journal.header["run"],
         "failures": journal.failures,
+        "counts": dict(journal.counts),
     }
     write_small(folder, journal.samples, attributes)
     return describe(folder)

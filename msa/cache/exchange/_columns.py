@@ -1,0 +1,149 @@
+"""Corpora that lie in a file as one dict of columns per split: what the pickles of this field share.
+
+Nothing about them is certain but their keys: containers are lists or arrays, numbers of any type, strings text or
+bytes, and a column may be (n,), (n, 1) or (n, 1, 1). Everything is therefore asked for as what it should be.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa.cache.exchange._arrays import ArrayOnFile, Payload
+from msa.errors import SourceError
+from msa.splits import NAMES
+from msa.types import Split
+
+FEATURES = ("text", "audio", "vision")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of the file. `size` n is the length of every column of `values`."""
+
+    path: Path
+    name: str  # as the file calls it, "" where it names none
+    split: Split | None
+    values: Mapping[str, Any]
+    size: int
+
+    def has(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def where(self, key: str) -> str:
+        """How errors call a column."""
+        return f"{self.path}: {key}{f' of {self.name}' if self.name else ''}"
+
+    def column(self, key: str) -> Any:
+        """A column that is there. Raises SourceError where it has another length than the split."""
+        values = self.values[key]
+        found = len(values) if is_column(values) else None
+        if found != self.size:
+            rows = "no" if found is None else f"{found:,}"
+            raise SourceError(
+                f"{self.where(key)} has {rows} rows, the split {self.size:,} samples",
+                fix="get the file again, or leave this key out of it",
+            )
+        return values
+
+    def strings(self, key: str, absent: bool = False) -> list[str]:
+        """A column of texts; with `absent`, "" for None and NaN. Raises SourceError for anything else."""
+        try:
+            return ["" if absent and _is_absent(value) else string(value) for value in items(self.column(key))]
+        except (TypeError, ValueError) as error:
+            raise self.odd(key, "texts", error) from error
+
+    def numbers(self, key: str) -> np.ndarray:
+        """A column of numbers, (n,) float64, NaN where there is None. Raises SourceError for anything else."""
+        try:
+            return np.array([number(value) for value in items(self.column(key))], np.float64).reshape(self.size)
+        except (TypeError, ValueError) as error:
+            raise self.odd(key, "one number per sample", error) from error
+
+    def odd(self, key: str, expected: str, error: object = "") -> SourceError:
+        """The error for a column of another kind."""
+        values = self.values[key]
+        shape = list(values.shape) if isinstance(values, np.ndarray | ArrayOnFile) else f"a {type(values).__name__}"
+        return SourceError(
+            f"{self.where(key)} should hold {expected}, and is {shape}{f': {error}' if str(error) else ''}",
+            fix="the file has a layout of its own: bring this key to what is expected, or leave it out",
+        )
+
+
+def parts(path: Path, top: Any) -> list[Part]:
+    """The splits of a file; one without a split where it is the dict of a whole corpus. Raises SourceError."""
+    if not isinstance(top, dict):
+        raise SourceError(f"{path} holds a {type(top).__name__}, not a dict of splits", fix="is it the right file?")
+    named = {str(key): value for key, value in top.items() if NAMES.get(str(key).lower()) and isinstance(value, dict)}
+    found = [_part(path, name, NAMES[name.lower()], value) for name, value in named.items()]
+    if not named and set(FEATURES) & set(top) and {"id", "raw_text"} & set(top):
+        found = [_part(path, "", None, top)]
+    if not found:
+        raise SourceError(
+            f"{path} has no train, valid or test; its keys are {', '.join(map(str, list(top)[:9])) or 'none'}",
+            fix="is it the right file? Known are dicts of splits, each with text, audio, vision and labels",
+        )
+    if len({part.split for part in found}) < len(found):
+        raise SourceError(f"{path} has {', '.join(named)}: two of them are one split", fix="leave one of them out")
+    return sorted(found, key=lambda part: list(Split).index(part.split) if part.split else 0)
+
+
+def _part(path: Path, name: str, split: Split | None, values: Mapping[Any, Any]) -> Part:
+    values = {str(key): value for key, value in values.items()}
+    order = ("id", "raw_text", "regression_labels", "labels", *FEATURES)
+    sizes = [len(values[key]) for key in order if is_column(values.get(key))]
+    if not sizes:
+        raise SourceError(
+            f"{path}: {name} has no samples; its keys are {', '.join(values) or 'none'}", fix="leave it out"
+        )
+    return Part(path, name, split, values, sizes[0])
+
+
+def is_column(values: Any) -> bool:
+    """Is it a list or an array of at least one dimension?"""
+    if isinstance(values, np.ndarray | ArrayOnFile):
+        return bool(values.shape)
+    return isinstance(values, list | tuple)
+
+
+def items(values: Any) -> Iterator[Any]:
+    """The entries of a column, an array's as numpy scalars or arrays."""
+    yield from values.whole() if isinstance(values, ArrayOnFile) else values
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+
+
+def string(value: Any) -> str:
+    """Text or bytes, UTF-8 or else latin1, or a whole number; also as the only entry of an array."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if isinstance(value, Payload):
+        value = bytes(value.read())
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.decode("latin1")
+    if isinstance(value, str) or (isinstance(value, int | np.integer) and not isinstance(value, bool)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no text")
+
+
+def number(value: Any) -> float:
+    """A number, also as the only entry of nested arrays and lists; NaN for None."""
+    for _ in range(4):
+        if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.shape):
+            if len(value) != 1:
+                raise TypeError(f"{len(value)} values in one")
+            value = value[0]
+    if isinstance(value, np.ndarray) and not value.shape:
+        value = value[()]
+    if value is None:
+        return float("nan")
+    if isinstance(value, int | float | np.integer | np.floating | np.bool_ | str):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is no number")

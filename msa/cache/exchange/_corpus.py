@@ -1,0 +1,178 @@
+"""What the formats share that is no number: names of corpora and modalities, and the facts a file of ours carries."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from msa.cache.foreign import Bundle, Feature, unknown_source
+from msa.errors import ConfigError, SourceError, UnknownNameError
+from msa.labels import NEAR
+from msa.types import Modality, Source, Task
+
+ALIASES = {
+    Modality.TEXT: ("text", "language"),
+    Modality.AUDIO: ("audio", "acoustic"),
+    Modality.IMAGE: ("image", "images"),
+    Modality.FACE: ("face", "vision", "visual", "video"),  # in this field, what is seen in a video is a face
+}
+NONE = "none"  # in a `modality` setting: leave it out
+
+
+def corpus_name(name: str) -> str:
+    """The name itself. Raises SourceError for one that `--data` could not tell from two corpora, or from a version."""
+    if not name or set("+@") & set(name):
+        raise SourceError(
+            f"the corpus would be called {name!r}, and + and @ in a name join corpora or name a version",
+            fix="give it another name",
+        )
+    return name
+
+
+def modality_of(name: str) -> Modality | None:
+    """The modality that a folder or group of this name holds."""
+    return next((modality for modality, names in ALIASES.items() if name.lower() in names), None)
+
+
+def said(setting: str, known: Iterable[str], kinds: Iterable[str] = ()) -> dict[str, str]:
+    """`covarep:audio,au:none` -> {"covarep": "audio", "au": "none"}, the names spelled as in `known`.
+
+    Raises UnknownNameError for a name or kind that there is not; `kinds` come beside the modalities and none.
+    """
+    spelled = {name.lower(): name for name in known}
+    allowed = [*Modality, *kinds, NONE]
+    found = {}
+    for part in filter(None, (part.strip() for part in setting.split(","))):
+        name, colon, kind = (word.strip() for word in part.rpartition(":"))
+        if not colon:
+            raise ConfigError(
+                f"modality={setting}: {part!r} says no modality", fix="write NAME:MODALITY, such as covarep:audio"
+            )
+        if name.lower() not in spelled:
+            raise UnknownNameError("feature", name, spelled.values())
+        if kind not in allowed:
+            raise UnknownNameError("modality", kind, allowed)
+        found[spelled[name.lower()]] = kind
+    return found
+
+
+def unplaced(where: object, name: str, kinds: Iterable[str] = ()) -> SourceError:
+    """The error for a feature of which nothing says what it is."""
+    return SourceError(
+        f"{where}: nothing says of which modality {name} is",
+        fix=f"say it: modality={name}:KIND, with {', '.join([*Modality, *kinds])}, or {NONE} to leave it out",
+    )
+
+
+def digest_of(features: Iterable[Feature], ids: Iterable[str]) -> str:
+    """Hexadecimal digest of what a file holds, from the digest of every sample's part of it."""
+    state, ids = xxhash.xxh3_128(), sorted(ids)
+    for feature in features:
+        for id in ids:
+            state.update(f"{feature.name}\0{id}\0".encode() + (feature.digest(id) or b""))
+    return state.hexdigest()
+
+
+# what a file of ours says of a corpus
+
+
+def facts(bundle: Bundle) -> dict[str, Any]:
+    """Name, task and source of the corpus, and the provenance of each view: plain values for JSON."""
+    return {
+        "name": bundle.index.name,
+        "task": asdict(bundle.index.task),
+        "source": bundle.index.about.get("source"),
+        "features": {
+            str(modality): {"view": view.id, **view.attributes, "columns": list(view.attributes.get("columns", ()))}
+            for modality, view in bundle.views()
+        },
+    }
+
+
+def lost(bundle: Bundle) -> list[str]:
+    """What no file of ours carries over, as remarks."""
+    remarks = []
+    for modality, reader in bundle.readers.items():
+        without = int((reader.length < 0).sum())
+        if without:
+            remarks.append(
+                f"{without} of {len(bundle.index)} samples have no {modality} states: nothing stands for them"
+            )
+        if reader.view.attributes.get("dtype") == "bfloat16":
+            remarks.append(f"{modality} is bfloat16 here, and written as float32: equal values, twice the size")
+    if (bundle.index.split > 2).any():
+        remarks.append("samples without a part stay without one; it is drawn when they are imported")
+    return [*remarks, "digests of the raw material and what was dropped from the corpus stay behind"]
+
+
+def task_in(found: Any, where: object) -> Task | None:
+    """The task as `facts` has it, None where nothing is said. Raises SourceError for what is no task."""
+    if found is None:
+        return None
+    try:
+        task = Task(
+            tuple(map(str, found["classes"])), float(found["low"]), float(found["high"]), bool(found.get("multilabel"))
+        )
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise SourceError(
+            f"{where}: {found!r} is no task", fix='write {"classes": [names], "low": 0, "high": 0, "multilabel": false}'
+        ) from error
+    if len(set(task.classes)) < len(task.classes):
+        raise SourceError(f"{where}: the task names a class twice: {', '.join(task.classes)}", fix="name each once")
+    return task
+
+
+def columns_in(found: Any, dim: int) -> tuple[str, ...]:
+    """Names of the last columns of a feature, or none where what is said cannot be that."""
+    fits = isinstance(found, (list, tuple)) and len(found) <= dim and all(isinstance(name, str) for name in found)
+    return tuple(found) if fits else ()
+
+
+def source_in(found: Any, path: Path, title: str, layout: str) -> Source:
+    """The source as `facts` has it, or the one of a file whose licence nobody here can know."""
+    unknown = unknown_source(path, title, layout)
+    if not isinstance(found, Mapping):
+        return unknown
+    kinds = {field.name: type(getattr(unknown, field.name)) for field in fields(Source)}
+    known = {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+    return Source(**known) if known.keys() == kinds.keys() else unknown
+
+
+# labels: numbers in an index, names and values in a sample
+
+Label = str | float | tuple[float, ...] | None
+
+
+def label_of(task: Task, names: Sequence[str], numbers: Sequence[float]) -> tuple[Label, dict[Modality, str | float]]:
+    """The label of a sample, and those of single modalities, from a row of `Index.labels` under `Index.label_names`.
+
+    Raises ValueError for a number that is none of the task's classes, or outside of its range.
+    """
+    values = dict(zip(names, map(float, numbers), strict=True))
+    if task.multilabel:
+        several = tuple(values[name] for name in task.classes)
+        if any(map(math.isinf, several)):
+            raise ValueError("an infinite number is no label")
+        return (None if all(map(math.isnan, several)) else several), {}
+    alone = {name.removeprefix("label_"): _label(task, value) for name, value in values.items() if name != "label"}
+    return _label(task, values["label"]), {Modality(m): label for m, label in alone.items() if label is not None}
+
+
+def _label(task: Task, value: float) -> str | float | None:
+    if math.isnan(value):
+        return None
+    if task.classes:
+        if value not in range(len(task.classes)):
+            raise ValueError(f"{value:g} is the number of none of {len(task.classes)} classes")
+        return task.classes[int(value)]
+    if not math.isfinite(value) or (task.low < task.high and not task.low - NEAR <= value <= task.high + NEAR):
+        raise ValueError(f"{value:g} is not in the range from {task.low:g} to {task.high:g}")
+    return value
+
+
+def label_names(task: Task) -> list[str]:
+    """Every name a column of labels may have."""
+    return list(task.classes) if task.multilabel else ["label", *(f"label_{modality}" for modality in Modality)]

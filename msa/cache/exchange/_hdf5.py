@@ -1,0 +1,164 @@
+"""HDF5 files of strangers: no link is followed, no size believed, and what was never written is not taken for zeros.
+
+An HDF5 file may point into other files (external links, external storage, virtual datasets) and so make a reader hand
+over what it never held. It also reads as zeros where a writer was killed before it came to write.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa.cache import layout
+from msa.cache.foreign import Unreadable
+from msa.errors import SourceError
+
+SMALL = 100_000_000  # elements of what is read whole: ids, labels, the intervals of a video
+NUMBERS = "biuf"  # kinds of dtype
+GET_AGAIN = "get the file again, or convert it where it comes from"
+
+
+def opened(path: Path) -> Any:
+    """An h5py.File to read from, closed when nobody holds it any more. Raises SourceError."""
+    import h5py
+
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}", fix="name an HDF5 file")
+    if not h5py.is_hdf5(path):
+        raise SourceError(f"{path} is no HDF5 file", fix="name the format it has: see `msa list formats`")
+    with _damage(path):
+        return h5py.File(path, "r", locking="best-effort")
+
+
+def names(group: Any) -> list[str]:
+    """What a group holds, in alphabetical order."""
+    with _damage(group.file.filename):
+        return sorted(group)
+
+
+def child(group: Any, name: str, kind: str) -> Any:
+    """The `Group` or `Dataset` of this name, None where there is none.
+
+    Raises SourceError for a link, data in other files, or what is of another kind.
+    """
+    import h5py
+
+    where = f"{Path(group.file.filename).name}:{group.name.rstrip('/')}/{name}"
+    with _damage(group.file.filename):
+        if name not in group and group.get(name, getlink=True) is None:
+            return None
+        link = group.get(name, getlink=True)
+        if type(link) is not h5py.HardLink:
+            raise SourceError(f"{where} is a {type(link).__name__}, and links are not followed", fix=GET_AGAIN)
+        found = group[name]
+        if not isinstance(found, getattr(h5py, kind)):
+            raise SourceError(f"{where} is a {type(found).__name__}, not a {kind}", fix=GET_AGAIN)
+        if kind == "Dataset" and (found.is_virtual or found.external):
+            raise SourceError(f"{where} has its data in other files, which are not opened", fix=GET_AGAIN)
+        return found
+
+
+def whole(dataset: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """A small dataset, or rows of it. Raises SourceError for one that is not small, or that was never written."""
+    where = f"{Path(dataset.file.filename).name}:{dataset.name}"
+    if dataset.size is None or dataset.size > SMALL:
+        raise SourceError(f"{where} has {dataset.size} elements, more than {SMALL:,} are not read", fix=GET_AGAIN)
+    with _damage(dataset.file.filename):
+        if _written(dataset) is not None:
+            raise SourceError(f"{where} was never written: the file is not complete", fix=GET_AGAIN)
+        return np.asarray(dataset[start:stop] if dataset.shape else dataset[()])
+
+
+def strings(dataset: Any, start: int = 0, stop: int | None = None) -> list[str]:
+    """A small dataset of UTF-8 strings, of fixed or variable length, or rows of it."""
+    found = whole(dataset, start, stop).ravel()
+    try:
+        return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in found]
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{dataset.file.filename}:{dataset.name} is not UTF-8 ({error})", fix=GET_AGAIN) from error
+
+
+def attribute(of: Any, name: str) -> Any:
+    """An attribute as a plain value: str, number, list of these; None where there is none."""
+    with _damage(of.file.filename):
+        found = of.attrs.get(name)
+    if isinstance(found, (np.ndarray, np.generic)):
+        found = found.tolist()
+    if isinstance(found, list):
+        return [_text(value) for value in found]
+    return _text(found)
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A dataset (rows, D) of numbers, read a slice at a time; (rows,) is of width 1."""
+
+    data: Any
+    width: int
+    block: int  # rows
+    written: frozenset[int] | None  # blocks that a writer came to; None: all
+
+    @classmethod
+    def of(cls, data: Any) -> "Rows":
+        """Raises SourceError for what is no table of numbers."""
+        if data.dtype.kind not in NUMBERS or data.ndim not in (1, 2):
+            raise SourceError(
+                f"{Path(data.file.filename).name}:{data.name} holds {data.dtype}{list(data.shape)}, "
+                "expected numbers of shape [rows, D]",
+                fix=GET_AGAIN,
+            )
+        width, block = data.shape[1] if data.ndim == 2 else 1, data.chunks[0] if data.chunks else max(1, data.shape[0])
+        with _damage(data.file.filename):
+            return cls(data, width, block, _written(data))
+
+    def __len__(self) -> int:
+        return int(self.data.shape[0])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows (stop - start, D). Raises Unreadable."""
+        if not 0 <= start <= stop <= len(self):
+            raise Unreadable(f"rows {start} to {stop} of {len(self)}")
+        if (stop - start) * self.width * 4 > layout.SHARD_BYTES:  # before memory is asked for: a file may say anything
+            raise Unreadable(f"{stop - start} rows of {self.width} numbers, more than a shard holds")
+        blocks = range(start // self.block, -(-stop // self.block))
+        if self.written is not None and not all(block in self.written for block in blocks):
+            raise Unreadable("rows that were never written")
+        try:
+            return np.asarray(self.data[start:stop]).reshape(stop - start, self.width)
+        except (OSError, RuntimeError, ValueError) as error:  # a checksum that does not hold, a filter nobody has
+            raise Unreadable(f"damaged: {error}") from error
+
+
+def _written(data: Any) -> frozenset[int] | None:
+    """Blocks of rows that have storage, None where all have; what has none would read as zeros.
+
+    The blocks are rows of chunks; without chunks the whole is block 0.
+    """
+    if not data.size:
+        return None
+    if data.chunks is None:
+        return None if data.id.get_storage_size() else frozenset()
+    grid = [math.ceil(n / c) for n, c in zip(data.shape, data.chunks, strict=True)]
+    if data.id.get_num_chunks() == math.prod(grid):
+        return None
+    there: Counter[int] = Counter()
+    data.id.chunk_iter(lambda chunk: there.update([chunk.chunk_offset[0] // data.chunks[0]]))
+    return frozenset(block for block, chunks in there.items() if chunks == math.prod(grid[1:]))
+
+
+@contextmanager
+def _damage(path: Any) -> Iterator[None]:
+    """What h5py raises where a file is not what it should be, as a SourceError."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise SourceError(f"{path}: damaged or cut short ({error})", fix=GET_AGAIN) from error

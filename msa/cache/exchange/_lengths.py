@@ -1,0 +1,206 @@
+"""The states of each sample of a padded array, and which of its rows are true: by a length, a mask, or zeros."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from msa.cache.exchange._arrays import ArrayOnFile
+from msa.cache.exchange._columns import Part, is_column, number
+from msa.cache.foreign import Unreadable
+
+MOST = 1 << 26  # values of one sample that is a list of lists: shared lists can unfold to any number
+NOTHING = "nothing but padding"
+MASK, ZEROS = "the mask in text_bert", "rows of nothing but zeros at the %s are padding"
+
+Padding = Literal["back", "front", "none"]
+Bounds = Callable[[int, np.ndarray], tuple[int, int]]  # row of the split, (T, D) -> first and end of the true rows
+Known = tuple[Bounds, str, int]  # the bounds, how they are known, and how many lengths were longer than the array
+
+
+class Rows:
+    """The states of each sample of a split: (n, T, D) or (n, D), or n of (T, D) or (D,), of which some may be None."""
+
+    def __init__(self, part: Part, key: str) -> None:
+        self.values = part.column(key)
+        array = isinstance(self.values, np.ndarray | ArrayOnFile)
+        self.regular = array and self.values.dtype.kind != "O"
+        if self.regular and not (self.values.dtype.kind in "biuf" and len(self.values.shape) in (2, 3)):
+            raise part.odd(key, f"numbers of the shape (n, T, D), not {self.values.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def has(self, i: int) -> bool:
+        return self.regular or self.values[i] is not None
+
+    def read(self, i: int) -> np.ndarray:
+        """(T, D) of sample i, padding included. Raises Unreadable for what are no such numbers."""
+        return _states(self.values.row(i) if isinstance(self.values, ArrayOnFile) else self.values[i])
+
+    def shape(self, i: int) -> tuple[int, int] | None:
+        """(T, D) of sample i; None where it is Unreadable."""
+        value = self.values if self.regular else self.values[i]
+        if isinstance(value, np.ndarray | ArrayOnFile):
+            shape = value.shape[1:] if self.regular else value.shape
+            return (shape[0] if len(shape) == 2 else 1, shape[-1]) if len(shape) in (1, 2) else None
+        try:
+            rows, width = _states(value).shape
+        except Unreadable:
+            return None
+        return rows, width
+
+    def width(self) -> int | None:
+        """D of the first sample that has one."""
+        shapes = (self.shape(i) for i in range(len(self)))
+        return next((shape[1] for shape in shapes if shape and shape[1]), None)
+
+
+def _states(value: Any) -> np.ndarray:
+    if isinstance(value, ArrayOnFile):
+        value = value.whole()
+    try:
+        array = value if isinstance(value, np.ndarray) else _listed(value)
+        if array.dtype.kind == "O":
+            array = np.array([number(entry) for entry in array.reshape(-1)], np.float64).reshape(array.shape)
+    except (TypeError, ValueError) as error:
+        raise Unreadable(f"no numbers: {error}") from error
+    if array.dtype.kind not in "biuf" or array.ndim not in (1, 2):
+        raise Unreadable(f"{array.dtype} of the shape {list(array.shape)}, expected numbers [T, D]")
+    return array[None] if array.ndim == 1 else array
+
+
+def _listed(value: Any) -> np.ndarray:
+    """A list of numbers, or of rows that are lists or arrays of numbers, as an array of float64."""
+    if not isinstance(value, list | tuple) or not value:
+        raise TypeError("an empty list" if value == [] else f"a {type(value).__name__}")
+    if not any(is_column(row) for row in value):
+        return np.array([number(entry) for entry in value])
+    if not all(is_column(row) for row in value):
+        raise TypeError("numbers and rows side by side")
+    if (total := sum(map(len, value))) > MOST:  # before it is unfolded
+        raise ValueError(f"{total:,} values")
+    return np.stack([_row(row) for row in value])
+
+
+def _row(row: Any) -> np.ndarray:
+    array = row.whole() if isinstance(row, ArrayOnFile) else row
+    if isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.ndim == 1:
+        return array
+    return np.array([number(entry) for entry in array])
+
+
+def bounds_of(key: str, part: Part, rows: Rows, padding: Padding | None) -> Known:
+    """How the true rows of a column are told; without a `padding` it is at the back, or where a length leaves zeros.
+
+    The text's own rule is its length, its mask, or zeros. What is aligned to it shares the rows, if the rule says
+    anything: BERT's states of padding are not zero.
+    """
+    if padding == "none":
+        return trimmed("none"), "every row, as set", 0
+    if part.has(f"{key}_lengths"):
+        lengths = part.numbers(f"{key}_lengths")
+        shapes = [rows.shape(i) for i in range(len(rows))]
+        longer = sum(bool(shape and length > shape[0]) for shape, length in zip(shapes, lengths, strict=True))
+        return counted(lengths, padding), f"{key}_lengths", longer
+    alone = trimmed(padding or "back")
+    zeros = ZEROS % (padding or "back")
+    if key == "text":
+        masks = masks_of(part, rows)
+        return (masked(masks), MASK, 0) if masks else (alone, zeros, 0)
+    if text := aligned_text(part, rows):
+        theirs, how, _ = bounds_of("text", part, text, padding)
+        if how != zeros or is_padded(text, theirs):
+            return as_text(text, theirs, alone), f"the rows of the text, to which it is aligned ({how})", 0
+    return alone, zeros, 0
+
+
+def filled(states: np.ndarray) -> np.ndarray:
+    """(T,) bool: which rows (T, D) hold a value; NaN is one, and a signalling NaN no reason to warn."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((states != 0).any(axis=1))
+
+
+def nonzero(states: np.ndarray) -> tuple[int, int]:
+    """The first row with a value, and the row after the last such. Raises Unreadable for none."""
+    rows = np.flatnonzero(filled(states))
+    if not len(rows):
+        raise Unreadable(NOTHING)
+    return int(rows[0]), int(rows[-1]) + 1
+
+
+def trimmed(padding: Padding) -> Bounds:
+    """Rows of nothing but zeros at one end are padding."""
+
+    def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
+        first, end = nonzero(states)
+        return {"back": (0, end), "front": (first, len(states)), "none": (0, len(states))}[padding]
+
+    return bounds
+
+
+def counted(lengths: np.ndarray, padding: Padding | None) -> Bounds:
+    """As many rows as `lengths` (n,) says, from the end that is not padded; None: the one whose rest is zeros."""
+
+    def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
+        if not lengths[row] >= 1:
+            raise Unreadable(NOTHING if lengths[row] == 0 else f"a length of {lengths[row]:g}")
+        length = int(min(lengths[row], len(states)))
+        rest = len(states) - length
+        front = padding == "front"
+        if padding is None and rest:
+            holds = filled(states)
+            front = bool(holds[length:].any() and not holds[:rest].any())
+        return (rest, len(states)) if front else (0, length)
+
+    return bounds
+
+
+def masks_of(part: Part, text: Rows) -> Rows | None:
+    """text_bert, (3, T) of each sample: ids, mask, segments. None where it is not there, or of other arrays."""
+    if not part.has("text_bert"):
+        return None
+    masks = Rows(part, "text_bert")
+    shapes = [(masks.shape(i), text.shape(i)) for i in range(len(text))]
+    return masks if all(mask == (3, shape[0]) for mask, shape in shapes if shape) else None
+
+
+def masked(masks: Rows) -> Bounds:
+    """The rows from the first to the last that the mask has."""
+    return lambda row, states: nonzero(masks.read(row)[1][:, None])
+
+
+def aligned_text(part: Part, rows: Rows) -> Rows | None:
+    """The text, where the file is an aligned one: no lengths of sound or face, and as many rows of each as of text."""
+    if not part.has("text") or part.has("audio_lengths") or part.has("vision_lengths"):
+        return None
+    text = Rows(part, "text")
+    pairs = [(a, b) for i in range(len(text)) if (a := rows.shape(i)) and (b := text.shape(i))]
+    same = all(a[0] == b[0] for a, b in pairs) and any(a[0] > 1 for a, _ in pairs)
+    return text if same else None
+
+
+def is_padded(text: Rows, bounds: Bounds) -> bool:
+    """Is any text of a few dozen padded with zeros? BERT's states of padding are not, and say nothing of lengths."""
+    for i in range(0, len(text), max(1, len(text) // 64)):
+        try:
+            states = text.read(i)
+            if bounds(i, states) != (0, len(states)):
+                return True
+        except Unreadable:
+            continue
+    return False
+
+
+def as_text(text: Rows, theirs: Bounds, alone: Bounds) -> Bounds:
+    """The rows the text has, and any beyond them that hold values; `alone` where the text has none."""
+
+    def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
+        first, end = nonzero(states)
+        try:
+            begin, stop = theirs(row, text.read(row))
+        except Unreadable:
+            return alone(row, states)
+        return min(begin, first), min(max(stop, end), len(states))
+
+    return bounds
