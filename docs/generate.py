@@ -66,7 +66,9 @@ def backbones() -> str:
 def choices() -> str:
     """Which backbones a preset stands for."""
     modalities = [m for m in Modality if any(m in chosen for chosen in presets.PRESETS.values())]
-    rows = [[f"`{name}`", *(f"`{of[m]}`" for m in modalities)] for name, of in presets.PRESETS.items()]
+    rows = []
+    for name, of in presets.PRESETS.items():
+        rows.append([f"`{name}`", *(f"`{of[m]}`" if m in of else "-" for m in modalities)])
     return table(["`--preset`", *modalities], rows)
 
 
@@ -79,7 +81,16 @@ def heads() -> str:
     return table(["`--model`", "what it is", "`--preset`"], rows)
 
 
-TABLES = {"datasets": datasets, "backbones": backbones, "presets": choices, "heads": heads}
+def formats() -> str:
+    """What can be imported, and what exported."""
+    rows = []
+    for name, line in catalog.describe("format").items():
+        written = "in and out" if hasattr(catalog.load("format", name), "write") else "in"
+        rows.append([f"`{name}`", line, written])
+    return table(["format", "what it is", ""], rows)
+
+
+TABLES = {"datasets": datasets, "backbones": backbones, "presets": choices, "heads": heads, "formats": formats}
 
 
 def commands() -> str:

@@ -85,6 +85,10 @@ def extract(
     text: Annotated[str | None, typer.Option(help="Backbone for text, hf:PATH_OR_ID, or none.")] = None,
     image: Annotated[str | None, typer.Option(help="Backbone for images, timm:NAME[@CHECKPOINT], or none.")] = None,
     audio: Annotated[str | None, typer.Option(help="Backbone for audio, hf:PATH_OR_ID, or none.")] = None,
+    face: Annotated[str | None, typer.Option(help="Backbone for faces in videos, or none.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.01, max=240, help="Frames per second that are searched for faces.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,40 +104,47 @@ def extract(
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
-    """Turn a corpus into hidden states, once: text, images and audio through frozen backbones into the store.
+    """Turn a corpus into hidden states, once: text, images, audio and faces through frozen backbones into the store.
 
     Interrupted runs go on where they stopped; a sample that cannot be read is recorded, and the run goes on.
+    A corpus that was imported (`msa cache import`) is named as it is in the store: its texts are extracted.
     """
-    catalog.load("dataset", dataset)  # an unknown name is refused before anything heavy is imported
+    path = remember.store(store)
+    if dataset not in catalog.names("dataset") and not (path / "zarr.json").exists():  # before anything heavy
+        raise UnknownNameError("dataset", dataset, catalog.names("dataset"))
     from msa.cache.store import FeatureStore
     from msa.extract import job as jobs
     from msa.extract.pipeline import Limits
 
-    named = {Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio}
+    named = {Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio, Modality.FACE: face}
     job = jobs.Job(
         dataset=dataset,
         root=remember.root(dataset, root),
         preset=preset,
         backbones={m: name for m, name in named.items() if name},
-        settings=tuple(set_ or ()),
+        settings=(*(set_ or ()), *([f"face.fps={fps}"] if fps else ())),
         split_file=split,
         seed=seed,
         device=device,
         limits=Limits(limit, max_errors, retry_errors),
     )
-    bar, path = terminal.Bar(), remember.store(store)
-    jobs.check(job)
-    found = jobs.survey(job, bar)
-    if not json_:
-        terminal.corpus(found.index, jobs.counts(found.index))
+    bar = terminal.Bar()
     existing = FeatureStore.open(path) if (path / "zarr.json").exists() else None
+    jobs.check(job, existing)
+    found = jobs.survey(job, existing, bar)
+    if not json_:
+        terminal.corpus(found.index)
+        if found.remark:
+            terminal.warn(found.remark)
     if dry_run:
         estimates = jobs.estimate(job, found, existing)
         _print_json(
-            {"counts": jobs.counts(found.index), **_about(found.index), "views": [asdict(e) for e in estimates]}, json_
+            {"counts": found.index.counts(), **_about(found.index), "views": [asdict(e) for e in estimates]}, json_
         )
         return None if json_ else terminal.estimates(estimates, path)
-    recipes = jobs.recipes(job, found.index, existing)  # weights that cannot be had are refused before a store is made
+    recipes = jobs.recipes(job, found, existing)  # weights that cannot be had are refused before a store is made
+    if not json_:
+        terminal.weights([recipe.spec for recipe in recipes])
     opened = FeatureStore.create(path)
     remember.keep_store(path)
     if root is not None:
@@ -157,14 +168,17 @@ def _print_json(value: Any, wanted: bool) -> None:
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="datasets, backbones or heads.", show_default=False)] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="datasets, backbones, heads or formats.", show_default=False)
+    ] = None,
     name: Annotated[str | None, typer.Argument(help="One of them: its settings.", show_default=False)] = None,
 ) -> None:
-    """What there is to choose from: datasets, backbones, heads; with a name, what can be set there."""
+    """What there is to choose from: datasets, backbones, heads, formats; with a name, what can be set there."""
     tables: dict[str, Callable[[], dict[str, str]]] = {
         "datasets": lambda: catalog.describe("dataset"),
         "backbones": lambda: catalog.backbones() | FREE,
         "heads": lambda: catalog.describe("head"),
+        "formats": lambda: catalog.describe("format"),
     }
     if kind is not None and kind not in tables:
         raise UnknownNameError("list", kind, tables)
@@ -198,7 +212,8 @@ def predict(
     run: Annotated[Path, typer.Option(help="A run folder of `msa fuse train`.")],
     text: Annotated[str | None, typer.Option(help="The text itself.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image file.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="An audio or video file.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="An audio file.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video: its sound, its faces, or both.")] = None,
     table: Annotated[Path | None, typer.Option(help="A CSV or JSONL of many: id, text, image, audio, ...")] = None,
     weights: Annotated[
         list[str] | None,
@@ -211,9 +226,10 @@ def predict(
     from msa import predict as predicting
     from msa.config import by_modality
 
-    if table and (text is not None or image or audio):
+    if table and (text is not None or image or audio or video):
         raise typer.BadParameter("give either --table or single inputs")
-    samples, dropped = predicting.from_table(table) if table else ([predicting.one(text, image, audio)], [])
+    given = (text, image, audio, video)
+    samples, dropped = predicting.from_table(table) if table else ([predicting.one(*given)], [])
     found = predicting.predict(run, samples, device, by_modality(weights or (), "--weights")) + dropped
     _print_json([asdict(p) for p in found], json_)
     if not json_:
@@ -303,6 +319,60 @@ def rm(
     terminal.say(f"removed {dataset or view}, {terminal.size(freed)} freed")
 
 
+@cache.command("import")
+def import_(
+    format: Annotated[str, typer.Argument(help="What it is: see `msa list formats`.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="The file or folder.", show_default=False)],
+    store: StoreOption = None,
+    name: Annotated[str | None, typer.Option(help="What to call the corpus. Default: after the file.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Of the format: `msa list formats NAME`.")
+    ] = None,
+    split: Annotated[Path | None, typer.Option(help="JSON or CSV that names the samples of each part.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, where the file has none.")] = 42,
+    json_: JsonOption = False,
+) -> None:
+    """Take over hidden states that others made: pickles, .npy, HDF5, .csd. Nothing in a file is ever executed.
+
+    Padding is taken off, what is not finite becomes 0 and is counted, and every head trains on the result.
+    """
+    module = catalog.load("format", format)
+    from msa.cache import importing
+    from msa.cache.store import FeatureStore
+    from msa.config import with_settings
+
+    foreign = module.read(source, with_settings(module.Config(), set_ or (), f"setting of {format}"), name)
+    path = remember.store(store)
+    opened = FeatureStore.create(path)
+    remember.keep_store(path)
+    index, found = importing.bring_in(opened, foreign, split, seed, terminal.Bar())
+    _print_json({"store": str(path), **_about(index), "views": [asdict(i) for i in found]}, json_)
+    if not json_:
+        terminal.corpus(index)
+        if missing := importing.lacking(index):
+            terminal.warn(missing)
+        terminal.imported(found, path)
+
+
+@cache.command()
+def export(
+    format: Annotated[str, typer.Argument(help="One that `msa list formats` says can be written.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The file or folder to make.", show_default=False)],
+    dataset: Annotated[str, typer.Option(help="The corpus: see `msa cache ls`.", show_default=False)],
+    view: Annotated[list[str] | None, typer.Option(help="Which view: text=roberta.base. Default: the newest.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a corpus with its hidden states for other programs."""
+    module = catalog.load("format", format)
+    from msa.cache import exporting
+    from msa.config import by_modality
+
+    remarks = exporting.export(_open(store), dataset, by_modality(view or (), "--view"), format, module, out)
+    terminal.say(f"{dataset} was written to {out}")
+    for remark in remarks:
+        terminal.say(f"  {remark}")
+
+
 def _open(store: Path | None) -> "FeatureStore":
     from msa.cache.store import FeatureStore
 
@@ -388,11 +458,28 @@ def show(
             _print_run(run)
 
 
+@fuse.command()
+def plot(
+    run: Annotated[Path, typer.Argument(help="A run folder of the head hcl.", show_default=False)],
+    what: Annotated[str, typer.Option(help="entropy, attention or tsne.", show_default=False)],
+    seed: Annotated[int | None, typer.Option(help="Default: the one with the lowest validation loss.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Default: the store the run was trained from.")] = None,
+) -> None:
+    """Draw the HCL paper's pictures of a run, and write the numbers behind them: PNG and CSV.
+
+    entropy trains twice, with COWA and without; attention and tsne show the weights the run has kept.
+    """
+    from msa.fuse import pictures
+
+    for path in pictures.plot(run, what, store, seed, terminal.note):
+        terminal.say(str(path))
+
+
 def _print_run(run: "Run") -> None:
     from msa import results
 
     terminal.sheet(results.sheet(run))
-    terminal.say(f"run: {run.folder}  (learning_curve.png, confusion_matrix.png, predictions.csv, metrics.json)")
+    terminal.say(f"run: {run.folder}  ({', '.join([*run.pictures, 'predictions.csv', 'metrics.json'])})")
 
 
 if __name__ == "__main__":

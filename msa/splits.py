@@ -11,8 +11,8 @@ from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 
+from msa import records
 from msa.errors import ConfigError, SourceError
-from msa.extract.datasets import _rows
 from msa.types import Dropped, Sample, Split
 
 NAMES = {
@@ -71,23 +71,32 @@ def named(path: Path) -> dict[str, Split]:
 def apply_named(samples: Iterable[Sample], names: Mapping[str, Split]) -> tuple[list[Sample], list[Dropped]]:
     """The samples that a split file names, with their part, and the rest as dropped.
 
-    Ids without a sample are allowed, for lists often name what was dropped for its label; if no id fits, it is the
+    A file may name groups instead, as the usual lists of videos do: where no sample's id fits, groups are looked for.
+    Names without a sample are allowed, for lists often name what was dropped for its label; if none fits, it is the
     wrong list or the ids are written differently, which is an error.
     """
+    samples = list(samples)
+    by_id = any(sample.id in names for sample in samples)
     kept: list[Sample] = []
     dropped: list[Dropped] = []
     for sample in samples:
-        if part := names.get(sample.id):
+        if part := names.get(sample.id if by_id else sample.group):
             kept.append(replace(sample, split=part))
         else:
-            dropped.append(Dropped(sample.id, "not in the split file"))
+            dropped.append(Dropped(sample.id, "not in the split file", "" if by_id else sample.group))
     if dropped and not kept:
+        groups = {sample.group for sample in samples} - {""}
         raise SourceError(
-            f"none of the {len(names)} ids in the split file is one of the corpus's {len(dropped)}: "
-            f"there {', '.join(map(repr, sorted(names)[:3]))}, here {', '.join(repr(item.id) for item in dropped[:3])}",
+            f"none of the {len(names)} ids in the split file is one of the corpus's {len(dropped)}"
+            f"{' or of their groups' if groups else ''}: there {_some(names)}, "
+            f"here {_some(sample.id for sample in samples)}{f' in {_some(groups)}' if groups else ''}",
             fix="write the ids as the corpus does, or take the list that belongs to this corpus",
         )
     return kept, dropped
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)[:3]))
 
 
 def leaks(samples: Sequence[Sample], contents: Mapping[str, Sequence[bytes | None]]) -> list[str]:
@@ -180,7 +189,7 @@ def _shares(groups: Sequence[Sequence[Sample]], ratios: Sequence[float]) -> list
 
 def _json_pairs(path: Path) -> Iterable[tuple[str, str]]:
     try:
-        parts = json.loads(_rows.text_of(path))
+        parts = json.loads(records.text_of(path))
     except ValueError as error:
         raise SourceError(f"{path}: {error}", fix='write {"train": [ids], "valid": [ids], "test": [ids]}') from error
     if not isinstance(parts, dict) or not all(isinstance(ids, list) for ids in parts.values()):
@@ -189,7 +198,7 @@ def _json_pairs(path: Path) -> Iterable[tuple[str, str]]:
 
 
 def _row_pairs(path: Path) -> Iterable[tuple[str, str]]:
-    columns, rows = _rows.read(path)
+    columns, rows = records.read(path)
     if not {"id", "split"} <= set(columns):
         raise SourceError(f"{path}: the columns are {', '.join(columns)}", fix="name two of them id and split")
     for line, cells in rows:

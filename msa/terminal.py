@@ -110,12 +110,12 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.2f} GB"
 
 
-def corpus(index: Any, counts: Mapping[str, Mapping[str, int]]) -> None:
+def corpus(index: Any) -> None:
     """What a corpus holds: counts per split and class, what was left out and why, what leaks."""
-    about = index.about
+    about, counts = index.about, index.counts()
     columns = list(next(iter(counts.values())))
     columns = [name for name in columns if name != "unlabelled" or any(row[name] for row in counts.values())]
-    rows = [[split, *(row[name] for name in columns), sum(row.values())] for split, row in counts.items()]
+    rows = [[split, *(row[name] for name in columns), len(index.rows(split))] for split, row in counts.items()]
     rows.append(["all", *(sum(row[name] for row in counts.values()) for name in columns), len(index)])
     show(
         f"{index.name}: {len(index)} samples, split {about['split']}",
@@ -169,7 +169,26 @@ def extracted(reports: Sequence[Any], store: Any) -> None:
             say(f"  {r.modality}: {r.recovered} samples were taken over from an interrupted run")
         if r.borrowed:
             say(f"  {r.modality}: {r.borrowed} samples were already there for another version of this corpus")
+        for what, number in r.counts.items():
+            say(f"  {r.modality}: {number} {what}")
     failures([failure for r in reports for failure in r.failed])
+
+
+def imported(found: Sequence[Any], store: Any) -> None:
+    """The end of an import."""
+    rows = [[r.modality, f"{r.name}@{r.view_id}", r.written, r.already, len(r.failed)] for r in found]
+    show(f"imported into {store}", ["modality", "view", "new", "already there", "failed"], rows, 3)
+    for r in found:
+        for what, number in r.not_finite.items():
+            say(f"  {r.modality}: {number} {what}")
+    failures([(id, r.name, reason) for r in found for id, reason in r.failed])
+
+
+def weights(found: Sequence[Any]) -> None:
+    """Whose weights are about to be used, and under which licence."""
+    for spec in found:
+        if spec.weights:
+            note(f"{spec.modality}: weights {spec.weights}, licence: {spec.licence or 'see where they come from'}")
 
 
 def views(path: Any, datasets: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -191,7 +210,8 @@ def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
         say(f"{dataset['name']}@{dataset['fingerprint']}: {dataset['samples']} samples, split {dataset['split']}")
         say(f"  source    {source['title']}, {source['home']}")
         say(f"  licence   {source['licence']}" + ("" if source["redistribution"] else " - not to be passed on"))
-        say(f"  cite      {source['citation']}")
+        if source["citation"]:
+            say(f"  cite      {source['citation']}")
         for reason, number in dataset["dropped"].items():
             say(f"  left out  {number} x {reason}")
         for leak in dataset["leaks"]:
@@ -204,6 +224,10 @@ def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
             if weights["name"]:
                 proof = f"revision {weights['revision'] or '-'}, sha256 {weights['sha256'][:16]}…"
                 say(f"    weights {weights['name']}, {proof}, licence {weights['licence'] or 'its own'}")
+            for fact, value in view.get("facts", {}).items():
+                say(f"    {fact}: {value}")
+            for what, number in view["counts"].items():
+                say(f"    counted {number} {what}")
             say(f"    made    {view['created']} on {view['device']}, {view['versions']}")
             shown = view["failures"] if every_failure else view["failures"][:3]
             for failure in shown:

@@ -1,6 +1,6 @@
 """The nouns of the project: frozen dataclasses, standard library only, known to every room."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,16 +25,30 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a label is: one of `classes`, or, where there are none, a number in [low, high]."""
+    """What a label is: one of `classes`, or, where there are none, a number in [low, high].
+
+    With `multilabel` the classes are yes/no labels of their own, as many at once as there are: each has an intensity
+    (or 0 and 1), and above 0 means yes, as CMU-MOSEI's emotions have it.
+    """
 
     classes: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
+    multilabel: bool = False
 
     @property
     def outputs(self) -> int:
         """How many numbers a head predicts: one logit per class, or one value."""
         return len(self.classes) or 1
+
+    @property
+    def single(self) -> bool:
+        """Is a label the number of one class?"""
+        return bool(self.classes) and not self.multilabel
+
+    def named(self, yes: Iterable[bool]) -> str:
+        """The classes a multilabel answer says yes to, such as "happy, surprise"."""
+        return ", ".join(name for name, said in zip(self.classes, yes, strict=True) if said) or "none"
 
 
 SENTIMENT = Task(classes=("negative", "neutral", "positive"))  # the order of class numbers everywhere
@@ -55,7 +69,8 @@ class Sample:
     """One labelled post or clip, before anything of it has been decoded."""
 
     id: str
-    label: str | float | None  # a class name, a number, or None where nobody labelled it
+    # a class name, a number, of a multilabel task a number per class (NaN: not said), or None where nobody labelled it
+    label: str | float | tuple[float, ...] | None
     raw: Mapping[Modality, Raw]
     split: Split | None = None  # None: the corpus has no official split, so one is drawn
     group: str = ""  # speaker, video or dialogue

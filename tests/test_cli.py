@@ -243,7 +243,7 @@ def test_a_run_given_features_of_another_width_is_refused(trained, posts, tmp_pa
 def test_interrupting_is_not_a_crash(msa, posts, monkeypatch):
     from msa.extract import media
 
-    def clip(modality, raw):
+    def clip(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(media, "clip", clip)

@@ -20,17 +20,22 @@ HEAVY = ("torch", "zarr", "numpy", "transformers", "h5py", "PIL", "librosa", "sk
 # Room -> what it may import besides itself; the most specific room counts. cli, predict and demo.tour know everything.
 NOUNS = {"msa.types", "msa.errors"}
 SETTINGS = {"msa.catalog", "msa.config"}
+# what users write down beside their data: rows of a file, who is in which part, which label a row has
+TABLES = {"msa.records", "msa.splits", "msa.labels"}
 ARROWS = {
     "msa": set(),
     "msa.types": set(),
     "msa.errors": set(),
     "msa.catalog": {"msa.errors"},
     "msa.config": NOUNS,
+    "msa.records": NOUNS,
+    "msa.splits": NOUNS | {"msa.records"},
+    "msa.labels": NOUNS | {"msa.records", "msa.splits"},
     "msa.remember": {"msa.errors"},
     "msa.terminal": set(),
-    "msa.cache": NOUNS,
-    "msa.cache.exchange": NOUNS | {"msa.cache", "msa.catalog"},
-    "msa.extract": NOUNS | SETTINGS | {"msa.cache"},
+    "msa.cache": NOUNS | TABLES,
+    "msa.cache.exchange": NOUNS | SETTINGS | TABLES | {"msa.cache"},
+    "msa.extract": NOUNS | SETTINGS | TABLES | {"msa.cache"},
     "msa.fuse": NOUNS | SETTINGS | {"msa.cache"},
     "msa.fuse.request": NOUNS | SETTINGS | {"msa.cache", "msa.fuse", "msa.remember"},
     "msa.results": NOUNS | {"msa.fuse"},

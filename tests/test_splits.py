@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from msa.errors import ConfigError, SourceError
 from msa.extract.datasets import emodb, mvsa_single, tess
-from msa.extract.splits import PARTS, apply_named, draw, leaks, named
+from msa.splits import PARTS, apply_named, draw, leaks, named
 from msa.types import Dropped, Modality, Raw, Sample, Split
 
 TRAIN, VALID, TEST = PARTS
@@ -209,6 +209,18 @@ def test_a_named_split_keeps_what_it_names_and_drops_the_rest():
     kept, dropped = apply_named(samples, {"1": VALID, "2": TRAIN, "99": TEST})
     assert kept == [sample("1", VALID), sample("2", TRAIN)]
     assert dropped == [Dropped("3", "not in the split file")]
+
+
+def test_a_split_file_may_name_videos_where_no_id_fits():
+    """The usual lists of CMU-MOSI and CMU-MOSEI do; an id that fits decides that the file names samples."""
+    samples = [sample("a$_$0", group="a"), sample("a$_$1", TEST, group="a"), sample("b$_$0", group="b"), sample("c")]
+    kept, dropped = apply_named(samples, {"a": VALID, "elsewhere": TRAIN})
+    assert [(s.id, s.split) for s in kept] == [("a$_$0", VALID), ("a$_$1", VALID)]
+    assert dropped == [Dropped("b$_$0", "not in the split file", "b"), Dropped("c", "not in the split file")]
+    kept, _ = apply_named(samples, {"a": VALID, "b$_$0": TRAIN})
+    assert [(s.id, s.split) for s in kept] == [("b$_$0", TRAIN)]
+    with pytest.raises(SourceError, match=r"or of their groups: there 'd', here 'a\$_\$0', .* in 'a', 'b'"):
+        apply_named(samples, {"d": TRAIN})
 
 
 def test_a_split_file_of_another_corpus_is_an_error_that_shows_both_sides():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msa.demo import data
 
 if TYPE_CHECKING:
-    from msa.extract.pipeline import Progress
+    from msa.cache.progress import Progress
     from msa.fuse.run import Run
 
 CORPORA = {"mvsa-single": "mvsa_single", "tess": "tess"}  # dataset -> folder
@@ -24,8 +24,8 @@ def take(folder: Path, seeds: int, progress: "Progress", watch: Callable[[str], 
     store = FeatureStore.create(folder / "store")
     for dataset, below in CORPORA.items():
         job = Job(dataset, folder / below, preset="classic")
-        found = survey(job, progress)
-        execute(job, found, recipes(job, found.index, store), store, progress)
+        found = survey(job, store, progress)
+        execute(job, found, recipes(job, found, store), store, progress)
     asked = Request("cmsta", preset="light", data="+".join(CORPORA), pairing="union", seeds=str(seeds))
     return train(asked, store.path, folder / f"run-{seeds}", None, None, watch)
 

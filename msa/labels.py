@@ -1,0 +1,146 @@
+"""Rows of a table of labelled samples as people write them: id, part, label, group; and what task the labels are.
+
+Label    all among negative, neutral, positive: sentiment; all numbers: a regression over their range, or over the one
+         that is given; else classes, in alphabetical order. Upper and lower case mean the same where no two classes
+         differ by it alone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msa import records
+from msa.errors import ConfigError, SourceError
+from msa.splits import NAMES
+from msa.types import SENTIMENT, Split, Task
+
+NEAR = 1e-6  # labels went through float32 somewhere: 2.8000002 is not outside of [-2.8, 2.8]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, with what an error has to say about where it is."""
+
+    table: Path
+    line: int
+    number: int  # of the row: 1 for the first below the header
+    cells: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.text("id").strip() or f"row{self.number}"
+
+    @property
+    def group(self) -> str:
+        return self.text("group").strip()
+
+    def error(self, what: str, fix: str) -> SourceError:
+        return SourceError(f"{self.table}, line {self.line}: {what}", fix=fix)
+
+    def text(self, column: str) -> str:
+        """The cell as it stands; "" where it is empty."""
+        cell = self.cells.get(column, "")
+        if isinstance(cell, str):
+            return cell
+        if isinstance(cell, (bool, list, dict)):
+            raise self.error(f"{column} holds {cell!r}", fix="a cell is a text or a number")
+        return str(cell)
+
+    def amount(self, column: str) -> float | None:
+        """The cell as a number from 0 on; None where it is empty."""
+        cell = self.text(column)
+        amount = _number(cell) if cell else None
+        if cell and (amount is None or not 0 <= amount < math.inf):
+            raise self.error(f"{column} is {cell!r}", fix="write a number >= 0, or leave the cell empty")
+        return amount
+
+    def position(self) -> int:
+        """The place in the group; 0 where the cell is empty."""
+        position = self.amount("position") or 0.0
+        if position != int(position):
+            raise self.error(f"position is {position}", fix="write a whole number: 0 for the first in its group")
+        return int(position)
+
+    def split(self) -> Split | None:
+        cell = self.text("split").strip().lower()
+        if cell and cell not in NAMES:
+            raise self.error(f"split is {cell!r}", fix=f"use one of {', '.join(NAMES)}, or leave the cell empty")
+        return NAMES.get(cell)
+
+    def label(self, column: str = "label") -> str | None:
+        """The label as it is written; a `nan` that some program wrote for "no label" is refused, not learned."""
+        cell = self.text(column).strip()
+        if cell and not math.isfinite(_number(cell) or 0.0):
+            raise self.error(f"the {column} is {cell!r}", fix="leave the cell empty where nobody labelled the sample")
+        return cell or None
+
+    def value(self, task: Task, column: str = "label") -> str | float | None:
+        """The label as the task has it; None where the cell is empty. Raises SourceError for one that is not of it."""
+        label = self.label(column)
+        if label is None:
+            return None
+        if task.single:
+            near = [name for name in task.classes if name.lower() == label.lower()]
+            if label not in task.classes and len(near) != 1:
+                raise self.error(f"the {column} is {label!r}", fix=f"use one of {', '.join(task.classes)}")
+            return label if label in task.classes else near[0]
+        number = _number(label)
+        if number is None:
+            raise self.error(f"the {column} is {label!r}", fix="write a number, or leave the cell empty")
+        if task.low < task.high and not task.low - NEAR <= number <= task.high + NEAR:
+            raise self.error(
+                f"the {column} is {label}, and labels go from {task.low:g} to {task.high:g}",
+                fix="correct the label, or the range",
+            )
+        return number
+
+
+def rows(table: Path) -> tuple[list[str], list[Row]]:
+    """The columns and rows of a CSV, TSV or JSONL file. Raises SourceError where two rows have one id."""
+    columns, found = records.read(table)
+    read = [Row(table, line, number, cells) for number, (line, cells) in enumerate(found, start=1)]
+    first: dict[str, Row] = {}
+    for row in read:
+        if (other := first.setdefault(row.id, row)) is not row:
+            raise row.error(f"id {row.id!r} is already in line {other.line}", fix="give every row an id of its own")
+    return columns, read
+
+
+def check_range(limits: Sequence[float]) -> None:
+    """Raise ConfigError for a `range` that is neither empty nor a low and a high number."""
+    if limits and not (len(limits) == 2 and -math.inf < limits[0] < limits[1] < math.inf):
+        raise ConfigError(f"range is {tuple(limits)}", fix="give the lowest and the highest label: range=-3,3")
+
+
+def task_of(rows: Sequence[Row], limits: Sequence[float] = (), columns: Sequence[str] = ("label",)) -> Task:
+    """What the labels in these columns are, judged from all of them; a Task without range or classes if there is none.
+
+    With `limits` it is a regression from the one to the other; `Row.value` refuses what is not in there.
+    """
+    if limits:
+        return Task(low=limits[0], high=limits[1])
+    labels = [label for row in rows for column in columns if (label := row.label(column)) is not None]
+    if not labels:
+        return Task()
+    odd = {label for label in labels if label.lower() not in SENTIMENT.classes}
+    if not odd:
+        return SENTIMENT
+    if len(labels) >= 10 * sum(label in odd for label in labels):
+        raise SourceError(
+            f"{rows[0].table}: all labels but {', '.join(map(repr, sorted(odd)))} are among "
+            f"{', '.join(SENTIMENT.classes)}",
+            fix="correct them in the table; labels of your own kind must be the rule, not the exception",
+        )
+    numbers = [number for label in labels if (number := _number(label)) is not None]
+    if len(numbers) == len(labels):
+        return Task(low=min(numbers), high=max(numbers))
+    return Task(classes=tuple(sorted(set(labels))))
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
