@@ -56,7 +56,7 @@ def predict(
     A modality that cannot be read is left out and said so; a sample with nothing left has no label and the reason.
     `weights` says, by modality, where this machine has the weights that lay elsewhere when the run was trained.
     """
-    from msa.extract.job import pick_device
+    from msa.extract.device import pick_device
     from msa.fuse.run import Run
 
     run = Run.open(folder)
@@ -74,13 +74,23 @@ def _refuse_unknown(samples: Sequence[Sample], views: dict[str, Any]) -> None:
     if not given & set(views):
         raise ConfigError(
             f"this run was trained on {', '.join(views)}; given: {', '.join(sorted(given)) or 'nothing'}",
-            fix="give at least one of " + ", ".join(f"--{m}" for m in views),
+            fix="give at least one of " + ", ".join(sorted({_option(m) for m, view in views.items() if _ours(view)})),
         )
     if strange := sorted(given - set(views)):
         raise ConfigError(
             f"this run was trained on {', '.join(views)} and knows no {', '.join(strange)}",
-            fix=f"leave out --{strange[0]}, or train on a corpus that has it",
+            fix=f"leave out {_option(strange[0])}, or train on a corpus that has it",
         )
+
+
+def _option(modality: str) -> str:
+    """How a modality is given on the command line."""
+    return "--video" if modality == Modality.FACE else f"--{modality}"
+
+
+def _ours(view: dict[str, Any]) -> bool:
+    """Can msa make these hidden states from raw input? Imported ones it cannot."""
+    return "imported" not in view["attributes"]["identity"]
 
 
 def _asked_of(sample: Sample, known: set[str]) -> set[Modality]:

@@ -1,8 +1,12 @@
-"""Rows of a CSV, TSV or JSONL file with their line numbers; what is torn or ambiguous is an error that names one."""
+"""Rows of a CSV, TSV or JSONL file with their line numbers; what is torn or ambiguous is an error that names one.
+
+And the order in which people number things: clip 2 before clip 10.
+"""
 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,12 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SourceError(f"{path}, line {line}: not UTF-8 ({error.reason})", fix="save the file as UTF-8") from error
+
+
+def natural(id: str) -> tuple[list[str | int], str]:
+    """A sort key that puts `clip2` before `clip10`; ids that differ only in leading zeros keep a fixed order."""
+    words = re.split(r"(\d+)", id)  # text and digits in turn; Python reads no number of more than 4,300 digits
+    return [int(word[:4000]) if word.isdecimal() else word for word in words], id
 
 
 def _delimited(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:

@@ -81,7 +81,7 @@ def _mean_row(title: str, found: Mapping[str, Any], names: Sequence[str]) -> tup
     for name in names:
         sd = found.get("sd", {}).get(name)
         low_high = found.get("interval", {}).get(name)
-        cell = _number(found["values"][name]) + (f" ± {sd:.3f}".replace("0.", ".") if sd is not None else "")
+        cell = _number(found["values"][name]) + (f" ± {sd:.3f}".replace(" 0.", " .") if sd is not None else "")
         cells.append(cell + (f"\n[{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""))
     return (title, *cells)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from msa.cache import layout, manifest, segment
 from msa.cache.files import remove_tree
+from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
 from msa.errors import ConfigError, UnknownNameError
@@ -24,7 +25,8 @@ def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray,
     entries = []
     for old in store.manifest["views"].get(view_id, {"segments": []})["segments"]:
         folder = store.path / "views" / view_id / "seg" / old["id"]
-        found = [(row, s, n, d) for _, s, n, d in segment.table(folder) for row in wanted.pop(d, ())]
+        there = segment.table(folder)
+        found = [states._replace(sample=row) for states in there for row in wanted.pop(states.digest, ())]
         if found:
             run = layout.read_json(folder / "zarr.json")["attributes"]["run"]
             owner = old.get("data_of", old["id"])
@@ -35,6 +37,25 @@ def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray,
             entries.append(segment.describe(made))
     store.publish(view_id, entries)
     return sum(entry["samples"] for entry in entries)
+
+
+def carry_over(store: FeatureStore, index: Index, before: str | None) -> dict[str, int]:
+    """Serve a new version of a corpus from the views of the one `before`; view id -> how many samples.
+
+    Without it a corrected label or another split would leave a corpus without what was extracted of it so far.
+    """
+    now = store.datasets[index.name]
+    if before is None or before == now:
+        return {}
+    found = {}
+    for view in store.views(before):
+        digests = index.digests.get(view.modality)
+        there = {other.id for other in store.views(now)}
+        if digests is not None and view.id not in there:
+            rows = np.flatnonzero(index.has(view.modality)).tolist()
+            if n := borrow(store, view.id, now, digests, rows):
+                found[view.id] = n
+    return found
 
 
 def retract_failures(store: FeatureStore, view: View) -> int:

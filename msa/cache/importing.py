@@ -1,4 +1,4 @@
-"""A foreign file -> the store: index, then one view per feature, sample by sample.
+"""A foreign file -> the store: index, then one view per feature: recover -> borrow -> read, sample by sample.
 
 What is not finite in the view's dtype becomes 0 and is counted, by view and by sample: public feature files hold NaN
 and -inf where an extractor met silence. A sample without a single finite value is recorded as failed.
@@ -6,7 +6,8 @@ and -inf where an extractor met silence. A sample without a single finite value 
 
 import platform
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from msa import __version__
-from msa.cache import fingerprint
+from msa.cache import fingerprint, housekeeping
 from msa.cache.files import naming_a_full_disk
 from msa.cache.foreign import Feature, Foreign, Unreadable
 from msa.cache.index import Index
@@ -34,7 +35,8 @@ class Imported:
     modality: Modality
     view_id: str
     wanted: int
-    already: int = 0
+    already: int = 0  # there before, in whatever way
+    borrowed: int = 0  # of them, imported for another index of the same features
     written: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)  # id, reason
     not_finite: dict[str, int] = field(default_factory=dict)  # what kind -> how many values
@@ -49,12 +51,16 @@ def bring_in(
     progress: Progress = Unwatched(),
 ) -> tuple[Index, list[Imported]]:
     """Import a corpus and its features. What an interrupted import committed is kept; the same call goes on there."""
-    corpus = foreign.corpus.split_by(split_file).kept(foreign.path)
+    corpus = replace(foreign.corpus, origin=foreign.format).split_by(split_file).kept(foreign.path)
     inputs = [_inputs(sample, foreign) for sample in corpus.samples]
     index = index_of(corpus, inputs, split_file, seed)
     with naming_a_full_disk(store.path):
+        before = store.datasets.get(index.name)
         dataset = store.add_index(index)
+        carried = housekeeping.carry_over(store, index, before)
         found = [_feature(store, foreign, feature, index, dataset, progress) for feature in foreign.features]
+        for report in found:
+            report.borrowed += carried.get(report.view_id, 0)
     for report in found:
         if report.failed and len(report.failed) == report.wanted:
             raise SourceError(
@@ -67,6 +73,8 @@ def bring_in(
 
 def lacking(index: Index) -> str:
     """What a corpus lacks for training, and the way to it; nothing where every part holds some."""
+    if not np.isfinite(index.y).any():
+        return "no sample has a label, and training needs some"
     empty = [split for split in Split if not len(index.rows(split))]
     missing = f"no {' and no '.join(empty)} sample, and training needs some: name the parts with --split FILE"
     return missing if empty else ""
@@ -91,10 +99,12 @@ def _feature(
     if (store.path / "views" / view_id / "seg").exists():
         store.recover(view_id)
     digests = {row: digest for row, id in enumerate(index.ids) if (digest := feature.digest(id))}
+    report = Imported(attributes["backbone"], feature.modality, view_id, len(digests))
     done = _done(store, view_id, dataset)
-    report = Imported(
-        attributes["backbone"], feature.modality, view_id, len(digests), already=len(digests.keys() & done)
-    )
+    if missing := sorted(digests.keys() - done):
+        report.borrowed = housekeeping.borrow(store, view_id, dataset, _table(digests, len(index)), missing)
+        done = _done(store, view_id, dataset) if report.borrowed else done
+    report.already = len(digests.keys() & done)
     todo = sorted(digests.keys() - done)
     started = time.monotonic()
     if todo:
@@ -121,11 +131,10 @@ def _sample(writer: SegmentWriter, feature: Feature, id: str, row: int, digest: 
         writer.fail(row, digest, "import", str(error))
         report.failed.append((id, str(error)))
         return False
-    writer.write(row, digest, states)
+    writer.write(row, digest, states, odd)
     report.written += 1
     for kind, count in odd.items():
         report.not_finite[kind] = report.not_finite.get(kind, 0) + count
-        writer.count(kind, count)
     return True
 
 
@@ -158,6 +167,14 @@ def _done(store: FeatureStore, view_id: str, dataset: str) -> set[int]:
         return set()
     reader = store.reader(view)
     return set(np.flatnonzero(reader.length >= 0).tolist()) | set(reader.failures)
+
+
+def _table(digests: Mapping[int, bytes], n: int) -> np.ndarray:
+    """(n, 16) uint8 of a feature's own digests, which need not be the index's: those of a text are of its words."""
+    found = np.zeros((n, fingerprint.DIGEST), np.uint8)
+    for row, digest in digests.items():
+        found[row] = np.frombuffer(digest, np.uint8)
+    return found
 
 
 def _attributes(foreign: Foreign, feature: Feature) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Corpus:
     samples: Sequence[Sample]
     dropped: Sequence[Dropped] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # the reader's, as shown
+    origin: str = ""  # the foreign format it was imported from; nothing: its raw material
 
     def split_by(self, path: Path | None) -> "Corpus":
         """The same with the parts a split file names, without what it does not name. Raises SourceError."""
@@ -81,6 +82,7 @@ def index_of(corpus: Corpus, inputs: Sequence[Inputs], split_file: Path | None =
         text=[found.text for found in inputs],
         digests={m: np.frombuffer(digest(m), np.uint8).reshape(-1, fingerprint.DIGEST) for m in modalities},
         about={
+            "origin": corpus.origin,
             "source": asdict(corpus.source),
             "settings": dict(corpus.settings),
             "split": _how_split(samples, split_file, seed),

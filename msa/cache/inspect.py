@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from msa.cache import layout
+from msa.cache import layout, segment
 from msa.cache.housekeeping import referenced
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
@@ -35,10 +35,12 @@ def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
 def _view(store: FeatureStore, view: View, ids: list[str]) -> dict[str, Any]:
     reader = store.reader(view)
     folder = store.path / "views" / view.id / "seg"
-    segments = [layout.read_json(folder / entry["id"] / "zarr.json")["attributes"] for entry in view.entries]
-    run, counts = segments[-1]["run"], Counter[str]()
-    for segment in segments:
-        counts.update(segment.get("counts", {}))
+    run = layout.read_json(folder / view.entries[-1]["id"] / "zarr.json")["attributes"]["run"]
+    counts = Counter[str]()
+    for entry in view.entries:
+        counts.update(segment.counts(folder / entry["id"]))
+    for failure in reader.failures.values():  # without those that were taken back
+        counts.update(failure.get("counts", {}))
     wanted = int(store.index(view.dataset).has(view.modality).sum())
     failures = [{"id": ids[row], **failure} for row, failure in sorted(reader.failures.items())]
     return {

@@ -12,6 +12,9 @@ class Progress(Protocol):
     def advance(self, written: int, failed: int) -> None:
         """So many more samples were written, and so many recorded as failed."""
 
+    def status(self, line: str) -> None:
+        """What bounds the work at the moment."""
+
     def end(self) -> None:
         """The view is finished or given up."""
 
@@ -23,6 +26,9 @@ class Unwatched:
         """Nothing."""
 
     def advance(self, written: int, failed: int) -> None:
+        """Nothing."""
+
+    def status(self, line: str) -> None:
         """Nothing."""
 
     def end(self) -> None:

@@ -9,12 +9,11 @@ import os
 import socket
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -26,6 +25,17 @@ from msa.errors import StoreError
 
 JOURNAL = "journal.jsonl"
 FLUSH_AFTER_S = 60.0  # a slow backbone loses at most a minute, even where a shard takes an hour to fill
+SMALL = ("sample", "start", "length", "digest", "counts")  # arrays of a segment besides `data`
+
+
+class Row(NamedTuple):
+    """One sample of a segment: where its rows are, what they were made from, and what was counted of it."""
+
+    sample: int  # row number in the index
+    start: int
+    length: int
+    digest: str  # hexadecimal
+    counts: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,8 @@ class SegmentWriter:
         self._shard = 0
         self._rows: list[np.ndarray] = []
         self._used = 0
-        self._samples: list[tuple[int, int, int, str]] = []  # sample, start, length, digest
+        self._samples: list[Row] = []
         self._failures: list[dict[str, Any]] = []
-        self._counts: dict[str, int] = {}
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
         self._flushed = time.monotonic()
         (folder / "data" / "c").mkdir(parents=True)
@@ -72,8 +81,11 @@ class SegmentWriter:
         for made in (folder / "data" / "c", folder / "data", folder, folder.parent):
             sync_folder(made)
 
-    def write(self, sample: int, digest: bytes, rows: np.ndarray) -> None:
-        """Add the hidden states (T, D) of a sample. Raises StoreError where they do not fit this segment."""
+    def write(self, sample: int, digest: bytes, rows: np.ndarray, counts: Mapping[str, int] | None = None) -> None:
+        """Add the hidden states (T, D) of a sample, and what has to be known of it, such as {"NaN set to 0": 2}.
+
+        Raises StoreError where they do not fit this segment.
+        """
         if rows.ndim != 2 or rows.shape[1] != self.form.width or rows.dtype != self.form.stored or not len(rows):
             raise StoreError(
                 f"{self.folder.parent.parent.name}: got {rows.dtype}{list(rows.shape)}, "
@@ -93,24 +105,23 @@ class SegmentWriter:
             self._used += len(rows)
             self.nbytes += rows.nbytes
             self._seen[digest.hex()] = known
-        self._samples.append((sample, *known, digest.hex()))
+        self._samples.append(Row(sample, *known, digest.hex(), dict(counts or {})))
         if time.monotonic() - self._flushed > self._flush_after_s:
             self.flush()
 
-    def fail(self, sample: int, digest: bytes, stage: str, reason: str) -> None:
-        """Record that a sample cannot be had: it is neither dropped nor zeros."""
-        self._failures.append({"sample": sample, "digest": digest.hex(), "stage": stage, "reason": reason})
-
-    def count(self, what: str, by: int = 1) -> None:
-        """Count something that has to be known of this segment, such as values that were not finite."""
-        self._counts[what] = self._counts.get(what, 0) + by
+    def fail(
+        self, sample: int, digest: bytes, stage: str, reason: str, counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Record that a sample cannot be had: it is neither dropped nor zeros. What was counted of it is kept too."""
+        record = {"sample": sample, "digest": digest.hex(), "stage": stage, "reason": reason}
+        self._failures.append(record | ({"counts": dict(counts)} if counts else {}))
 
     def flush(self) -> None:
         """Commit what is buffered: shard file first, then the journal line that makes it count."""
         self._flushed = time.monotonic()
         if not self._samples and not self._failures:
             return
-        line: dict[str, Any] = {"samples": self._samples, "failures": self._failures, "counts": self._counts}
+        line: dict[str, Any] = {"samples": self._samples, "failures": self._failures}
         rows, used, number = self._rows, self._used, self._shard
         self.discard()  # first: an interrupt below must not leave it to be committed twice
         with self._unless_taken_over():
@@ -126,7 +137,7 @@ class SegmentWriter:
 
     def discard(self) -> None:
         """Forget what is buffered and not committed: there is no room for it."""
-        self._rows, self._used, self._samples, self._failures, self._counts = [], 0, [], [], {}
+        self._rows, self._used, self._samples, self._failures = [], 0, [], []
 
     def seal(self) -> dict[str, Any] | None:
         """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
@@ -156,9 +167,8 @@ class Journal:
     """What a segment's journal says: its header and everything that was committed."""
 
     header: dict[str, Any]
-    samples: list[tuple[int, int, int, str]] = field(default_factory=list)
+    samples: list[Row] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
     shards: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -171,9 +181,8 @@ class Journal:
             return None
         journal = cls(header)
         for line in map(json.loads, lines[1:]):
-            journal.samples += map(tuple, line["samples"])
+            journal.samples += [Row(*row) for row in line["samples"]]
             journal.failures += line["failures"]
-            journal.counts.update(line.get("counts", {}))
             if "shard" in line:
                 journal.shards[line["shard"]] = line
         return journal
@@ -194,23 +203,30 @@ def seal(folder: Path) -> dict[str, Any] | None:
         "dataset": journal.header["dataset"],
         "run": journal.header["run"],
         "failures": journal.failures,
-        "counts": dict(journal.counts),
     }
     write_small(folder, journal.samples, attributes)
     return describe(folder)
 
 
-def write_small(folder: Path, samples: list[tuple[int, int, int, str]], attributes: Mapping[str, Any]) -> None:
-    """Write `sample`, `start`, `length`, `digest` and the attributes of a segment, durably."""
+def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, Any]) -> None:
+    """Write `sample`, `start`, `length`, `digest`, `counts` and the attributes of a segment, durably.
+
+    The attribute `counted` names the columns of `counts`; without any, neither is written.
+    """
     table = np.array([row[:3] for row in samples], np.int64).reshape(-1, 3)
-    digest = np.frombuffer(bytes.fromhex("".join(row[3] for row in samples)), np.uint8).reshape(-1, DIGEST)
+    digest = np.frombuffer(bytes.fromhex("".join(row.digest for row in samples)), np.uint8).reshape(-1, DIGEST)
+    counted = sorted({what for row in samples for what in row.counts})
     arrays: dict[str, np.ndarray] = {
         "sample": table[:, 0],
         "start": table[:, 1],
         "length": table[:, 2].astype(np.int32),
         "digest": digest,
     }
-    for name in arrays:
+    attributes = {name: value for name, value in attributes.items() if name != "counted"}
+    if counted:
+        arrays["counts"] = np.array([[row.counts.get(what, 0) for what in counted] for row in samples], np.int64)
+        attributes["counted"] = counted
+    for name in SMALL:
         if (folder / name).exists():
             remove_tree(folder / name)
     (folder / "zarr.json").unlink(missing_ok=True)
@@ -235,11 +251,26 @@ def describe(folder: Path) -> dict[str, Any]:
     return found
 
 
-def table(folder: Path) -> list[tuple[int, int, int, str]]:
-    """(sample, start, length, digest) of every sample of a sealed segment."""
+def table(folder: Path) -> list[Row]:
+    """Every sample of a sealed segment."""
     sample, start, length = (layout.read_array(folder / name).tolist() for name in ("sample", "start", "length"))
     digest = [row.tobytes().hex() for row in layout.read_array(folder / "digest")]
-    return list(zip(sample, start, length, digest, strict=True))
+    names, values = _counts(folder)
+    numbers = values.reshape(len(sample), len(names)).tolist()
+    counted = [{what: n for what, n in zip(names, row, strict=True) if n} for row in numbers]
+    return [Row(*row) for row in zip(sample, start, length, digest, counted, strict=True)]
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """What was counted of the samples of a sealed segment, all together; not of its failures."""
+    names, values = _counts(folder)
+    return dict(zip(names, values.sum(0).tolist(), strict=True))
+
+
+def _counts(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Names (k,) and numbers (m, k) of what was counted of each sample."""
+    names = layout.read_json(folder / "zarr.json")["attributes"].get("counted", [])
+    return names, layout.read_array(folder / "counts") if names else np.zeros((0, 0), np.int64)
 
 
 def taken(parent: Path, segments: Iterable[Mapping[str, Any]], entry: Mapping[str, Any]) -> set[int]:
@@ -252,7 +283,7 @@ def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str,
     """The entry of a segment that is not published yet, without some samples; None where nothing is left."""
     folder = parent / entry["id"]
     rows = table(folder) if samples else []
-    kept = [row for row in rows if row[0] not in samples]
+    kept = [row for row in rows if row.sample not in samples]
     attributes = layout.read_json(folder / "zarr.json")["attributes"]
     failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
     if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):

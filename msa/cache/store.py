@@ -94,7 +94,7 @@ class FeatureStore:
         return found
 
     def view(self, dataset: str, modality: Modality, name: str | None = None) -> View:
-        """The view of a modality: by backbone name or id, or the newest one. Raises StoreError where there is none."""
+        """The view of a modality: by backbone name or id, or the newest that holds anything. Raises StoreError."""
         all_of = [view for view in self.views(dataset) if view.modality == modality]
         fit = [v for v in all_of if name is None or v.is_called(name)]
         if not fit:
@@ -104,7 +104,7 @@ class FeatureStore:
                 fix=f"name one of these, or extract it: msa extract --dataset {dataset.partition('@')[0]} "
                 f"--{modality} BACKBONE",
             )
-        return fit[-1]
+        return next((view for view in reversed(fit) if view.samples), fit[-1])
 
     def attributes(self, view_id: str) -> dict[str, Any]:
         """The provenance of a view."""

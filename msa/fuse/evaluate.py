@@ -1,6 +1,7 @@
 """A trained run, scored again on hidden states it was or was not trained on."""
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 
 from msa.cache.store import FeatureStore
+from msa.cache.view import View
 from msa.errors import ConfigError
 from msa.fuse import metrics, pairing
 from msa.fuse.data import Table
 from msa.fuse.experiment import Data, Experiment, store_of
 from msa.fuse.run import Run, drawn_only
 from msa.fuse.train import predict
-from msa.types import Split
+from msa.types import Modality, Split
 
 
 def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -28,8 +30,8 @@ def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -
         table = own.data.load(store_of(run, store))
     else:
         opened = FeatureStore.open(store or Path(run.record["data"]["store"]))
-        table = _other(own.data, data.split("+"), opened).load(opened)
-    check_fit(run, table)
+        table = _other(run, own.data, data.split("+"), opened).load(opened)
+    notes = set(check_fit(run, table))
     table = table.only([m for m in table.columns if m in run.dims])
     table, seen = (table, 0) if data is None else _without_seen(run, own.data, table, opened)
     test = table.part(Split.TEST)
@@ -37,7 +39,8 @@ def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -
         why = f" that the run has not been trained or chosen on ({seen} were)" if seen else ""
         raise ConfigError(f"{table.name} has no test sample{why}", fix="check the splits with `msa cache info`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows, notes = [], set(_leak(run, table, data is None))
+    rows: list[dict[str, Any]] = []
+    notes |= set(_leak(run, table, data is None))
     if seen:
         notes.add(f"left out: {seen} test samples whose text, image or audio the run was trained or chosen on")
     for seed in own.seeds:
@@ -48,10 +51,17 @@ def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -
     return table.name, {"seeds": rows, "notes": sorted(notes), "test_samples": len(test), "protocol": table.protocol}
 
 
-def _other(own: Data, corpora: Sequence[str], store: FeatureStore) -> Data:
-    """The run's views where these corpora have them; else the newest, which `check_fit` then compares."""
-    there = {view.id for name in corpora for view in store.views(name)}
-    return replace(own, corpora=tuple(corpora), views={m: v for m, v in own.views.items() if v in there})
+def _other(run: Run, own: Data, corpora: Sequence[str], store: FeatureStore) -> Data:
+    """The run's views where these corpora have them; else what is called the same, or the newest, for `check_fit`."""
+    there = [view for name in corpora for view in store.views(name)]
+    views = {}
+    for m, view_id in own.views.items():
+        name = run.record["data"]["views"][m]["attributes"]["backbone"]
+        if any(view.id == view_id for view in there):
+            views[m] = view_id
+        elif any(view.name == name and view.modality == m for view in there):
+            views[m] = name
+    return replace(own, corpora=tuple(corpora), views=views)
 
 
 def _without_seen(run: Run, own: Data, table: Table, store: FeatureStore) -> tuple[Table, int]:
@@ -86,9 +96,9 @@ def _leak(run: Run, table: Table, own: bool) -> list[str]:
     return [f"LEAKY pairing ({table.protocol}): {name} reaches a weighted F1 of {f1:.3f} on these samples"]
 
 
-def check_fit(run: Run, table: Table) -> None:
-    """Refuse hidden states of another width or recipe, and labels of another task."""
-    views = run.record["data"]["views"]
+def check_fit(run: Run, table: Table) -> list[str]:
+    """Refuse hidden states of another width or recipe, and labels of another task; notes of what nobody can compare."""
+    views, notes = run.record["data"]["views"], []
     for modality, column in table.columns.items():
         if modality not in run.dims:
             continue
@@ -99,15 +109,43 @@ def check_fit(run: Run, table: Table) -> None:
                 fix="extract the corpus with the backbone the run was trained on, or train again",
             )
         if column.view.id != views[modality]["id"]:
-            raise ConfigError(
-                f"{table.name}'s {modality} is view {column.view.id}, the run was trained on {views[modality]['id']}: "
-                "another recipe of the same width",
-                fix="extract the corpus with the recipe the run was trained on (msa cache info shows both)",
-            )
+            notes += _check_recipe(table.name, modality, column.view, views[modality])
     if missing := sorted(set(run.dims) - set(table.columns)):
         raise ConfigError(f"{table.name} has no {', '.join(missing)}", fix="extract it, or choose another corpus")
     if run.task != table.task:
         raise ConfigError(
             f"{table.name} is labelled {pairing.labels(table.task)}, the run predicts {pairing.labels(run.task)}",
-            fix="choose a corpus with its labels",
+            fix=pairing.one_scale(run.task, table.task, "choose a corpus with its labels"),
         )
+    return notes
+
+
+def _check_recipe(name: str, modality: Modality, view: View, trained: Mapping[str, Any]) -> list[str]:
+    """Refuse another view than the run was trained on, unless both were imported and say the same of themselves."""
+    found, wanted = _imported(view.attributes), _imported(trained["attributes"])
+    if found is None or wanted is None:
+        raise ConfigError(
+            f"{name}'s {modality} is view {view.id}, the run was trained on {trained['id']}: "
+            "another recipe of the same width",
+            fix="extract the corpus with the recipe the run was trained on (msa cache info shows both)",
+        )
+    if other := [what for what in wanted if found[what] != wanted[what]]:
+        short = reprlib.repr  # a feature may have a thousand columns
+        told = "; ".join(f"{what} {short(found[what])}, trained on {short(wanted[what])}" for what in other)
+        raise ConfigError(
+            f"{name}'s {modality} was imported and is another than the run was trained on: {told}",
+            fix="import the feature the run was trained on, or train again",
+        )
+    return [
+        f"{modality} is imported ({view.attributes['source']}): format, feature and columns are those the run was "
+        "trained on, the recipe behind them could not be compared"
+    ]
+
+
+def _imported(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """All that can be compared of hidden states that somebody else made; None where they were extracted here."""
+    identity = attributes.get("identity", {})
+    if "imported" not in identity:
+        return None
+    facts = {name: attributes[name] for name in ("dtype", "dim", "columns")}
+    return {"format": identity["imported"], "feature": identity["feature"], **facts}

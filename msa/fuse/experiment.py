@@ -57,7 +57,7 @@ class Data:
         return joined.only([Modality(m) for m in self.modalities]) if self.modalities else joined
 
     def _wanted(self, store: FeatureStore, name: str) -> dict[Modality, str | None]:
-        there = {view.modality for view in store.views(name)}
+        there = {view.modality for view in store.views(name) if view.samples}
         wanted = [m for m in Modality if m in there and (not self.modalities or m in self.modalities)]
         if not wanted:
             asked = f" of {', '.join(self.modalities)}" if self.modalities else ""
@@ -70,7 +70,8 @@ class Data:
 def choose(store: FeatureStore, modalities: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
     """Whatever is in the store, when nobody said: the widest corpus, and one that brings what it lacks; and why."""
     views = {
-        name: [v for v in store.views(name) if not modalities or v.modality in modalities] for name in store.datasets
+        name: [v for v in store.views(name) if v.samples and (not modalities or v.modality in modalities)]
+        for name in store.datasets
     }
     with_states = [name for name, found in views.items() if found]
     if not with_states:
@@ -134,11 +135,19 @@ def run(experiment: Experiment, store: FeatureStore, folder: Path, watch: Watch 
     if result.metrics:
         watch(f"{folder} is finished already")
         return result
+    watch(_told(data))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     main = _train(experiment.model, data, experiment.seeds, device, folder / "seeds", watch)
     beside = {name: _train(model, one, experiment.seeds, device) for name, (model, one) in _beside(main).items()}
     _test(result, main, beside, device)
     return Run.open(folder)
+
+
+def _told(data: Table) -> str:
+    """Which hidden states these are, and how many samples have them."""
+    views = ((m, column.view, int(column.present.sum())) for m, column in data.columns.items())
+    told = ", ".join(f"{m} {view.name}@{view.id[:8]} ({there})" for m, view, there in views)
+    return f"{data.name}: {len(data)} samples; {told}"
 
 
 def _check(model: Model, data: Table) -> None:

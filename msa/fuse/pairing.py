@@ -37,6 +37,17 @@ def labels(task: Task) -> str:
     return several + ", ".join(task.classes) or f"{task.low:g} to {task.high:g}"
 
 
+def one_scale(first: Task, second: Task, otherwise: str) -> str:
+    """The way out where two tasks differ: of values it may be their ranges alone, which are judged where not stated."""
+    if first.classes or second.classes:
+        return otherwise
+    low, high = min(first.low, second.low), max(first.high, second.high)
+    return (
+        f"{otherwise}; if the labels of both are on one scale, say so where they are extracted or imported: "
+        f"--set range={low:g},{high:g}"
+    )
+
+
 def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float = 0.5) -> Table:
     """One table of two corpora. Raises ConfigError where their tasks or modalities do not fit the protocol."""
     if protocol not in PROTOCOLS:
@@ -44,7 +55,7 @@ def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float 
     if first.task != second.task:
         raise ConfigError(
             f"{first.name} has the labels {labels(first.task)}, {second.name} has {labels(second.task)}",
-            fix="pair corpora of the same task",
+            fix=one_scale(first.task, second.task, "pair corpora of the same task"),
         )
     name, stated = f"{first.name}+{second.name}", f"{protocol}, seed {seed}"
     if protocol == "union":

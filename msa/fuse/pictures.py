@@ -142,8 +142,7 @@ def _entropy(subject: Subject, png: Path, table: Path) -> list[Path]:
     modalities = subject.shown(subject.head().modalities)
     curves: panels.Curves = {m: {} for m in modalities}  # of each variant, mean and sd, (epochs + 1, 2)
     for model in models:
-        name = VARIANTS[model.settings["without"]]
-        epochs = _trained(subject, model, name)
+        name, epochs = _trained(subject, model, VARIANTS[model.settings["without"]])
         for m in modalities:
             curves[m][name] = np.array([(bits[m].mean(), bits[m].std()) for bits in epochs])
     rows = (
@@ -168,8 +167,8 @@ def _with_and_without(model: Model) -> list[Model]:
     return [model, replace(model, settings=dict(model.settings) | {"without": "" if own == "cowa" else "cowa"})]
 
 
-def _trained(subject: Subject, model: Model, name: str) -> list[dict[Modality, np.ndarray]]:
-    """Every validation sample's entropies before training and after each epoch."""
+def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[Modality, np.ndarray]]]:
+    """What to call the curve, and every validation sample's entropies before training and after each epoch."""
     data, training, seed, watch = subject.table, model.training, subject.seed, subject.watch
     watch(f"{name}: trains anew with seed {seed}, {training.epochs} epochs at most; the run stays as it is")
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
@@ -182,7 +181,7 @@ def _trained(subject: Subject, model: Model, name: str) -> list[dict[Modality, n
         del found[epoch:]  # where a collapsed training was begun again
         found.append(_bits(subject, head))
 
-    fit(
+    result = fit(
         make,
         data.part(Split.TRAIN),
         subject.valid,
@@ -193,7 +192,9 @@ def _trained(subject: Subject, model: Model, name: str) -> list[dict[Modality, n
         watch=lambda line: watch(f"{name}: {line}"),
         after_epoch=measure,
     )
-    return found
+    if result.restarted_at is not None:  # the two curves are then of different rates, which has to stand beside them
+        name = f"{name}, collapsed and begun again at lr {result.restarted_at:g}"
+    return name, found
 
 
 @torch.inference_mode()

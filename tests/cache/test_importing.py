@@ -11,6 +11,7 @@ from msa.cache.foreign import Feature, Foreign, Unreadable, unknown_source
 from msa.cache.importing import bring_in, finite
 from msa.cache.indexing import Corpus
 from msa.cache.inspect import describe
+from msa.cache.segment import Form
 from msa.cache.verify import verify
 from msa.errors import ConfigError, SourceError, StoreError
 from msa.types import Modality, Raw, Sample, Split, Task
@@ -69,6 +70,23 @@ def test_doing_it_again_changes_nothing(store):
     _, [report] = bring_in(store, foreign(states()))
     assert (report.already, report.written) == (12, 0)
     assert store.manifest["generation"] == generation
+
+
+@pytest.mark.parametrize("modality", [Modality.FACE, Modality.TEXT])
+def test_other_labels_and_parts_read_nothing_again(store, modality):
+    """A text's digest in the index is that of its words: what is borrowed is found by the feature's own."""
+    found = states() | {"v0$_$1": np.array([[1, np.nan, 2]])}
+    bring_in(store, foreign(found | {"v1$_$1": Unreadable("torn")}, modality=modality))
+    changed = [replace(s, label=1.0) for s in reversed(samples())]  # in another order, too
+    unread = dict.fromkeys(found, AssertionError("read again")) | {"v1$_$1": found["v1$_$1"]}
+    index, [report] = bring_in(store, foreign(unread, changed, modality=modality))
+    assert (report.already, report.borrowed, report.written, report.failed) == (11, 11, 1, [])
+    reader = store.reader(store.view("made-up", modality))
+    for row, id in enumerate(index.ids):
+        np.testing.assert_array_equal(reader.read(row), np.nan_to_num(found[id]))
+    views = [view for about in describe(store)["datasets"] for view in about["views"]]
+    assert [view["counts"] for view in views] == [{"NaN set to 0": 1, "samples with values set to 0": 1}] * 2
+    assert verify(store) == []
 
 
 def test_an_interrupted_import_goes_on_where_it_stopped(store):
@@ -189,3 +207,19 @@ def test_an_export_says_what_it_took_and_overwrites_nothing(store, tmp_path):
         exporting.export(store, "made-up", {"audio": "x"}, "made", Format, tmp_path / "p")
     with pytest.raises(ConfigError, match="only read"):
         exporting.export(store, "made-up", {}, "made", object(), tmp_path / "p")
+
+
+def test_a_new_version_of_a_corpus_keeps_what_was_extracted_of_the_old_one(store, tmp_path):
+    """Another split must not cost the texts that were extracted since the import."""
+    index, _ = bring_in(store, foreign(states()))
+    store.add_view("t" * 16, {"modality": "text", "backbone": "made.text", "dim": 2, "dtype": "float32"})
+    writer = store.writer("t" * 16, store.dataset("made-up"), Form(2, "float32", 16, 64), {})
+    for row in range(12):
+        writer.write(row, index.digests[Modality.TEXT][row].tobytes(), np.full((1, 2), row, np.float32))
+    store.publish("t" * 16, [writer.seal()])
+    (tmp_path / "s.csv").write_text("id,split\n" + "".join(f"{id},train\n" for id in index.ids[::2]))
+    other, _ = bring_in(store, foreign(states()), split_file=tmp_path / "s.csv")
+    reader = store.reader(store.view("made-up", Modality.TEXT))
+    assert len(other) == 6
+    assert [reader.read(row)[0, 0] for row in range(6)] == [0, 2, 4, 6, 8, 10]
+    assert verify(store) == []

@@ -27,6 +27,17 @@ def test_what_is_written_is_read_back(store, index):
     assert reader.length[19] == -1
 
 
+def test_a_view_in_which_all_failed_does_not_take_the_place_of_a_good_one(store, index):
+    good = fill(store, index)
+    store.add_view("w" * 16, {"modality": "audio", "backbone": "made.worse", "dim": WIDTH, "dtype": "float16"})
+    writer = store.writer("w" * 16, good.dataset, FORM, {})
+    for i in range(19):
+        writer.fail(i, index.digests[Modality.AUDIO][i].tobytes(), "decode", "broken")
+    store.publish("w" * 16, [writer.seal()])
+    assert store.view("tiny", Modality.AUDIO).name == "made.up"
+    assert store.view("tiny", Modality.AUDIO, "made.worse").samples == 0
+
+
 def test_an_index_survives_the_round_trip(store, index):
     store.add_index(index)
     back = FeatureStore.open(store.path).index("tiny")

@@ -219,8 +219,9 @@ def test_a_third_corpus_can_be_brought_in():
 def test_corpora_of_different_tasks_are_refused_with_both(protocol):
     with pytest.raises(ConfigError, match=r"posts has the labels negative, neutral, positive, values has -3 to 3"):
         pair(posts(), memory_table("values", modalities=(AUDIO,), task=VALUES), protocol)
-    with pytest.raises(ConfigError, match="values has good, bad"):
+    with pytest.raises(ConfigError, match="values has good, bad") as error:
         pair(posts(), memory_table("values", modalities=(AUDIO,), task=Task(("good", "bad"))), protocol)
+    assert "range" not in error.value.fix
 
 
 @pytest.mark.parametrize("protocol", [p for p in PROTOCOLS if p != "union"])
@@ -278,8 +279,9 @@ def test_values_on_another_scale_are_other_labels():
         memory_table(n, modalities=(m,), task=Task(low=-h, high=h), y=h * y)
         for n, m, h in (("a", TEXT, 3), ("b", AUDIO, 1))
     )
-    with pytest.raises(ConfigError, match="a has the labels -3 to 3, b has -1 to 1"):
+    with pytest.raises(ConfigError, match="a has the labels -3 to 3, b has -1 to 1") as error:
         pair(first, second, "union")
+    assert error.value.fix.endswith("--set range=-3,3")
 
 
 def test_an_unknown_protocol_offers_the_nearest():

@@ -171,11 +171,13 @@ def test_a_training_that_is_begun_again_leaves_no_epochs_behind(clips, monkeypat
             with torch.no_grad():
                 head.embed[FACE].h0.fill_(epoch)
             after_epoch(epoch, head)
-        return Fit(state={})
+        return Fit(state={}, restarted_at=2.5e-5)
 
     monkeypatch.setattr(pictures, "fit", restarted)
     subject = pictures.Subject.open(clips, None, None, lambda line: None)
-    assert len(pictures._trained(subject, subject.run.model, "with COWA")) == 3
+    name, epochs = pictures._trained(subject, subject.run.model, "with COWA")
+    assert len(epochs) == 3
+    assert name == "with COWA, collapsed and begun again at lr 2.5e-05"  # the other curve is of another rate
 
 
 @pytest.mark.parametrize(("own", "other"), [("cowa", ""), ("kmeans", "cowa")])

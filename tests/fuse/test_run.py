@@ -16,7 +16,8 @@ from msa import predict as predicting
 from msa import results
 from msa.cache.housekeeping import remove
 from msa.cache.store import FeatureStore
-from msa.errors import ConfigError, StoreError, UnknownNameError
+from msa.errors import BackboneError, ConfigError, StoreError, UnknownNameError
+from msa.extract.recipe import Recipe
 from msa.fuse import experiment, metrics, plots, request
 from msa.fuse.data import Column, Normalisation
 from msa.fuse.evaluate import evaluate
@@ -648,12 +649,58 @@ def test_another_recipe_of_the_same_width_is_refused_with_both(store, posts_run)
         evaluate(posts_run.folder, data="other")
 
 
+def add_imported(store, name, view_id, width=8, **changed):
+    """A corpus of 60 samples whose texts were imported from a file of its own; `changed` are other facts of it."""
+    index = add_corpus(store, name, 60, ())
+    fact = {"feature": "glove", "columns": [], "dtype": "float16"} | changed
+    about = {
+        "modality": TEXT, "backbone": f"mult.{fact['feature']}", "family": "mult", "dim": width, "dtype": fact["dtype"],
+        "columns": fact["columns"], "source": f"imported from {name}.pkl", "weights": {"name": ""},
+        "identity": {"imported": "mult", "feature": fact["feature"], "source": view_id, "dtype": fact["dtype"]},
+    }  # fmt: skip
+    store.add_view(view_id, about)
+    add_view(store, index, TEXT, view_id=view_id, width=width)
+    return index
+
+
+def test_what_was_imported_can_be_scored_on_another_file_of_its_kind_and_it_is_said(store, tmp_path, no_plots):
+    add_imported(store, "mosi", "1" * 16)
+    index = add_imported(store, "mosei", "2" * 16)
+    add_view(store, index, TEXT, view_id="9" * 16, width=3)  # newer, and another
+    run = probed(store, tmp_path / "run", ("mosi",))
+    with pytest.raises(BackboneError, match=r"imported \(mult\.glove, imported from mosi\.pkl\)") as error:
+        Recipe.of_view(run.record["data"]["views"]["text"]["attributes"])
+    assert "msa cache import mult FILE --name NAME, then msa fuse eval RUN --data NAME" in error.value.fix
+    name, found = evaluate(run.folder, data="mosei")
+    assert (name, found["test_samples"]) == ("mosei", 12)
+    assert [note for note in found["notes"] if "the recipe behind them could not be compared" in note]
+    _, own = evaluate(run.folder)
+    assert not [note for note in own["notes"] if "compared" in note]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"feature": "bert"}, "feature 'bert', trained on 'glove'"),
+        ({"columns": ["pitch"]}, r"columns \['pitch'\], trained on \[\]"),
+        ({"dtype": "float32"}, "dtype 'float32', trained on 'float16'"),
+    ],
+)
+def test_imported_features_that_say_they_differ_are_refused(store, tmp_path, no_plots, changed, said):
+    add_imported(store, "mosi", "1" * 16)
+    run = probed(store, tmp_path / "run", ("mosi",))
+    add_imported(store, "other", "2" * 16, **changed)
+    with pytest.raises(ConfigError, match=f"other's text was imported and is another.*{said}"):
+        evaluate(run.folder, data="other")
+
+
 def test_labels_of_another_task_are_refused_with_both(store, posts_run):
     add_corpus(store, "values", 20, task=VALUES)
     add_corpus(store, "halves", 20, task=Task(low=-1.0, high=1.0))
     run = probed(store, folder := posts_run.folder.parent / "values", ("values",))
-    with pytest.raises(ConfigError, match="labelled -1 to 1, the run predicts -3 to 3"):
+    with pytest.raises(ConfigError, match="labelled -1 to 1, the run predicts -3 to 3") as error:
         evaluate(folder, data="halves")
+    assert error.value.fix.endswith("--set range=-3,3")
     assert run.task == VALUES
     with pytest.raises(ConfigError, match="labelled -3 to 3, the run predicts negative, neutral, positive"):
         evaluate(posts_run.folder, data="values")

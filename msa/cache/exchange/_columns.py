@@ -4,6 +4,7 @@ Nothing about them is certain but their keys: containers are lists or arrays, nu
 bytes, and a column may be (n,), (n, 1) or (n, 1, 1). Everything is therefore asked for as what it should be.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +94,12 @@ def parts(path: Path, top: Any) -> list[Part]:
 def _part(path: Path, name: str, split: Split | None, values: Mapping[Any, Any]) -> Part:
     values = {str(key): value for key, value in values.items()}
     order = ("id", "raw_text", "regression_labels", "labels", *FEATURES)
-    sizes = [len(values[key]) for key in order if is_column(values.get(key))]
+    sizes = Counter(len(values[key]) for key in order if is_column(values.get(key)))
     if not sizes:
         raise SourceError(
             f"{path}: {name} has no samples; its keys are {', '.join(values) or 'none'}", fix="leave it out"
         )
-    return Part(path, name, split, values, sizes[0])
+    return Part(path, name, split, values, sizes.most_common(1)[0][0])  # where one key is odd it is named, not the rest
 
 
 def is_column(values: Any) -> bool:

@@ -18,7 +18,7 @@ from msa.cache import layout
 from msa.cache.foreign import Unreadable
 from msa.errors import SourceError
 
-SMALL = 100_000_000  # elements of what is read whole: ids, labels, the intervals of a video
+SMALL = 2 * layout.SHARD_BYTES  # bytes of what is read whole: ids, labels, the intervals of a video
 NUMBERS = "biuf"  # kinds of dtype
 GET_AGAIN = "get the file again, or convert it where it comes from"
 
@@ -65,9 +65,12 @@ def child(group: Any, name: str, kind: str) -> Any:
 
 def whole(dataset: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
     """A small dataset, or rows of it. Raises SourceError for one that is not small, or that was never written."""
-    where = f"{Path(dataset.file.filename).name}:{dataset.name}"
-    if dataset.size is None or dataset.size > SMALL:
-        raise SourceError(f"{where} has {dataset.size} elements, more than {SMALL:,} are not read", fix=GET_AGAIN)
+    where = _where(dataset)
+    if dataset.size is None:
+        raise SourceError(f"{where} holds nothing", fix=GET_AGAIN)
+    if (size := dataset.size * dataset.dtype.itemsize) > SMALL:
+        raise SourceError(f"{where} has {size / 1e6:,.1f} MB, more than {SMALL / 1e6:,.1f} are not read", fix=GET_AGAIN)
+    _check_chunks(dataset)
     with _damage(dataset.file.filename):
         if _written(dataset) is not None:
             raise SourceError(f"{where} was never written: the file is not complete", fix=GET_AGAIN)
@@ -109,13 +112,13 @@ class Rows:
 
     @classmethod
     def of(cls, data: Any) -> "Rows":
-        """Raises SourceError for what is no table of numbers."""
+        """Raises SourceError for what is no table of numbers, or cannot be read in pieces."""
         if data.dtype.kind not in NUMBERS or data.ndim not in (1, 2):
             raise SourceError(
-                f"{Path(data.file.filename).name}:{data.name} holds {data.dtype}{list(data.shape)}, "
-                "expected numbers of shape [rows, D]",
+                f"{_where(data)} holds {data.dtype}{list(data.shape)}, expected numbers of shape [rows, D]",
                 fix=GET_AGAIN,
             )
+        _check_chunks(data)
         width, block = data.shape[1] if data.ndim == 2 else 1, data.chunks[0] if data.chunks else max(1, data.shape[0])
         with _damage(data.file.filename):
             return cls(data, width, block, _written(data))
@@ -136,6 +139,25 @@ class Rows:
             return np.asarray(self.data[start:stop]).reshape(stop - start, self.width)
         except (OSError, RuntimeError, ValueError) as error:  # a checksum that does not hold, a filter nobody has
             raise Unreadable(f"damaged: {error}") from error
+
+
+def _where(dataset: Any) -> str:
+    return f"{Path(dataset.file.filename).name}:{dataset.name}"
+
+
+def _check_chunks(data: Any) -> None:
+    """Raise SourceError where one row takes more memory than a shard of ours: what is packed is unpacked by the chunk.
+
+    Zeros pack a thousandfold, so the size of the file says nothing. What is not packed is read row by row.
+    """
+    if data.chunks is None or not data.id.get_create_plist().get_nfilters():
+        return
+    if (size := math.prod(data.chunks) * data.dtype.itemsize) > layout.SHARD_BYTES:
+        raise SourceError(
+            f"{_where(data)} is packed in chunks {list(data.chunks)} of {size / 1e6:,.1f} MB, "
+            f"more than {layout.SHARD_BYTES / 1e6:,.1f} are not unpacked at once",
+            fix="pack it in smaller ones: h5repack -l CHUNK=ROWSxD, with ROWS such that a chunk is about a megabyte",
+        )
 
 
 def _written(data: Any) -> frozenset[int] | None:

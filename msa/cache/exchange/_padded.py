@@ -15,6 +15,7 @@ from msa.cache.exchange._lengths import NOTHING, Bounds, Padding, Rows, bounds_o
 from msa.cache.foreign import Feature, Foreign, Unreadable, unknown_source
 from msa.cache.indexing import Corpus
 from msa.errors import SourceError
+from msa.records import natural
 from msa.types import Dropped, Modality, Raw, Sample, Split, Task
 
 TASKS = {"mosi": Task(low=-3.0, high=3.0), "sims": Task(low=-1.0, high=1.0)}
@@ -90,12 +91,6 @@ def in_clips(id: str) -> tuple[str, tuple[Any, ...]]:
     """The video and the place in it that an id names: `video$_$clip`, or `video[clip]`; none in any other."""
     found = re.fullmatch(r"(.+)(?:\$_\$(.*)|\[(\d+)\])", id, re.DOTALL)
     return (found[1], natural(found[2] if found[3] is None else found[3])) if found else ("", ())
-
-
-def natural(text: str) -> tuple[Any, ...]:
-    """A key that sorts numbers within texts as numbers: clip 9 before clip 10."""
-    words = [word.lstrip("0") if word.isdecimal() else word for word in re.findall(r"\d+|\D+", text)]
-    return tuple((0, len(word), word) if word.isdecimal() or not word else (1, 0, word) for word in words)
 
 
 def samples(parts: Sequence[Part], rows: Iterable[Row], task: Task) -> tuple[list[Sample], list[Dropped], list[Row]]:

@@ -11,6 +11,7 @@ Traps    Links and data in other files are not followed; rows that were never wr
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,9 +100,9 @@ def _ids(path: Path, file: Any) -> list[str]:
     ids = _hdf5.strings(dataset) if dataset is not None else []
     if not ids:
         raise SourceError(f"{path} names no sample: id is missing or empty", fix=f"write it in this layout: {LAYOUT}")
-    if len(set(ids)) < len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
-        raise SourceError(f"{path}: id {twice!r} is there {ids.count(twice)} times", fix="give every sample its own")
+    twice, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise SourceError(f"{path}: id {twice!r} is there {times} times", fix="give every sample its own")
     return ids
 
 

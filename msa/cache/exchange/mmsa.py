@@ -17,11 +17,10 @@ Safety   the file is read by _pickle.py, which runs nothing, and sample by sampl
          gigabyte of memory, most of it the shard that is being filled.
 """
 
-import os
 import pickle
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +30,8 @@ import psutil
 from msa.cache import layout
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._columns import Part, parts
+from msa.cache.exchange._output import whole
 from msa.cache.exchange._padded import Row, assembled, in_clips, placed, without_ids
-from msa.cache.files import TEMPORARY, naming_a_full_disk, sync_folder
 from msa.cache.foreign import Bundle, Foreign
 from msa.config import checked
 from msa.errors import ConfigError, SourceError, StoreError
@@ -111,17 +110,17 @@ def _rows(number: int, part: Part, vision: Modality) -> list[Row]:
 def write(bundle: Bundle, out: Path) -> list[str]:
     """Write one pickle, and say what it does not carry over.
 
-    Raises ConfigError for labels that are no sentiment, StoreError where `out` exists or the arrays, which MMSA wants
-    whole, do not fit half of the free memory.
+    Raises ConfigError for labels that are no sentiment, StoreError where `out` exists, the disk has no room, or the
+    arrays, which MMSA wants whole, do not fit half of the free memory.
     """
-    if out.exists():
-        raise StoreError(f"{out} exists", fix="name another file, or delete this one")
     index, modalities = bundle.index, _columns(bundle)
     labels = _labels(bundle, modalities.get("vision", Modality.FACE))
-    _check_memory(bundle, modalities)
-    content = {split: _part(bundle, modalities, labels, index.rows(Split(split))) for split in layout.SPLITS}
-    with naming_a_full_disk(out.parent):
-        _dump(content, out)
+    sizes = [4 * len(index) * prod(_extent(bundle, modality)) for modality in modalities.values()]
+    _check_memory(sizes)
+    with whole(out, sum(sizes)) as temporary:
+        content = {split: _part(bundle, modalities, labels, index.rows(Split(split))) for split in layout.SPLITS}
+        with open(temporary, "wb") as file:
+            pickle.dump(content, file, protocol=4)  # the newest that Python 3.7 reads, on which MMSA runs
     return _remarks(bundle, modalities)
 
 
@@ -180,30 +179,14 @@ def _extent(bundle: Bundle, modality: Modality) -> tuple[int, int]:
     return max(1, int(reader.length.max(initial=0))), reader.view.dim
 
 
-def _check_memory(bundle: Bundle, modalities: Mapping[str, Modality]) -> None:
-    sizes = [4 * len(bundle.index) * np.prod(_extent(bundle, modality)) for modality in modalities.values()]
-    needed, free = float(sum(sizes) + max(sizes, default=0)), psutil.virtual_memory().available  # pickle copies one
+def _check_memory(sizes: Sequence[int]) -> None:
+    """Raise StoreError where arrays of so many bytes do not fit half of the free memory."""
+    needed, free = sum(sizes) + max(sizes, default=0), psutil.virtual_memory().available  # pickle copies one
     if needed > free / 2:
         raise StoreError(
             f"padded to the longest sample this is {needed / 1e9:.1f} GB in memory, and {free / 1e9:.1f} GB are free",
             fix="write hdf5 or npy, which need no padding, or fewer modalities, or use a larger machine",
         )
-
-
-def _dump(content: Mapping[str, Any], out: Path) -> None:
-    """All of the file or none of it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "wb") as file:
-            pickle.dump(content, file, protocol=4)  # the newest that Python 3.7 reads, on which MMSA runs
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(out.parent)
 
 
 def _remarks(bundle: Bundle, modalities: Mapping[str, Modality]) -> list[str]:

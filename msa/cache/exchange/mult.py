@@ -84,7 +84,8 @@ def _names(part: Part) -> list[tuple[str, str, tuple[Any, ...]]]:
 def _name(entry: Any) -> tuple[str, str, tuple[Any, ...]]:
     if is_column(entry) and len(entry) == 3:
         video, start, end = (_plain(value) for value in entry)
-        return f"{video}[{start}-{end}]", video, ((0, number(start), ""),)  # as natural() has numbers
+        id = f"{video}[{start}-{end}]"
+        return id, video, (["", number(start)], id)  # as `natural` has numbers
     id = string(entry[0] if is_column(entry) and len(entry) == 1 else entry)
     if not id:
         raise ValueError("one is empty")

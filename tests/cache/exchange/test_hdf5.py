@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from msa.cache.exchange import hdf5
+from msa.cache.exchange import _hdf5, hdf5
 from msa.cache.foreign import Unreadable
 from msa.cache.importing import bring_in
 from msa.cache.store import FeatureStore
@@ -245,8 +246,40 @@ def test_a_size_that_is_only_said_asks_for_no_memory(path):
         del file["id"]
         file.create_dataset("id", (2**40,), "S8", chunks=(2**10,))
 
-    with pytest.raises(SourceError, match="1099511627776 elements"):
+    with pytest.raises(SourceError, match=r"id has 8,796,093\.0 MB, more than 268\.4 are not read"):
         hdf5.read(change(path, endless))
+
+
+def test_what_is_packed_in_large_chunks_is_not_unpacked(path, monkeypatch):
+    """A chunk is unpacked whole to read one row of it, and zeros pack a thousandfold."""
+
+    def packed(file, **how):
+        del file["features/audio/data"]
+        file.create_dataset("features/audio/data", (8, 3), "f4", maxshape=(None, 3), chunks=(2**10, 3), **how)[:] = ROWS
+
+    def packed_ids(file):
+        del file["id"]
+        file.create_dataset("id", (3,), "S8", maxshape=(None,), chunks=(2**11,), compression="gzip")[:] = [b"a"] * 3
+
+    large = change(path, lambda file: packed(file, compression="gzip"))
+    ids, loose = change(path, packed_ids), change(path, packed)
+    monkeypatch.setattr(_hdf5.layout, "SHARD_BYTES", 2**13)
+    with pytest.raises(SourceError, match=r"audio/data is packed in chunks \[1024, 3\] of 0\.0 MB") as error:
+        hdf5.read(large)
+    assert "h5repack" in error.value.fix
+    with pytest.raises(SourceError, match=r"/id is packed in chunks \[2048\]"):
+        hdf5.read(ids)
+    (feature,) = hdf5.read(loose).features
+    np.testing.assert_array_equal(feature.read("b"), ROWS[:3])
+
+
+def test_an_id_that_is_there_twice_among_many_is_found_at_once(path):
+    many = [f"{i}" for i in range(50_000)]
+    path = change(path, lambda file: replaced(file, "id", [*many, many[-1]]))
+    started = time.process_time()
+    with pytest.raises(SourceError, match="id '49999' is there 2 times"):
+        hdf5.read(path)
+    assert time.process_time() - started < 5, "it took half a minute where every id was looked for in all"
 
 
 # what leads out of the file

@@ -1,6 +1,7 @@
 """MMSA's pickles: every trap of the layout, and a store that comes back the same."""
 
 import pickle
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -499,6 +500,14 @@ def test_what_does_not_fit_the_memory_is_not_begun(store, tmp_path, monkeypatch)
     with pytest.raises(StoreError, match=r"0\.0 GB in memory, and 0\.0 GB are free"):
         mmsa.write(given, tmp_path / "mine.pkl")
     assert not (tmp_path / "mine.pkl").exists()
+
+
+def test_what_does_not_fit_the_disk_is_not_begun(store, tmp_path, monkeypatch):
+    given = bundle(store, regression())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(StoreError, match=r"mine\.pkl needs about 0\.0 MB, and 0\.0 MB are free"):
+        mmsa.write(given, tmp_path / "mine.pkl")
+    assert not list(tmp_path.glob("*.pkl")) + list(tmp_path.glob(".tmp-*"))
 
 
 def test_a_file_that_is_there_is_not_written_over(store, tmp_path):

@@ -97,6 +97,13 @@ def test_ids_with_the_place_in_a_video(read):
     assert samples["train0[12]"].label == -3.0
 
 
+def test_names_and_times_of_one_video_have_an_order(read):
+    given = corpus(lambda split, i: f"{split}{i}")
+    given["train"]["id"] = [["v", "9.5", "11"], "v[3]", ["v", "12.25", "13"], "v[10]", ["v", "12.5", "14"]]
+    of_video = sorted((s for s in read(given).corpus.samples if s.group == "v"), key=lambda sample: sample.position)
+    assert [s.id for s in of_video] == ["v[3]", "v[9.5-11]", "v[10]", "v[12.25-13]", "v[12.5-14]"]
+
+
 @pytest.mark.parametrize(
     "entry",
     [
