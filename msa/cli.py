@@ -102,6 +102,20 @@ def extract(
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try again what failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be extracted, write nothing.")] = False,
     device: DeviceOption = "auto",
+    engine: Annotated[
+        str, typer.Option(help="pipeline (decode, forward and write at once), serial, or dask (many processes).")
+    ] = "pipeline",
+    workers: Annotated[int, typer.Option(min=1, help="Of engine dask: processes on this machine.")] = 2,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Of engine dask: a scheduler that runs already, tcp://HOST:PORT or its file.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Only the I-th of N parts: for job arrays that schedule themselves.")
+    ] = "1/1",
+    batch_budget: Annotated[
+        int | None, typer.Option(min=1, help="Tokens, frames or samples of a batch. Default: what fits the device.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which decoding one sample is given up.")] = 600,
     json_: JsonOption = False,
 ) -> None:
     """Turn a corpus into hidden states, once: text, images, audio and faces through frozen backbones into the store.
@@ -120,13 +134,15 @@ def extract(
     job = jobs.Job(
         dataset=dataset,
         root=remember.root(dataset, root),
+        root_given=root is not None,
         preset=preset,
         backbones={m: name for m, name in named.items() if name},
-        settings=(*(set_ or ()), *([f"face.fps={fps}"] if fps else ())),
+        settings=(*(set_ or ()), *jobs.fps_setting(fps, face)),
         split_file=split,
         seed=seed,
         device=device,
-        limits=Limits(limit, max_errors, retry_errors),
+        limits=Limits(limit, max_errors, retry_errors, budget=batch_budget, share=jobs.share(shard)),
+        engine=jobs.engine(engine, workers, scheduler, timeout),
     )
     bar = terminal.Bar()
     existing = FeatureStore.open(path) if (path / "zarr.json").exists() else None

@@ -41,11 +41,12 @@ class Bar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[errors]}"),
+            TextColumn("{task.fields[status]}", style="dim"),
             console=err,
             disable=not err.is_terminal,
         )
         self._bar.start()
-        self._bar.add_task(escape(name), total=total, completed=done, rate="", errors="")
+        self._bar.add_task(escape(name), total=total, completed=done, rate="", errors="", status="")
 
     def advance(self, written: int, failed: int) -> None:
         """Move on, and say how fast and how well."""
@@ -57,6 +58,11 @@ class Bar:
         rate = f"{task.speed:.1f}/s" if task.speed else ""
         errors = f"[red]{self._failed} failed[/red]" if self._failed else ""
         self._bar.update(task.id, rate=rate, errors=errors)
+
+    def status(self, line: str) -> None:
+        """What bounds the work, at the end of the line."""
+        if self._bar is not None and not self._bar.disable:
+            self._bar.update(self._bar.tasks[0].id, status=line)
 
     def end(self) -> None:
         """Leave the finished line standing."""
@@ -132,13 +138,18 @@ def corpus(index: Any) -> None:
         warn(f"in more than one part: {leak}")
 
 
-def failures(found: Sequence[tuple[str, str, str]], limit: int = 10) -> None:
-    """Samples without hidden states: id, stage, reason."""
-    if found:
-        shown = found[:limit]
-        show(f"{len(found)} samples could not be extracted (recorded in the store)", ["id", "stage", "reason"], shown)
-        if len(found) > limit:
-            say(f"  and {len(found) - limit} more: msa cache info STORE --failures")
+def failures(found: Sequence[tuple[str, str, str, str]], limit: int = 10) -> None:
+    """Samples without hidden states: modality, id, stage, reason."""
+    of: dict[tuple[str, str, str], list[str]] = {}
+    for modality, id, stage, reason in found:
+        of.setdefault((id, stage, reason), []).append(modality)
+    if of:
+        rows = [(id, ", ".join(modalities), stage, reason) for (id, stage, reason), modalities in of.items()]
+        many = len({id for id, _, _ in of})
+        title = f"{many} sample{'s' * (many > 1)} could not be had, all of it or in part (recorded in the store)"
+        show(title, ["id", "of it", "stage", "reason"], rows[:limit])
+        if len(rows) > limit:
+            say(f"  and {len(rows) - limit} more: msa cache info STORE --failures")
 
 
 def estimates(found: Sequence[Any], store: Any) -> None:
@@ -171,7 +182,12 @@ def extracted(reports: Sequence[Any], store: Any) -> None:
             say(f"  {r.modality}: {r.borrowed} samples were already there for another version of this corpus")
         for what, number in r.counts.items():
             say(f"  {r.modality}: {number} {what}")
-    failures([failure for r in reports for failure in r.failed])
+        if r.written:
+            padding = f", {r.padding:.1%} padding" if r.padding else ""
+            say(f"  {r.modality}: {r.share:.0%} of the bare forward's speed, bound by {r.bound}{padding}")
+        if r.failed_before:
+            say(f"  {r.modality}: {r.failed_before} failed before and were left alone: --retry-errors tries them again")
+    failures([(r.modality, *failure) for r in reports for failure in r.failed])
 
 
 def imported(found: Sequence[Any], store: Any) -> None:
@@ -179,9 +195,11 @@ def imported(found: Sequence[Any], store: Any) -> None:
     rows = [[r.modality, f"{r.name}@{r.view_id}", r.written, r.already, len(r.failed)] for r in found]
     show(f"imported into {store}", ["modality", "view", "new", "already there", "failed"], rows, 3)
     for r in found:
+        if r.borrowed:
+            say(f"  {r.modality}: {r.borrowed} samples were already there for another version of this corpus")
         for what, number in r.not_finite.items():
             say(f"  {r.modality}: {number} {what}")
-    failures([(id, r.name, reason) for r in found for id, reason in r.failed])
+    failures([(r.modality, id, "import", reason) for r in found for id, reason in r.failed])
 
 
 def weights(found: Sequence[Any]) -> None:

@@ -123,6 +123,12 @@ def command_of(line: str):
     return command, called, words
 
 
+def imported() -> set[str]:
+    """Corpora that some page brings in with `msa cache import`: by --name, or as their file is called."""
+    lines = [shlex.split(line, comments=True) for page in PAGES for line in shell(page, "msa cache import")]
+    return {words[words.index("--name") + 1] if "--name" in words else Path(words[4]).stem for words in lines}
+
+
 @pytest.mark.parametrize("line", [line for page in PAGES for line in shell(page, "msa")])
 def test_command_lines_parse_and_name_what_exists(line, capsys):
     command, called, words = command_of(line)
@@ -132,7 +138,8 @@ def test_command_lines_parse_and_name_what_exists(line, capsys):
         return  # --help
     for option, kind in {"dataset": "dataset", "model": "head"}.items():
         if option in given and called in ("extract", "train"):
-            assert given[option] in [*catalog.names(kind), *EXAMPLES], f"there is no {kind} {given[option]}"
+            known = [*catalog.names(kind), *EXAMPLES, *imported()]
+            assert given[option] in known, f"there is no {kind} {given[option]}"
 
 
 @pytest.mark.parametrize("line", sorted({line for page in PAGES for line in mentioned(page, "msa")}))

@@ -49,6 +49,9 @@ class Backbone(Protocol):
     A backbone may also have
     `prepare(clip)`  what a decoding thread can do ahead for one clip (resize, normalise); `encode` then takes what it
                      returns as well as plain clips
+    `batching`       how its batches are made: see plan.py; `fixed` where it does not say
+    `budget`         what a batch may hold on its device: tokens, frames, or samples where it has no `sizes`
+    `sizes(told)`    how much of a budget each text (of a str) or recording (of its seconds) takes
     `columns`        the names of its `dim` features
     `counts()`       what was counted since it was last asked, such as {"frames without a face": 7}: it is kept beside
                      the hidden states and told at the end

@@ -1,9 +1,6 @@
-"""Decode and forward, one batch at a time, with every failure tied to the sample it belongs to."""
+"""The forward of one batch, with every failure tied to the sample it belongs to."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,8 +11,6 @@ from msa.extract.backbone import Backbone
 from msa.extract.media import MediaError
 
 T = TypeVar("T")
-U = TypeVar("U")
-AHEAD = 3  # batches decoded before they are needed
 
 
 @dataclass(frozen=True)
@@ -56,11 +51,19 @@ def _forward(backbone: Backbone, clips: Sequence[Any]) -> list[np.ndarray | Exce
         return []
     states = attempt(lambda: backbone.encode(clips))
     if isinstance(states, Exception):
+        if type(states).__name__ == "OutOfMemoryError":  # torch's, without importing it: halves find room again
+            _give_back()
         if len(clips) == 1:
             return [states]
         half = len(clips) // 2
         return _forward(backbone, clips[:half]) + _forward(backbone, clips[half:])
     return [rows if np.isfinite(rows).all() else FloatingPointError("NaN or infinity") for rows in states]
+
+
+def _give_back() -> None:
+    import torch
+
+    torch.cuda.empty_cache()
 
 
 def attempt(work: Callable[[], T]) -> T | Exception:
@@ -71,20 +74,3 @@ def attempt(work: Callable[[], T]) -> T | Exception:
         raise
     except Exception as error:
         return error
-
-
-def ahead(decode: Callable[[int], U], batches: Iterable[list[int]]) -> Iterator[tuple[list[int], list[U]]]:
-    """Decode in threads, a few batches before they are needed; order is kept."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
-        waiting: deque[tuple[list[int], list[Future[U]]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append((batch, [pool.submit(decode, row) for row in batch]))
-                if len(waiting) > AHEAD:
-                    done, futures = waiting.popleft()
-                    yield done, [future.result() for future in futures]
-            while waiting:
-                done, futures = waiting.popleft()
-                yield done, [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

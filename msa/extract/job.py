@@ -1,7 +1,7 @@
 """One `msa extract`: a corpus, the backbones for its modalities, a store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
 from msa.config import modality as modality_of
-from msa.errors import BackboneError, ConfigError, SourceError
+from msa.errors import BackboneError, ConfigError, SourceError, UnknownNameError
 from msa.extract import media, pipeline, presets, scan
+from msa.extract.device import pick_device
 from msa.extract.forward import Failure, attempt, hidden_states
-from msa.extract.pipeline import Limits, Report
+from msa.extract.pipeline import Elsewhere, Limits, Report
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
+from msa.extract.work import PIPELINE, SERIAL, Engine
 from msa.types import Modality, Source
 
 SKIP = "none"  # as a backbone's name: leave this modality out
@@ -38,6 +40,42 @@ class Job:
     seed: int = 42
     device: str = "auto"
     limits: Limits = field(default_factory=Limits)
+    engine: Engine | Elsewhere = PIPELINE
+    root_given: bool = True  # now, and not remembered: an imported corpus of the same name is left for it
+
+
+def engine(name: str, workers: int = 2, scheduler: str | None = None, timeout_s: float = 600.0) -> Engine | Elsewhere:
+    """How the work is done, by the name a person gives it."""
+    from msa.extract.cluster import Cluster
+
+    engines: dict[str, Engine | Elsewhere] = {
+        "pipeline": replace(PIPELINE, timeout_s=timeout_s),
+        "serial": replace(SERIAL, timeout_s=timeout_s),
+        "dask": Cluster(scheduler, workers),
+    }
+    if name not in engines:
+        raise UnknownNameError("engine", name, engines)
+    if scheduler is not None and name != "dask":
+        raise ConfigError(f"--scheduler is of engine dask, not of {name}", fix="add --engine dask")
+    return engines[name]
+
+
+def fps_setting(fps: float | None, face: str | None) -> list[str]:
+    """`--fps` as the setting it stands for. Raises ConfigError where nothing would be looked at so often."""
+    if fps is not None and face is not None and not face.startswith("pyfeat"):
+        raise ConfigError(
+            f"--fps {fps:g} says how often a video is searched for faces, and --face is {face}",
+            fix="leave --fps out, or give --face pyfeat",
+        )
+    return [] if fps is None else [f"face.fps={fps}"]
+
+
+def share(text: str) -> tuple[int, int]:
+    """`2/8` -> (2, 8): the second of eight parts."""
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise ConfigError(f"--shard {text} is no part", fix="write I/N, from 1/N to N/N, such as 2/8")
+    return int(i), int(n)
 
 
 def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Unwatched()) -> Scan:
@@ -45,8 +83,10 @@ def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Unw
 
     Raises SourceError with the corpus's home page, licence and layout where it is not found.
     """
-    if job.root is None and store is not None and job.dataset.partition("@")[0] in store.datasets:
-        return scan.of_store(_unsplit(job, store.index(job.dataset)))
+    if store is not None and job.dataset.partition("@")[0] in store.datasets:
+        stored = store.index(job.dataset)
+        if job.root is None or (stored.about.get("origin") and not job.root_given):
+            return scan.of_store(_unsplit(job, stored))
     if job.root is None:
         source: Source = catalog.load("dataset", job.dataset).SOURCE
         raise SourceError(
@@ -93,6 +133,14 @@ def check(job: Job, store: FeatureStore | None = None) -> None:
 def recipes(job: Job, found: Scan, store: FeatureStore | None) -> list[Recipe]:
     """The recipe of every modality the corpus has. All weights are found before anything is extracted."""
     wanted = chosen(job, found)
+    if wanted.get(Modality.FACE, "").startswith("openface") and not any(
+        media.is_table(raw[Modality.FACE]) for raw in found.raws if Modality.FACE in raw
+    ):
+        raise ConfigError(
+            f"{wanted[Modality.FACE]} reads tables that OpenFace wrote, and {found.index.name} names videos for faces",
+            fix="say where the tables are: --set openface=FOLDER (in a table of your own: the column face), "
+            "or read the videos with --face pyfeat",
+        )
     return [Recipe.resolve(m, name, _options(job, m), store) for m, name in wanted.items()]
 
 
@@ -125,8 +173,10 @@ def execute(
     job: Job, found: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Unwatched()
 ) -> list[Report]:
     """Extract the corpus into the store: text, images, then sound and faces, together where one file holds both."""
-    device = pick_device(job.device)
-    passes = [pipeline.extract(store, found, group, device, job.limits, progress) for group in _passes(found, todo)]
+    passes = [
+        pipeline.extract(store, found, group, job.device, job.limits, progress, job.engine)
+        for group in _passes(found, todo)
+    ]
     return [report for reports in passes for report in reports]
 
 
@@ -135,19 +185,6 @@ def _passes(found: Scan, todo: Sequence[Recipe]) -> list[list[Recipe]]:
     filmed = any(Modality.FACE in raw and raw.get(Modality.AUDIO) == raw[Modality.FACE] for raw in found.raws)
     of_video = [r for r in todo if filmed and r.spec.modality in (Modality.AUDIO, Modality.FACE)]
     return [[recipe] for recipe in todo if recipe not in of_video] + ([of_video] if of_video else [])
-
-
-def pick_device(asked: str) -> str:
-    """`auto` is the GPU where there is one. Raises ConfigError where a GPU is asked for in vain."""
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            f"--device {asked}: torch {torch.__version__} sees no GPU here", fix="use --device auto or cpu"
-        )
-    return asked
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,8 @@ def read_audio(raw: Raw) -> np.ndarray:
     """A recording or the part of it from `start` to `end`, float32 (samples,) at 16 kHz mono.
 
     A recording that breaks off is used as far as it goes: streamed files misstate their length, so nobody could tell.
+    Where the sound begins later than the file, or has gaps, there are no samples (see `container.Sound`): a recording
+    read from its beginning starts with the first sample there is.
     """
     path = _spanned(raw)
     try:
@@ -183,6 +185,16 @@ def _soundfile(path: Path, start: float, end: float | None) -> tuple[np.ndarray,
         last = file.frames if end is None else min(round(end * file.samplerate), file.frames)
         file.seek(first)
         return file.read(last - first, dtype="float32", always_2d=True).mean(axis=1), file.samplerate
+
+
+def seconds(raw: Raw) -> float:
+    """How long a recording or its span is, by its header alone; 0.0 where that cannot be told."""
+    if raw.end is not None:
+        return raw.end - raw.start
+    try:
+        return max(soundfile.info(str(existing(raw))).duration - raw.start, 0.0)
+    except (MediaError, soundfile.LibsndfileError):
+        return max(container.duration(raw.path) - raw.start, 0.0) if raw.path else 0.0
 
 
 # faces

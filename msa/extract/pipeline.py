@@ -6,10 +6,10 @@ run goes on from there. A sample that cannot be had becomes a record with its st
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from msa.cache import housekeeping
 from msa.cache.files import naming_a_full_disk
@@ -18,13 +18,17 @@ from msa.cache.segment import FLUSH_AFTER_S, Form, SegmentWriter
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
 from msa.errors import BackboneError, StoreError
-from msa.extract import media, plan
-from msa.extract.forward import Failure, ahead, attempt, hidden_states
+from msa.extract import media
+from msa.extract.backbone import Backbone
+from msa.extract.device import fitting, pick_device
+from msa.extract.plan import Plan, plan
 from msa.extract.recipe import Recipe, run_facts
 from msa.extract.scan import Scan
+from msa.extract.stages import Meter
+from msa.extract.work import Engine, Piece, Station, Tally, work_through
 from msa.types import Modality
 
-CPU_BATCH = 8  # a CPU gains nothing from larger ones: less padding, and memory that stays in its caches
+CPU_BATCH = 8  # where a backbone states no budget: a CPU gains nothing from more
 
 
 @dataclass
@@ -36,12 +40,22 @@ class Report:
     view_id: str
     wanted: int
     already: int = 0  # there before, in whatever way
+    failed_before: int = 0  # and were not tried again
     recovered: int = 0  # of them, left by a killed run
     borrowed: int = 0  # of them, extracted for another index of the same inputs
     written: int = 0
     failed: list[tuple[str, str, str]] = field(default_factory=list)  # id, stage, reason
-    counts: dict[str, int] = field(default_factory=dict)  # what the backbone counted: frames without a face
+    counts: Mapping[str, int] = field(default_factory=dict)  # what the backbone counted: frames without a face
     seconds: float = 0.0
+    padding: float = 0.0  # share of what was computed
+    share: float = 1.0  # of the bare forward's speed
+    bound: str = "forward"  # what decided the speed: forward, decode or write
+
+    def add(self, tally: Tally, ids: Sequence[str]) -> None:
+        """What a piece of work came to."""
+        self.written += tally.written
+        self.failed += [(ids[row], stage, reason) for row, stage, reason in tally.failed]
+        self.counts = {k: self.counts.get(k, 0) + tally.counts.get(k, 0) for k in {**self.counts, **tally.counts}}
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,15 @@ class Limits:
     max_errors: int | None = None
     retry_errors: bool = False
     flush_s: float = FLUSH_AFTER_S  # commit at least so often
+    budget: int | None = None  # of a batch, in tokens, frames or samples; None: what the backbone says
+    share: tuple[int, int] = (1, 1)  # the i-th of n parts of the work
+
+
+class Elsewhere(Protocol):
+    """An engine that does the work in other processes."""
+
+    def spread(self, runs: Sequence["Run"], device: str, progress: Progress) -> None:
+        """Bring the views of `runs` up to date."""
 
 
 def extract(
@@ -61,18 +84,27 @@ def extract(
     device: str,
     limits: Limits = Limits(),
     progress: Progress = Unwatched(),
+    engine: Engine | Elsewhere = Engine(),
 ) -> list[Report]:
     """Bring views of one corpus up to date, one of each modality, in one pass: a video is decoded once for all.
 
     Raises MsaError where going on makes no sense; nothing is lost then.
     """
     with naming_a_full_disk(store.path):
+        before = store.datasets.get(scan.index.name)
         dataset = store.add_index(scan.index)
-        runs = [_Run(store, scan, recipe, dataset, limits) for recipe in recipes]
+        carried = housekeeping.carry_over(store, scan.index, before)
+        runs = [Run(store, scan, recipe, dataset, limits) for recipe in recipes]
+        for run in runs:
+            run.report.borrowed += carried.get(run.recipe.view_id, 0)
         wanted, already = (sum(getattr(run.report, name) for run in runs) for name in ("wanted", "already"))
         progress.begin(" + ".join(run.recipe.label for run in runs), wanted, already)
         try:
-            _pass([run for run in runs if run.todo], device, progress)
+            if busy := [run for run in runs if run.todo]:
+                if isinstance(engine, Engine):
+                    _here(busy, pick_device(device), progress, engine)
+                else:
+                    engine.spread(busy, device, progress)
         finally:
             progress.end()
     for run in runs:
@@ -80,43 +112,58 @@ def extract(
     return [run.report for run in runs]
 
 
-def _pass(runs: Sequence["_Run"], device: str, progress: Progress) -> None:
-    """Decode, forward, write. Batches are planned over all rows, so that a resumed run meets the same ones."""
-    if not runs:
-        return
-    started = time.monotonic()
+def _here(runs: Sequence["Run"], device: str, progress: Progress, engine: Engine) -> None:
+    """Decode, forward, write in this process."""
+    meter, started = Meter(), time.monotonic()
     with ExitStack() as stack:
         for run in runs:
-            stack.enter_context(run.opened(device))
-        batches = runs[0].planned(device) if len(runs) == 1 else _together(runs, device)
-        needed = (batch for batch in batches if any(not run.todo.isdisjoint(batch) for run in runs))
-        for batch, clips in ahead(_decoder(runs), needed):
+            stack.enter_context(run.loaded(device))
+        planned = planned_for(runs)
+        stations = {run.modality: stack.enter_context(run.station(planned)) for run in runs}
+        of = {run.modality: run for run in runs}
+
+        def watch(modality: Modality, rows: Sequence[int], written: int, failed: int) -> None:
+            progress.advance(written, failed)
+            progress.status(f"bound by {meter.bound}, {meter.ahead} decoded ahead, {meter.behind} to be written")
+            of[modality].stop_if_hopeless(stations[modality], rows)
+
+        try:
+            work_through(piece_of(runs, planned.batches), stations, engine, meter, watch)
+        finally:
             for run in runs:
-                progress.advance(*run.settle(batch, [clip.get(run.modality) for clip in clips]))
-                run.report.seconds = time.monotonic() - started
+                run.report.add(stations[run.modality].tally, run.scan.index.ids)
+                run.report.seconds, run.report.padding = time.monotonic() - started, planned.padding
+                run.report.share, run.report.bound = meter.share, meter.bound
 
 
-def _together(runs: Sequence["_Run"], device: str) -> Iterator[list[int]]:
-    """Batches for several views of the same files: rows in their order, as many at once as each of them takes."""
+def planned_for(runs: Sequence["Run"]) -> Plan:
+    """Batches of rows for one view, or for several of the same files: over all rows, so that a resumed run meets the
+    same ones.
+    """
     rows = sorted({row for run in runs for row in run.rows})
-    return ([rows[i] for i in batch] for batch in plan.batches([1] * len(rows), min(run.size(device) for run in runs)))
+    first = runs[0]
+    if len(runs) == 1:
+        found = plan(first.sizes(), first.budget, getattr(first.backbone, "batching", "fixed"))
+    else:
+        found = plan([1] * len(rows), 1)  # each view gathers what it needs for a forward
+    batches = tuple(tuple(rows[i] for i in batch) for batch in found.batches)
+    return Plan(found.batching, found.budget, batches, found.padding).share(*first.limits.share)
 
 
-def _decoder(runs: Sequence["_Run"]) -> Callable[[int], dict[Modality, Any]]:
-    """Row -> what is wanted of it, by modality: a clip, or the exception that kept it from being one; in threads."""
-    sampling = next((run.recipe.sampling for run in runs if run.modality is Modality.FACE), media.FRAMES)
-    raws = runs[0].scan.raws
-
-    def decode(row: int) -> dict[Modality, Any]:
-        wanted = {run.modality: run for run in runs if row in run.todo or len(runs) == 1}
-        found = media.clips({m: raws[row][m] for m in wanted if m in raws[row]}, sampling)
-        return {m: clip if isinstance(clip, Exception) else wanted[m].prepared(clip) for m, clip in found.items()}
-
-    return decode
+def piece_of(runs: Sequence["Run"], batches: Sequence[tuple[int, ...]]) -> Piece:
+    """What of these batches is still to be done, with all that is needed to do it."""
+    needed = [batch for batch in batches if any(not run.todo.isdisjoint(batch) for run in runs)]
+    rows = [row for batch in needed for row in batch]
+    todo = {run.modality: frozenset(run.todo.intersection(rows)) for run in runs}
+    raws, digests = runs[0].scan.raws, runs[0].scan.index.digests
+    of_todo = {m: {row: digests[m][row].tobytes() for row in wanted} for m, wanted in todo.items()}
+    return Piece(needed, todo, {row: raws[row] for row in rows}, of_todo)
 
 
-class _Run:
+class Run:
     """One view of one corpus being extracted."""
+
+    backbone: Backbone  # while it is loaded
 
     def __init__(self, store: FeatureStore, scan: Scan, recipe: Recipe, dataset: str, limits: Limits) -> None:
         self.store, self.scan, self.recipe, self.dataset, self.limits = store, scan, recipe, dataset, limits
@@ -124,7 +171,8 @@ class _Run:
         self.rows = [row for row in scan.rows(self.modality) if limits.samples is None or row < limits.samples]
         self.report = Report(recipe.label, self.modality, recipe.view_id, wanted=len(self.rows))
         self.todo = self.missing()
-        self.report.already = len(self.rows) - len(self.todo)
+        self.report.already = len(self.rows) - len(self.todo) - self.report.failed_before
+        self._done = 0
 
     def missing(self) -> set[int]:
         """Rows that neither are in the view nor have a failure record in it, after taking over what there is."""
@@ -140,64 +188,45 @@ class _Run:
             self.report.borrowed = housekeeping.borrow(self.store, view_id, self.dataset, digests, sorted(todo))
         return self._without_states() if self.report.borrowed else todo
 
-    def size(self, device: str) -> int:
-        """How large a batch may be, in units of `sizes`."""
-        return self.recipe.spec.batch if device.startswith("cuda") else min(self.recipe.spec.batch, CPU_BATCH)
+    @contextmanager
+    def loaded(self, device: str) -> Iterator[None]:
+        """With the model in memory, and the view's provenance in the store."""
+        with self.recipe.loaded(device) as self.backbone:
+            self.store.add_view(self.recipe.view_id, self.recipe.attributes(self.backbone))
+            usual = CPU_BATCH if device == "cpu" else self.recipe.spec.batch
+            stated: int = getattr(self.backbone, "budget", min(self.recipe.spec.batch, usual))
+            self.budget = self.limits.budget or fitting(stated, device)
+            self.form = Form.of(self.backbone.dim, self.recipe.spec.dtype)
+            self.facts = run_facts(self.backbone, device)
+            yield
 
-    def planned(self, device: str) -> Iterator[list[int]]:
-        """Batches of rows."""
-        return ([self.rows[i] for i in batch] for batch in plan.batches(self._sizes(), self.size(device)))
+    def sizes(self) -> list[int]:
+        """How much each row takes of a budget, as the backbone counts it; 1 where it does not."""
+        if not hasattr(self.backbone, "sizes"):
+            return [1] * len(self.rows)
+        texts, raws, of_text = self.scan.index.text, self.scan.raws, self.modality is Modality.TEXT
+        told = [texts[row] if of_text else media.seconds(raws[row][self.modality]) for row in self.rows]
+        return list(self.backbone.sizes(told))
 
-    def _sizes(self) -> list[int]:
-        texts = self.scan.index.text if self.modality is Modality.TEXT else None
-        return [len(texts[row]) if texts else 1 for row in self.rows]
+    def _writer(self, facts: Mapping[str, Any]) -> SegmentWriter:
+        told = {**self.facts, **facts}
+        return self.store.writer(self.recipe.view_id, self.dataset, self.form, told, self.limits.flush_s)
+
+    def record(self, tally: Tally) -> dict[str, Any] | None:
+        """The manifest entry of a segment that holds nothing but the failures of a tally."""
+        writer, digests = self._writer({}), self.scan.index.digests[self.modality]
+        for row, stage, reason in tally.failed:
+            writer.fail(row, digests[row].tobytes(), stage, reason)
+        return writer.seal()
 
     @contextmanager
-    def opened(self, device: str) -> Iterator[None]:
-        """With the model loaded and a segment to write to, which is published at the end, however that comes."""
-        with self.recipe.loaded(device) as self._backbone:
-            view_id = self.recipe.view_id
-            self.store.add_view(view_id, self.recipe.attributes(self._backbone))
-            form = Form.of(self._backbone.dim, self.recipe.spec.dtype)
-            facts = run_facts(self._backbone, device)
-            self._writer = self.store.writer(view_id, self.dataset, form, facts, self.limits.flush_s)
-            self._weight = {row: size + 1 for row, size in zip(self.rows, self._sizes(), strict=True)}
-            self._whole = self._left = sum(self._weight[row] for row in self.todo)
-            with self.store.writing(view_id, self._writer):
-                yield
-
-    def prepared(self, clip: Any) -> Any:
-        """What a decoding thread can do ahead, or the exception that kept it from doing so."""
-        prepare = getattr(self._backbone, "prepare", lambda clip: clip)
-        return attempt(lambda: prepare(clip))
-
-    def settle(self, batch: Sequence[int], clips: Sequence[Any]) -> tuple[int, int]:
-        """Write what comes out of a batch, or the record of why it did not; how many were written, how many failed."""
-        mine = [(row, clip) for row, clip in zip(batch, clips, strict=True) if clip is not None]
-        states = hidden_states(self._backbone, [row for row, _ in mine], [clip for _, clip in mine])
+    def station(self, planned: Plan) -> Iterator[Station]:
+        """The model with a segment to write to, which is published at the end, however that comes."""
+        writer = self._writer({"plan": planned.facts})
         digests = self.scan.index.digests[self.modality]
-        written = failed = 0
-        for row in sorted(self.todo.intersection(states)):
-            found = states[row]
-            if isinstance(found, Failure):
-                self._writer.fail(row, digests[row].tobytes(), found.stage, found.reason)
-                self.report.failed.append((self.scan.index.ids[row], found.stage, found.reason))
-                failed += 1
-            else:
-                self._writer.write(row, digests[row].tobytes(), found)
-                written += 1
-        self._count()
-        self.report.written += written
-        self._left -= sum(self._weight[row] for row in self.todo.intersection(states))
-        self._stop_if_hopeless(self._writer, self._whole - self._left, self._left)
-        return written, failed
-
-    def _count(self) -> None:
-        """What the backbone counted on its way, such as frames without a face."""
-        counts: Mapping[str, int] = getattr(self._backbone, "counts", dict)()
-        for what, by in counts.items():
-            self._writer.count(what, by)
-            self.report.counts[what] = self.report.counts.get(what, 0) + by
+        with self.store.writing(self.recipe.view_id, writer):
+            of_mine = {row: digests[row].tobytes() for row in self.todo}
+            yield Station(self.recipe, self.backbone, writer, frozenset(self.todo), of_mine, self.budget)
 
     def refuse_if_nothing_came(self) -> None:
         """Raise BackboneError where every sample failed: then it is not the samples."""
@@ -209,16 +238,23 @@ class _Run:
                 fix="mend the cause and run again with --retry-errors; the failures are recorded in the store",
             )
 
-    def _stop_if_hopeless(self, writer: SegmentWriter, done: int, left: int) -> None:
-        """`done` and `left` are how much of the corpus that is, in the planner's sizes."""
-        failed, allowed = self.report.failed, self.limits.max_errors
+    def stop_if_too_many_failed(self, failed: Sequence[tuple[Any, str, str]]) -> None:
+        """Raise where more failed than --max-errors allows."""
+        allowed = self.limits.max_errors
         if allowed is not None and len(failed) > allowed:
+            row, stage, reason = failed[-1]
             raise BackboneError(
                 f"{self.recipe.label}: {len(failed)} samples failed, --max-errors allows {allowed}; "
-                f"the last: {', '.join(failed[-1])}",
+                f"the last: {row if isinstance(row, str) else self.scan.index.ids[row]}, {stage}, {reason}",
                 fix="what was extracted is kept; mend the cause and run again with --retry-errors, or allow more",
             )
-        needed = writer.nbytes / max(done, 1) * left
+
+    def stop_if_hopeless(self, station: Station, rows: Sequence[int]) -> None:
+        """Raise where too much failed or the disk will not do; `rows` are those that have just been settled."""
+        writer = station.writer
+        self._done += len(self.todo.intersection(rows))
+        self.stop_if_too_many_failed(station.tally.failed)
+        needed = writer.nbytes / max(self._done, 1) * (len(self.todo) - self._done)
         free = shutil.disk_usage(self.store.path).free
         if needed > free:  # a night should not end at a disk that was too small at dusk
             raise StoreError(
@@ -235,4 +271,6 @@ class _Run:
         if view is None:
             return set(self.rows)
         reader = self.store.reader(view)
-        return {row for row in self.rows if reader.length[row] < 0} - set(reader.failures)
+        without = {row for row in self.rows if reader.length[row] < 0}
+        self.report.failed_before = len(without.intersection(reader.failures))
+        return without - set(reader.failures)

@@ -130,7 +130,8 @@ class Recipe:
                 f"the {modality} this run was trained on was imported ({attributes['backbone']}, "
                 f"{attributes['source']}): nothing here can make it from raw input",
                 fix=f"train on {modality} that msa extracts itself, or leave it out: msa fuse train --modalities ...; "
-                f"{imported} files can be scored with `msa fuse eval`",
+                f"to score another file of this kind: msa cache import {imported} FILE --name NAME, then "
+                "msa fuse eval RUN --data NAME",
             )
         name = found_at or (known["name"] if attributes["family"] in presets.FREE else attributes["backbone"])
         family, spec = presets.spec_of(modality, name)

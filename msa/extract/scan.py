@@ -66,7 +66,12 @@ def scan(
 def of_store(index: Index) -> Scan:
     """A corpus that came into a store without its raw material: its texts are there, and can be extracted anew."""
     raws: list[dict[Modality, Raw]] = [{Modality.TEXT: Raw(text=text)} if text else {} for text in index.text]
-    return Scan(index, raws, remark=f"{index.name} is taken from the store, which has nothing of it but texts")
+    return Scan(
+        index,
+        raws,
+        remark=f"{index.name} is taken from the store, which has its texts and no other raw material: "
+        "only text can be extracted (--root PATH reads the corpus's files)",
+    )
 
 
 def _inputs(sample: Sample, done: int, total: int, advance: Callable[[int, int], None]) -> Inputs:

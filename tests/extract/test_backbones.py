@@ -274,11 +274,15 @@ def test_text_keeps_its_special_tokens_and_stops_at_max_length(small):
     assert len(long) == 128
 
 
-def test_hidden_states_are_those_of_the_library(small):
-    _, backbone = small("bert.base")
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_hidden_states_are_those_of_the_library(folders, small, name):
+    from transformers import AutoModel
+
+    _, backbone = small(f"{name}.base")
+    assert backbone.batching == "packed"
     ids = torch.tensor([backbone.tokenizer("good day")["input_ids"]])
     with torch.no_grad():
-        expected = backbone.model(ids).last_hidden_state[0].numpy()
+        expected = AutoModel.from_pretrained(folders[name]).eval()(ids).last_hidden_state[0].numpy()
     assert far(backbone.encode(["good day", TEXTS[1]])[0], expected) <= 1e-5
 
 
@@ -695,5 +699,16 @@ def test_real_minilm_puts_like_beside_like(shared, tmp_path):
         return float(one @ other / math.sqrt((one @ one) * (other @ other)))
 
     assert cosine(film, movie) > 0.5 > cosine(film, train) + 0.2
-    for states, line in zip(backbone.encode(lines), lines, strict=True):
-        assert far(states, backbone.encode([line])[0]) <= 1e-5
+
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(tmp_path / "m").eval()
+    texts = [*lines, *TEXTS, *("so good " * n for n in range(1, 20))]
+    assert backbone.batching == "packed"
+    with torch.inference_mode():
+        alone = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in backbone.tokenize(texts)]
+    order = random.Random(0).sample(range(len(texts)), len(texts))
+    for size in (1, 7, len(texts)):
+        for batch in (order[i : i + size] for i in range(0, len(order), size)):
+            for i, states in zip(batch, backbone.encode([texts[i] for i in batch]), strict=True):
+                assert far(states, alone[i]) <= 1e-5

@@ -1,6 +1,8 @@
 """Decoding: what comes out has the promised form, and whatever is broken says so in one line."""
 
 import io
+import re
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import soundfile
 from PIL import Image, PngImagePlugin
 
+from msa.extract import container
 from msa.extract.container import Sampling
 from msa.extract.media import RATE, MediaError, clip, clips, read_text, versions
 from msa.types import Modality, Raw
@@ -361,6 +364,201 @@ def test_streams_fail_apart(tmp_path):
         {Modality.AUDIO: Raw(path=tmp_path / "none"), Modality.FACE: Raw(path=tmp_path / "none")}
     ).values():
         assert str(error) == "missing file"
+
+
+# spans, and recordings that are not as they should be
+
+FORMATS = {  # as many ways to seek and to round time stamps
+    "pcm.mkv": ("libx264", "pcm_s16le"),
+    "aac.mkv": ("libx264", "aac"),
+    "aac.mp4": ("libx264", "aac"),
+    "aac.flv": ("libx264", "aac"),
+    "aac.ts": ("libx264", "aac"),
+    "mp2.mpg": ("mpeg2video", "mp2"),
+    "mp2.avi": ("mpeg4", "mp2"),
+}
+SOUND_RATE = 44_100  # Hz: a frame of 1024 samples is no whole number of milliseconds
+LENGTH = 8.0  # s
+
+
+def recording(path, video_at=0.0, audio_at=0.0, gop=250, fps=25, aspect=None) -> Raw:
+    """Sound that never repeats, and pictures each brighter than the one before; where each of them begins, in s."""
+    codecs = FORMATS.get(path.name, ("libx264", "aac"))
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream(codecs[0], rate=fps, options={"g": str(gop), "crf": "1", "qscale": "1"})
+        pictures.width, pictures.height, pictures.pix_fmt = 32, 32, "yuv420p"
+        pictures.codec_context.gop_size = gop
+        if aspect:
+            pictures.codec_context.sample_aspect_ratio = aspect
+        track = container.add_stream(codecs[1], rate=SOUND_RATE, layout="mono")
+        at = np.arange(int(LENGTH * SOUND_RATE)) / SOUND_RATE
+        sweep = 0.5 * np.sin(2 * np.pi * (200 + 150 * at) * at)
+        planar = codecs[1] == "aac"
+        wave = (sweep.astype(np.float32) if planar else (sweep * 32767).astype(np.int16))[None]
+        form = "fltp" if planar else "s16"
+        size = 1152 if codecs[1] == "mp2" else 1024
+        done = 0
+        for n in range(int(LENGTH * fps)):
+            grey = np.full((32, 32, 3), round(20 + n * 200 / (LENGTH * fps)), np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = n + round(video_at * fps), Fraction(1, fps)
+            container.mux(pictures.encode(frame))
+            while done < min((n + 1) / fps * SOUND_RATE, wave.shape[1]):
+                piece = av.AudioFrame.from_ndarray(wave[:, done : done + size], format=form, layout="mono")
+                piece.sample_rate, piece.pts = SOUND_RATE, done + round(audio_at * SOUND_RATE)
+                container.mux(track.encode(piece))
+                done += size
+        container.mux(pictures.encode())
+        container.mux(track.encode())
+    return Raw(path=path)
+
+
+def part(raw, start=0.0, end=None) -> Raw:
+    return Raw(path=raw.path, start=start, end=end)
+
+
+def light(frames) -> np.ndarray:
+    """How bright each frame is, (N,)."""
+    return frames.pixels.mean(axis=(1, 2, 3))
+
+
+def decoded(raw, fps=25) -> tuple[np.ndarray, int, container.Frames]:
+    """Samples at their own rate, which is the second, and frames."""
+    found, pictures = container.Sound(raw.start, raw.end), container.Pictures(raw.start, raw.end, Sampling(fps, 64))
+    container.read(raw.path, raw.start, [found, pictures])
+    return found.wave(), found.rate, pictures.frames()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_span_of_any_format_is_that_part_of_the_whole(tmp_path, name):
+    raw = recording(tmp_path / name)
+    wave, rate, shown = decoded(raw)
+    for start, end in ((0.32, 1.0), (4.36, 6.0), (7.0, None)):
+        sound, _, frames = decoded(part(raw, start, end))
+        expected = wave[round(start * rate) : None if end is None else round(end * rate)]
+        assert len(sound) == len(expected)
+        np.testing.assert_allclose(sound, expected, atol=1e-2)  # AAC fills up with noise; one sample off is 0.1
+        chosen = (shown.times > start - 1e-6) & (shown.times < (end or np.inf) - 1e-6)
+        np.testing.assert_allclose(frames.times + start, shown.times[chosen])
+        np.testing.assert_array_equal(frames.pixels, shown.pixels[chosen])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sound_does_not_change_when_faces_ride_along(tmp_path, name):
+    raw = part(recording(tmp_path / name, gop=50), 4.36, 6.0)
+    both = clips({Modality.AUDIO: raw, Modality.FACE: raw})
+    np.testing.assert_array_equal(both[Modality.AUDIO], clip(Modality.AUDIO, raw))
+    np.testing.assert_array_equal(both[Modality.FACE].pixels, clip(Modality.FACE, raw).pixels)
+
+
+@pytest.mark.parametrize("name", ["aac.ts", "pcm.mkv"])
+def test_a_recording_that_starts_late_begins_at_its_own_zero(tmp_path, name):
+    (tmp_path / "late").mkdir()
+    raw, late = recording(tmp_path / name), recording(tmp_path / "late" / name, video_at=5.0, audio_at=5.0)
+    for span in ((0.0, None), (4.36, 6.0)):
+        sound, _, frames = decoded(part(late, *span))
+        expected, _, shown = decoded(part(raw, *span))
+        np.testing.assert_array_equal(sound, expected)
+        np.testing.assert_array_equal(frames.pixels, shown.pixels)
+        np.testing.assert_array_equal(frames.times, shown.times)
+
+
+def test_a_time_before_the_first_picture_has_none(tmp_path):
+    raw = recording(tmp_path / "v.mp4", video_at=1.28)
+    frames = clip(Modality.FACE, raw, Sampling(fps=5, side=64))
+    assert frames.times[0] == pytest.approx(1.4)
+    assert light(frames)[0] == pytest.approx(20 + 3, abs=2)  # 0.12 s after the first
+    later = clip(Modality.FACE, part(raw, 0.8, 1.8), Sampling(fps=5, side=64))
+    np.testing.assert_allclose(later.times, [0.6, 0.8])
+    with pytest.raises(MediaError, match=r"^no picture in this span$"):
+        clip(Modality.FACE, part(raw, 0.6, 1.2))
+
+
+def test_sound_that_begins_late_has_no_silence_before_it(tmp_path):
+    raw = recording(tmp_path / "v.mp4", audio_at=1.0)
+    wave, rate, _ = decoded(raw)
+    assert abs(len(wave) / rate - LENGTH) < 0.05
+    first, _, _ = decoded(part(raw, 0.5, 2.0))
+    np.testing.assert_allclose(first, wave[: len(first)], atol=2e-4)
+    assert abs(len(first) / rate - 1.0) < 0.05  # an encoder's priming
+    later, _, _ = decoded(part(raw, 3.0, 4.0))
+    skipped = round(2.0 * rate) - (rate - len(first))
+    np.testing.assert_allclose(later, wave[skipped : skipped + rate], atol=2e-4)
+
+
+def test_a_frame_that_outlasts_the_span_is_on_the_screen_till_its_end(tmp_path):
+    raw = video(tmp_path / "v.mp4", seconds=4, rate=1)
+    frames = clip(Modality.FACE, part(raw, 1.2, 1.8), Sampling(fps=5, side=640))
+    assert numbers(frames) == [1, 1, 1]
+    np.testing.assert_allclose(frames.times, [0, 0.2, 0.4])
+
+
+def test_every_pixel_counts_when_a_frame_is_scaled_down(tmp_path):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::4] = 200
+    Image.fromarray(stripes).save(tmp_path / "p.png")
+    frames = clip(Modality.FACE, Raw(path=tmp_path / "p.png"), Sampling(fps=5, side=16))
+    np.testing.assert_allclose(frames.pixels, 50, atol=3)
+
+
+def test_pixels_that_are_not_square_are_widened_as_a_player_does(tmp_path):
+    raw = recording(tmp_path / "v.mp4", aspect=Fraction(2, 1))
+    assert clip(Modality.FACE, raw, Sampling(fps=1, side=640)).pixels.shape[1:] == (32, 64, 3)
+    assert clip(Modality.FACE, raw, Sampling(fps=1, side=32)).pixels.shape[1:] == (16, 32, 3)
+
+
+def damage(raw, name, kind, start, end) -> Raw:
+    """A copy in which the packets of one stream that begin from `start` to `end` s are filled with ones."""
+    data = bytearray(raw.path.read_bytes())
+    with av.open(str(raw.path)) as opened:
+        for packet in opened.demux(getattr(opened.streams, kind)[0]):
+            if packet.pts is not None and start <= packet.pts * packet.time_base < end:
+                data[packet.pos + 4 : packet.pos + packet.size] = b"\xff" * (packet.size - 4)
+    return write(raw.path.parent, name, bytes(data))
+
+
+def test_the_sound_after_a_damaged_packet_is_read(tmp_path):
+    raw = recording(tmp_path / "aac.mp4")
+    broken = damage(raw, "b.mp4", "audio", 3.0, 3.02)
+    (whole, rate, _), (found, _, _) = decoded(raw), decoded(broken)
+    assert 1024 <= len(whole) - len(found) <= 2048  # left out, not filled up
+    early, late = round(2.9 * rate), round(4.9 * rate)
+    np.testing.assert_array_equal(found[:early], whole[:early])
+    np.testing.assert_allclose(found[-late + early :], whole[-late + early :], atol=2e-4)
+    after, _, _ = decoded(part(broken, 4.0, 5.0))
+    np.testing.assert_allclose(after, whole[4 * rate : 5 * rate], atol=2e-4)  # spans go by time
+    beyond, _, _ = decoded(part(broken, 2.0, 4.0))
+    assert len(beyond) == 2 * rate - (len(whole) - len(found))  # up to its end, not beyond
+
+
+def test_the_frames_after_a_damaged_packet_are_read(tmp_path):
+    raw = recording(tmp_path / "aac.mp4", gop=1)
+    whole = clip(Modality.FACE, raw, Sampling(25, 64))
+    found = clip(Modality.FACE, damage(raw, "b.mp4", "video", 3.19, 3.29), Sampling(25, 64))
+    kept = (whole.times < 3.19) | (whole.times > 3.29)
+    assert kept.sum() == 200 - 3
+    np.testing.assert_array_equal(found.times, whole.times[kept])  # no older frame stands in for what is lost
+    np.testing.assert_array_equal(found.pixels, whole.pixels[kept])
+
+
+def test_what_was_lost_is_counted_and_most_of_a_span_is_too_much(tmp_path):
+    raw = recording(tmp_path / "aac.mp4", gop=1)
+    for kind, make in (("audio", container.Sound), ("video", lambda a, b: container.Pictures(a, b, Sampling(25, 64)))):
+        broken = damage(raw, f"{kind}.mp4", kind, 3.0, 4.0)
+        found = make(2.5, 5.0)
+        container.read(broken.path, 2.5, [found])
+        assert found.error is None
+        assert found.lost == pytest.approx(43 if kind == "audio" else 25, abs=1)
+        found = make(2.9, 4.1)
+        container.read(broken.path, 2.9, [found])
+        assert re.fullmatch(rf"not {kind}: \d+ of \d+ packets cannot be decoded", str(found.error))
+
+
+def test_a_recording_of_damaged_packets_alone_is_an_error(tmp_path):
+    broken = damage(recording(tmp_path / "aac.mp4"), "b.mp4", "audio", -1.0, 99.0)
+    with pytest.raises(MediaError, match=r"^not audio: Invalid data"):
+        clip(Modality.AUDIO, broken)
+    assert len(clip(Modality.FACE, broken).times) == 5 * LENGTH
 
 
 def test_faces_measured_elsewhere_are_columns(tmp_path):

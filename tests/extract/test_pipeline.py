@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from msa import catalog
+from msa.cache.segment import SegmentWriter
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
 from msa.errors import BackboneError, StoreError
-from msa.extract import forward, media, pipeline
+from msa.extract import media, pipeline, stages
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
@@ -123,7 +124,7 @@ def test_an_interrupted_run_keeps_what_it_has_done(store, table, ngrams, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(media, "clip", clip)
-        patch.setattr(forward, "AHEAD", 0)
+        patch.setattr(stages, "AHEAD", 0)
         with pytest.raises(KeyboardInterrupt):
             extract(store, scan("table", table), ngrams, "cpu")
     done = len(states(store))
@@ -293,7 +294,7 @@ def test_batches_are_planned_over_the_whole_corpus_so_that_a_resumed_run_meets_t
         whole = list(met)
         met.clear()
         other = FeatureStore.create(store.path.parent / "other")
-        patch.setattr(pipeline.SegmentWriter, "write", _first(5, pipeline.SegmentWriter.write))
+        patch.setattr(SegmentWriter, "write", _first(5, SegmentWriter.write))
         with pytest.raises(KeyboardInterrupt):
             extract(other, scan("table", table), ngrams, "cpu")
     with pytest.MonkeyPatch.context() as patch:
@@ -407,7 +408,7 @@ def test_where_one_of_two_views_is_there_only_the_other_is_made(store, films):
     found, audio, face, _ = films
     pipeline.extract(store, found, [audio], "cpu")
     sound, faces = pipeline.extract(store, found, [audio, face], "cpu")
-    assert (sound.already, sound.written) == (4, 0)
+    assert (sound.already, sound.failed_before, sound.written) == (3, 1, 0)
     assert faces.written == 2
 
 
@@ -429,3 +430,23 @@ def test_texts_of_a_corpus_in_the_store_can_be_extracted_anew(store, table, ngra
     assert report.written == 24
     assert len(store.views("posts")) == 2
     assert len(store.datasets) == 1
+
+
+def test_each_of_two_views_fills_its_own_forwards(store, films):
+    found, audio, face, stub = films
+    met = []
+    acoustic = audio.load("cpu")
+    real = acoustic.encode
+
+    class Watching:
+        dim, versions, budget = acoustic.dim, acoustic.versions, 2
+
+        def encode(self, clips):
+            met.append(len(clips))
+            return real(clips)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "load", lambda self, device: stub if self.family == "stub" else Watching())
+        sound, faces = pipeline.extract(store, found, [audio, face], "cpu")
+    assert (sound.written, faces.written) == (3, 2)
+    assert met == [2, 1]

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from msa import records
 from msa.config import checked
 from msa.errors import SourceError
-from msa.extract.datasets._layout import files, in_order, misplaced, natural
+from msa.extract.datasets._layout import files, in_order, misplaced
+from msa.records import natural
 from msa.splits import NAMES
 from msa.types import Dropped, Modality, Raw, Sample, Source, Split
 
@@ -141,8 +142,9 @@ def _rows(table: Path, labels: Labels, config: Config) -> list[_Row]:
     called = {column: _column(table, header, column) or column for column in labels.columns}
     needed = ["video_id", "clip_id", *called.values(), *(["mode"] if config.split == "official" else [])]
     if missing := [name for name in needed if name not in header]:
+        there = ", ".join(filter(None, header)) or "nothing"
         raise SourceError(
-            f"{table} has no column {', '.join(missing)}; its first line names {', '.join(filter(None, header))}",
+            f"{table} has no column {', '.join(missing)}; its first line names {there}",
             fix="use split=by_video, which draws parts of its own" if missing == ["mode"] else labels.where,
         )
     named = [(line, cells | {c: cells.get(at, "") for c, at in called.items()}) for line, cells in lines if cells]

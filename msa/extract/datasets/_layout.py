@@ -1,7 +1,6 @@
 """What the corpora share: a natural order, files without their copies, and one error for a folder that does not fit."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from xxhash import xxh3_128_digest
 
 from msa.errors import SourceError
+from msa.records import natural
 from msa.types import Dropped, Sample, Source
 
 
@@ -19,11 +19,6 @@ def misplaced(source: Source, root: Path, found: str) -> SourceError:
         fix=f"get it from {source.home} (licence: {source.licence}) and name the folder or file that looks like this:\n"
         f"{source.layout}",
     )
-
-
-def natural(id: str) -> tuple[list[str | int], str]:
-    """A sort key that puts `clip2` before `clip10`; ids that differ only in leading zeros keep a fixed order."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", id)], id
 
 
 def in_order(found: Iterable[Sample | Dropped]) -> Iterator[Sample | Dropped]:

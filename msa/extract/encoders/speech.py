@@ -1,10 +1,10 @@
 """Speech -> one hidden state per 20 ms, by wav2vec 2.0, HuBERT, WavLM and their kind.
 
-One clip at a time. Padding would not be masked out: the first layer of the base models is a GroupNorm over time, and
-in a padded batch the states of a shorter clip move by a third of their size. Alone, every clip is exact.
+On a GPU clips go in padded batches that leave every clip as it is alone (see padding.py); the families for which that
+is not known go one at a time. So does everything on a CPU, which gains nothing from a batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
-from msa.extract.encoders import forward, freeze, library_versions, quiet, rows, transformer, unloadable
+from msa.extract.encoders import forward, freeze, library_versions, padding, quiet, rows, transformer, unloadable
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RATE = 16_000  # Hz
 # `max_seconds` keeps the beginning of longer clips: attention is quadratic. `layer` as for text, 0 before block 1.
 OPTIONS: Mapping[str, Any] = {"max_seconds": 30.0, "layer": -1}
+BUDGET = 12_000  # hidden states in one forward on a GPU, padding included: 240 s, for which 12 GB are enough
 
 
 @dataclass
@@ -36,10 +37,33 @@ class SpeechEncoder:
     dtype: str
     dim: int
     versions: Mapping[str, str]
+    batch: padding.Batch  # tells the model which samples of a padded batch are of the clips
+    padded: bool  # several clips in one forward?
+    batching: str = "padded"
 
-    def encode(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Turn 16 kHz mono clips, each (samples,), into hidden states, each (frames, dim)."""
-        return rows((self._hidden(self.waveform(clip)) for clip in clips), self.dtype)
+    @property
+    def budget(self) -> int:
+        """Hidden states in one batch; 1 where clips go one at a time whatever the batch."""
+        return BUDGET if self.padded else 1
+
+    def encode(self, clips: Sequence[Any]) -> list[np.ndarray]:
+        """Turn 16 kHz mono clips, each (samples,), into hidden states, each (frames, dim).
+
+        A clip may also come as `prepare` returned it: threads that decode can do that work ahead.
+        """
+        import torch
+
+        if not clips:
+            return []
+        waves = [clip if isinstance(clip, torch.Tensor) else self.prepare(clip) for clip in clips]
+        together = [waves] if self.padded else [[wave] for wave in waves]
+        return rows((states for batch in together for states in self._hidden(batch)), self.dtype)
+
+    def prepare(self, clip: np.ndarray) -> "torch.Tensor":
+        """One clip as the model takes it, float32 (samples,); may be called from many threads."""
+        import torch
+
+        return torch.from_numpy(self.waveform(clip))
 
     def waveform(self, clip: np.ndarray) -> np.ndarray:
         """Crop to `max_seconds`, bring to mean 0 and variance 1 where the weights expect it, fill up to one field.
@@ -51,17 +75,31 @@ class SpeechEncoder:
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)  # as transformers' feature extractor does
         return np.pad(wave, (0, max(self.field - len(wave), 0))).astype(np.float32)
 
-    def _hidden(self, wave: np.ndarray) -> np.ndarray:
+    def sizes(self, seconds: Sequence[float]) -> list[int]:
+        """How many hidden states clips of these lengths have, which is what a forward costs: one per 20 ms."""
+        return [self._frames(round(min(length, self.max_seconds) * RATE)) for length in seconds]
+
+    def _frames(self, samples: int) -> int:
+        return padding.frames(self.model.config, max(samples, self.field))
+
+    def _hidden(self, waves: Sequence["torch.Tensor"]) -> Iterator[np.ndarray]:
+        """(frames, dim) of each waveform, all in one forward."""
         import torch
 
-        batch = torch.from_numpy(wave)[None].to(self.device)  # (1, samples)
+        lengths = [len(wave) for wave in waves]
+        padded = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True).to(self.device)  # (B, samples)
 
         def run() -> "torch.Tensor":
+            mask = self.batch.mask(self.device)
             if self.layer == -1:
-                return self.model(batch).last_hidden_state
-            return self.model(batch, output_hidden_states=True).hidden_states[self.layer]
+                return self.model(padded, attention_mask=mask).last_hidden_state
+            return self.model(padded, attention_mask=mask, output_hidden_states=True).hidden_states[self.layer]
 
-        return forward(run, self.device)[0].cpu().numpy()  # (frames, dim)
+        with self.batch.of(lengths):
+            hidden = forward(run, self.device).cpu().numpy()  # (B, frames, dim)
+        if len(waves) == 1:
+            return iter(hidden)
+        return (states[: self._frames(length)] for states, length in zip(hidden, lengths, strict=True))
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:
@@ -70,6 +108,7 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:
     options = {**OPTIONS, **spec.options}
     model = transformer(weights.path)
     field = receptive_field(model.config)
+    separable = padding.separable(model.config)
     encoder = SpeechEncoder(
         freeze(model, device),
         _normalize(weights.path),
@@ -80,6 +119,8 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:
         spec.dtype,
         dim=0,
         versions=library_versions("torch", "transformers"),
+        batch=padding.separate(model) if separable else padding.Batch(),
+        padded=separable and device.startswith("cuda"),
     )
     try:
         encoder.dim = int(encoder.encode([np.zeros(RATE // 4, np.float32)])[0].shape[1])

@@ -1,0 +1,181 @@
+"""Many texts in one forward without padding: tokens laid end to end, each text attending to itself alone.
+
+A model takes part through the attention interface of the transformers library: `attach` puts `attend` in the place of
+its attention, and no mask is built. Whether that gives a model's own numbers is not known from its name: `text.load`
+tries it. Everything else in an encoder - projections, norms, feed-forward - works row by row and needs no change.
+
+Texts of equal length lie side by side, so that each length is one call of PyTorch's attention on views, without a copy.
+On a GPU one call of its varlen attention takes all lengths where it can: torch 2.10 and later, half precision, a card
+that knows FlashAttention; the rest - fp32, older cards - goes length by length there too.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "msa_packed"  # among the attention implementations of transformers
+# What attention may ask for besides keys and queries and is not given here: a model that does is not packed
+FOREIGN = ("sliding_window", "softcap", "position_bias", "s_aux", "head_mask")
+HALF = 2e-2  # how far apart, relative, two ways to attend may be in half precision
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where each text lies in a pack: lengths in rows, equal ones side by side."""
+
+    lengths: tuple[int, ...]
+    device: str
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Start, length and number of texts of each run of equal lengths."""
+        start = 0
+        for length, run in groupby(self.lengths):
+            texts = sum(1 for _ in run)
+            yield start, length, texts
+            start += length * texts
+
+    @cached_property
+    def bounds(self) -> "torch.Tensor":
+        """(texts + 1,) int32: the row each text begins at, and the end; made once for all layers."""
+        import torch
+
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32).to(self.device)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Token numbers of several texts as one row."""
+
+    order: tuple[int, ...]  # place in the pack -> place in the call
+    ids: "torch.Tensor"  # (1, total)
+    positions: "torch.Tensor"  # (1, total), from the beginning in each text
+    spans: Spans
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], padding: int | None, device: str) -> "Pack":
+        """Lay texts end to end by length. `padding` is what the model counts positions by, see `counts_by`."""
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        ids = [token for i in order for token in texts[i]]
+        places = [place for i in order for place in positions(texts[i], padding)]
+        spans = Spans(tuple(len(texts[i]) for i in order), device)
+        return cls(tuple(order), torch.tensor([ids]).to(device), torch.tensor([places]).to(device), spans)
+
+    def split(self, rows: Any) -> list[Any]:
+        """(total, dim) -> the (tokens, dim) of each text, in the order of the call."""
+        ends = list(accumulate(self.spans.lengths))
+        own: list[Any] = [None] * len(self.order)
+        for i, length, end in zip(self.order, self.spans.lengths, ends, strict=True):
+            own[i] = rows[end - length : end]
+        return own
+
+
+def positions(ids: Sequence[int], padding: int | None) -> list[int]:
+    """The place of each token as the model's table of positions counts it.
+
+    BERT counts from 0. RoBERTa counts the tokens that are not padding from `padding` + 1, and puts a padding token -
+    which a text may contain, spelled out - at `padding`.
+    """
+    if padding is None:
+        return list(range(len(ids)))
+    seen = accumulate(token != padding for token in ids)
+    return [padding + count if token != padding else padding for token, count in zip(ids, seen, strict=True)]
+
+
+def counts_by(model: "torch.nn.Module") -> int | None:
+    """The padding token that a model's table of positions leaves out; None: it knows none and counts from 0."""
+    tables = (m for name, m in model.named_modules() if name.rpartition(".")[2] == "position_embeddings")
+    padding = next((getattr(table, "padding_idx", None) for table in tables), None)
+    return None if padding is None else int(padding)
+
+
+def attach(model: Any) -> bool:
+    """Let a model attend by `attend`; False where the attention of all or a part of it cannot be replaced."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attend)  # not among the masks: then transformers builds none
+    try:
+        model.set_attn_implementation(NAME)
+    except (AttributeError, ValueError):
+        return False
+    return getattr(model.config, "_attn_implementation", None) == NAME
+
+
+def attend(
+    module: "torch.nn.Module",
+    query: "torch.Tensor",
+    key: "torch.Tensor",
+    value: "torch.Tensor",
+    attention_mask: "torch.Tensor | None",
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    spans: Spans | None = None,
+    **others: Any,
+) -> tuple["torch.Tensor", None]:
+    """Attention of each span to itself; query, key and value (1, H, total, D) -> (1, total, H, D).
+
+    Raises NotImplementedError where a model asks for anything else: causal, local, biased or grouped-query attention.
+    """
+    causal = others.get("is_causal")
+    asked = [name for name in FOREIGN if others.get(name) is not None]
+    asked += ["mask"] if attention_mask is not None else []
+    asked += ["dropout"] if dropout else []
+    asked += ["is_causal"] if (getattr(module, "is_causal", True) if causal is None else causal) else []
+    asked += ["fewer keys"] if not query.shape == key.shape == value.shape else []
+    if asked or spans is None:
+        raise NotImplementedError(f"packed attention has no {', '.join(asked) or 'meaning without spans'}")
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (total, H, D)
+    scaling = q.shape[2] ** -0.5 if scaling is None else scaling
+    way = _varlen if q.is_cuda and _knows_varlen(q.device, q.dtype, q.shape[2]) else _by_length
+    return way(q, k, v, spans, scaling)[None], None
+
+
+def _by_length(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Spans, scaling: float) -> "torch.Tensor":
+    """(total, H, D) each; a call takes all texts of a length: no slower than text by text, and fewer launches."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    found = []
+    for start, length, texts in spans.runs():
+        shape = (texts, length, *q.shape[1:])
+        q_i, k_i, v_i = (x[start : start + texts * length].view(shape).transpose(1, 2) for x in (q, k, v))
+        states = scaled_dot_product_attention(q_i, k_i, v_i, scale=scaling)  # (texts, H, length, D)
+        found.append(states.transpose(1, 2).reshape(-1, *q.shape[1:]))
+    return torch.cat(found)
+
+
+def _varlen(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Spans, scaling: float) -> "torch.Tensor":
+    """(total, H, D) each; all spans in one call of FlashAttention."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    usual = q.shape[2] ** -0.5
+    if scaling != usual:
+        q = q * (scaling / usual)  # torch 2.10 takes no scale
+    longest, bounds = max(spans.lengths), spans.bounds
+    found = varlen_attn(q, k, v, bounds, bounds, longest, longest)
+    assert not isinstance(found, tuple), "nothing but the states was asked for"
+    return found
+
+
+@cache
+def _knows_varlen(device: "torch.device", dtype: "torch.dtype", width: int) -> bool:
+    """Whether varlen attention runs there at this width of a head, and agrees with the plain one; tried once."""
+    import torch
+
+    if dtype not in (torch.float16, torch.bfloat16):
+        return False
+    spans = Spans((2, 5, 5), str(device))
+    q, k, v = (torch.linspace(0, turn, 12 * width, device=device).sin().view(12, 1, width) for turn in (90, 80, 70))
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    try:
+        found = _varlen(q, k, v, spans, 1.0)
+    except (ImportError, RuntimeError, TypeError, ValueError):  # each release and card refuses in its own way
+        return False
+    plain = _by_length(q, k, v, spans, 1.0)
+    return bool((found - plain).norm() <= HALF * plain.norm())

@@ -1,0 +1,132 @@
+"""Padded batches of speech in which every clip has the hidden states it has alone.
+
+In wav2vec 2.0 and its kind a shorter clip meets its padding in three places:
+1. The first convolution of the base models is followed by a GroupNorm over time. Here it sees the clip's own frames.
+2. The positional convolution reads frames on both sides. Here zeros stand beyond a clip, as they do when it is alone.
+3. Attention reads every frame. It is masked.
+The other convolutions read what lies in their field: a frame whose field ends inside the clip never sees the padding,
+and no other frame is kept. What is left works on one frame at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# Families in which there is no fourth place. SEW pools frames by pairs and Conformers convolve in every block.
+EXACT = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio")
+
+
+@dataclass
+class Batch:
+    """The batch under way: how many samples each clip has. Empty where nothing is padded, and nothing is to be done."""
+
+    samples: Sequence[int] = ()
+
+    @contextmanager
+    def of(self, samples: Sequence[int]) -> Iterator[None]:
+        """While a batch of clips of these lengths is in the model's hands."""
+        self.samples = samples if len(set(samples)) > 1 else ()
+        try:
+            yield
+        finally:
+            self.samples = ()
+
+    def mask(self, device: str) -> "torch.Tensor | None":
+        """(B, samples): which are of a clip?"""
+        import torch
+
+        if not self.samples:
+            return None
+        return (torch.arange(max(self.samples)) < torch.tensor(self.samples)[:, None]).to(device)
+
+
+def separable(config: Any) -> bool:
+    """Does `separate` make padded batches of this model exact? An adapter convolves over the end of a clip."""
+    return config.model_type in EXACT and not getattr(config, "add_adapter", False)
+
+
+def separate(model: Any) -> Batch:
+    """Let a model treat the clips of a padded batch apart, in place; what is returned tells it their lengths.
+
+    Weights, names and results for a clip alone stay as they are.
+    """
+    from torch import nn
+
+    batch = Batch()
+    first = model.feature_extractor.conv_layers[0]
+    norm = getattr(first, "layer_norm", None)
+    if isinstance(norm, nn.GroupNorm):
+        # not by a hook, which would come when the work is done
+        norm.forward = partial(_norm, norm, first.conv, batch)  # type: ignore[method-assign]
+    for module in model.encoder.pos_conv_embed.modules():
+        if isinstance(module, nn.Conv1d):
+            module.register_forward_pre_hook(partial(_zeros_beyond, model.config, batch))
+    for module in model.encoder.modules():
+        if hasattr(module, "torch_multi_head_self_attention"):  # WavLM's
+            module.torch_multi_head_self_attention = MethodType(_attention, module)
+    return batch
+
+
+def frames(config: Any, samples: int) -> int:
+    """How many hidden states a waveform of so many samples has: one per field that lies inside it."""
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+def _norm(norm: Any, conv: Any, batch: Batch, x: "torch.Tensor") -> "torch.Tensor":
+    """GroupNorm of (B, C, T), for each clip over those of the T outputs of `conv` that lie inside it; zeros beyond."""
+    from torch.nn import functional
+
+    def own(x: "torch.Tensor") -> "torch.Tensor":
+        return functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+    if not batch.samples:
+        return own(x)
+    out = x.new_zeros(0)
+    for i, samples in enumerate(batch.samples):  # clip by clip: the very sums it has alone
+        count = (samples - conv.kernel_size[0]) // conv.stride[0] + 1
+        clip = own(x[i : i + 1, :, :count])
+        if not i:
+            out = clip.new_zeros(x.shape)  # of its dtype: autocast normalises in float32
+        out[i, :, :count] = clip[0]
+    return out
+
+
+def _zeros_beyond(config: Any, batch: Batch, conv: Any, inputs: tuple["torch.Tensor"]) -> tuple["torch.Tensor"] | None:
+    """Before a positional convolution: (B, C, T) with zeros where no frame of the clip is."""
+    if not batch.samples:
+        return None
+    import torch
+
+    (x,) = inputs
+    counts = torch.tensor([frames(config, n) for n in batch.samples], device=x.device)
+    beyond = torch.arange(x.shape[2], device=x.device) >= counts[:, None]  # (B, T)
+    return (x.masked_fill(beyond[:, None], 0),)
+
+
+def _attention(
+    self: Any, hidden: "torch.Tensor", mask: "torch.Tensor | None", bias: "torch.Tensor"
+) -> tuple["torch.Tensor", None]:
+    """WavLM's attention over (B, T, D) as one fused product; its gated position bias comes as (B heads, T, T).
+
+    The library's goes by a call that warns of a mask beside a bias, and returns weights that nobody reads.
+    """
+    from torch.nn import functional
+
+    size, length, width = hidden.shape
+    bias = bias.view(size, self.num_heads, length, length)
+    if mask is not None:
+        bias = bias.masked_fill(~mask[:, None, None], float("-inf"))
+    query, key, value = (
+        project(hidden).view(size, length, self.num_heads, -1).transpose(1, 2)  # (B, heads, T, D / heads)
+        for project in (self.q_proj, self.k_proj, self.v_proj)
+    )
+    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+    return self.out_proj(out.transpose(1, 2).reshape(size, length, width)), None
