@@ -73,7 +73,9 @@ def _alive(folder: Path) -> bool:
         else:
             owner = json.loads(journal.read_bytes().partition(b"\n")[0])["writer"]
         if owner["host"] == socket.gethostname():
-            return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0
+            process = psutil.Process(owner["pid"])
+            buried = process.status() == psutil.STATUS_ZOMBIE  # dead, and nobody asked after it
+            return not buried and abs(process.create_time() - owner["started"]) < 1.0
         return time.time() - journal.stat().st_mtime < SILENT_AFTER_S
     except psutil.NoSuchProcess:
         return False

@@ -243,7 +243,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "dataset": attributes["dataset"],
         "samples": samples,
         "failed": len(attributes["failures"]),
-        "files": files(folder),
+        "files": files(folder, known=_hashed(folder)),
     }
     if "data_of" in attributes:
         owner = folder.parent / attributes["data_of"]
@@ -294,10 +294,20 @@ def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str,
     return describe(folder)
 
 
-def files(folder: Path, below: str = ".") -> dict[str, list[Any]]:
-    """Relative path -> [size in bytes, SHA-256] of every finished file of a folder, or of a part of it."""
-    paths = [p for p in sorted((folder / below).rglob("*")) if p.is_file() and p.name != JOURNAL]
-    return {p.relative_to(folder).as_posix(): [p.stat().st_size, sha256(p)] for p in paths}
+def files(folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
+    """Relative path -> [size in bytes, SHA-256] of every finished file of a folder, or of a part of it.
+
+    `known` holds hashes that need not be taken again.
+    """
+    paths = {p.relative_to(folder).as_posix(): p for p in sorted((folder / below).rglob("*")) if p.is_file()}
+    taken = known or {}
+    return {name: [p.stat().st_size, taken.get(name) or sha256(p)] for name, p in paths.items() if p.name != JOURNAL}
+
+
+def _hashed(folder: Path) -> dict[str, str]:
+    """The shards of a segment whose hashes were taken when they were committed, while its journal is there."""
+    journal = Journal.read(folder) if (folder / JOURNAL).exists() else None
+    return {f"data/c/{number}/0": line["sha256"] for number, line in journal.shards.items()} if journal else {}
 
 
 def whoami() -> dict[str, Any]:
