@@ -16,6 +16,7 @@ from typing import Any
 
 from msa.cache import layout, manifest, recovery, segment
 from msa.cache.files import is_full, remove_tree, write_durably
+from msa.cache.fingerprint import sha256
 from msa.cache.index import Index
 from msa.cache.segment import Form, SegmentWriter
 from msa.cache.view import View, ViewReader
@@ -184,7 +185,8 @@ class FeatureStore:
         """
         if not entries:
             return
-        files = {"zarr.json": segment.files(self.path / "views" / view_id)["zarr.json"]}
+        about = self.path / "views" / view_id / "zarr.json"
+        files = {about.name: [about.stat().st_size, sha256(about)]}
         folder = self.path / "views" / view_id / "seg"
         mine = [dict(entry) for entry in entries]
 

@@ -36,6 +36,7 @@ GIVE_UP = 5  # attempts at a task whose worker dies before it has begun
 TASK_S = 10.0  # what a task should take
 IN_FLIGHT = 2  # tasks per worker
 PUBLISH_S = 5.0
+ABANDONED_S = 120.0  # without any worker
 NOTE = "at-work~"  # beginning of the name of a file in the view
 
 
@@ -142,8 +143,12 @@ def _client(cluster: Cluster) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
-    quiet = {"distributed.scheduler.allowed-failures": 0, "distributed.logging.distributed": "critical"}
-    with dask.config.set(quiet), ExitStack() as stack:
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,  # what kills a worker is found here, not by killing more of them
+        "distributed.deploy.lost-worker-timeout": "1h",  # else a second death within 15 s closes the nanny for good
+        "distributed.logging.distributed": "critical",
+    }
+    with dask.config.set(settings), ExitStack() as stack:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if cluster.scheduler is not None:
             try:
@@ -158,7 +163,7 @@ def _client(cluster: Cluster) -> Iterator[Any]:
         local = LocalCluster(
             n_workers=cluster.workers,
             threads_per_worker=1,
-            dashboard_address=None,
+            dashboard_address=":0",  # any port that is free, and no remark about it
             silence_logs=logging.CRITICAL,
             memory_limit=0,
         )
@@ -178,7 +183,7 @@ class _Driver:
 
     def run(self, piece: Piece) -> None:
         """Until every batch is in the store or recorded as failed; what is finished is published whatever happens."""
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
 
         left = list(piece.batches)
         began, flying = time.monotonic(), as_completed()
@@ -195,18 +200,36 @@ class _Driver:
                     n = self._how_many(len(left))
                     send(self._order(piece, left[:n]))
                     del left[:n]
+                self._wait(flying)
                 future = next(flying)
                 order = orders.pop(future.key)
-                if future.status == "error":
-                    for again in self._after(order, future.exception()):
+                try:
+                    receipt = future.result()  # it lies with its worker, which may have died since
+                except KilledWorker as error:
+                    for again in self._after(order, error):
                         send(again)
                 else:
-                    self._take(order, future.result())
+                    self._take(order, receipt)
         finally:
             self._publish()
             for run in self.runs.values():
                 run.report.seconds, run.report.padding = time.monotonic() - began, self.planned.padding
                 self.store.recover(run.recipe.view_id)  # what dead workers had committed
+
+    def _wait(self, flying: Any) -> None:
+        """Until something has come back. Raises BackboneError where no worker is left that could send it."""
+        asked = seen = time.monotonic()
+        while not flying.has_ready():
+            time.sleep(0.01)
+            now = time.monotonic()
+            if now - asked > PUBLISH_S:
+                asked, there = now, self.client.scheduler_info()["workers"]
+                seen = now if there else seen
+            if now - seen > ABANDONED_S:
+                raise BackboneError(
+                    f"no worker has been there for {ABANDONED_S:g} s; what was finished is in the store",
+                    fix="look at the workers' logs, start them again, and give the same command",
+                )
 
     def _how_many(self, left: int) -> int:
         """Batches of the next task: one to begin with, then as many as take ten seconds, and never the last in one."""
@@ -256,10 +279,6 @@ class _Driver:
 
     def _after(self, order: Order, error: BaseException) -> list[Order]:
         """What to do about a task that failed: again, then carefully, then without the sample that was at work."""
-        from distributed import KilledWorker
-
-        if not isinstance(error, KilledWorker):
-            raise error
         told = Path(order.note).read_text() if Path(order.note).exists() else None
         Path(order.note).unlink(missing_ok=True)
         if told is None:  # it was waiting behind the one at fault
