@@ -1,0 +1,90 @@
+"""What the commands share: options, and how results are printed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from msa import catalog, remember, terminal
+from msa.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from msa.cache.index import Index
+    from msa.cache.store import FeatureStore
+    from msa.fuse.run import Run
+
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="The store. Default: MSA_STORE, the last one extracted to, ./msa-store.")
+]
+StoreArgument = Annotated[Path | None, typer.Argument(help="The store. Default: as with --store.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+DeviceOption = Annotated[str, typer.Option(help="auto (the GPU where there is one), cpu, cuda, cuda:1.")]
+
+FREE = {
+    "hf:PATH_OR_ID": "Any encoder of transformers, for text or audio, from a folder or the hub.",
+    "timm:NAME[@CHECKPOINT]": "Any image model of timm, from the hub or a file.",
+}
+
+
+def open_store(store: Path | None) -> "FeatureStore":
+    """The store that is named, or the one that is meant where none is."""
+    from msa.cache.store import FeatureStore
+
+    return FeatureStore.open(remember.store(store))
+
+
+def print_json(value: Any, wanted: bool) -> None:
+    """Print a result as JSON, where --json asks for it."""
+    if wanted:
+        typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def print_run(run: "Run") -> None:
+    """The table of a run, and where its files are."""
+    from msa import results
+
+    terminal.sheet(results.sheet(run))
+    terminal.say(f"run: {run.folder}  ({', '.join([*run.pictures, 'predictions.csv', 'metrics.json'])})")
+
+
+def about(index: "Index") -> dict[str, Any]:
+    """What is worth saying of a corpus that was just read."""
+    kept = ("split", "dropped", "encodings", "leaks")
+    return {"dataset": index.name, "samples": len(index), **{name: index.about[name] for name in kept}}
+
+
+def listed(kind: str | None, name: str | None) -> None:
+    """Print what there is of a kind, or of every kind; with a name, what can be set there."""
+    tables: dict[str, Callable[[], dict[str, str]]] = {
+        "datasets": lambda: catalog.describe("dataset"),
+        "backbones": lambda: catalog.backbones() | FREE,
+        "heads": lambda: catalog.describe("head"),
+        "formats": lambda: catalog.describe("format"),
+    }
+    if kind is not None and kind not in tables:
+        raise UnknownNameError("list", kind, tables)
+    if kind is not None and name is not None:
+        return terminal.settings(name, _settings(kind.removesuffix("s"), name))
+    for title, rows in tables.items():
+        if kind in (None, title):
+            terminal.show(title, ["name", "what it is"], list(rows().items()))
+    return None
+
+
+def _settings(kind: str, name: str) -> dict[str, list[tuple[str, Any, str]]]:
+    """Title -> (setting, default, what it is)."""
+    from msa.config import describe
+
+    if kind == "backbone":
+        module = catalog.load(kind, name.partition(".")[0])
+        return {key: [(o, v, "") for o, v in spec.options.items()] for key, spec in module.SPECS.items()}
+    found = {"settings": describe(catalog.load(kind, name).Config)}
+    if kind == "head":
+        from msa.fuse.model import Model
+        from msa.fuse.train import TrainConfig
+
+        own = Model.of(name).training
+        found["training"] = [(field, getattr(own, field), what) for field, _, what in describe(TrainConfig)]
+    return found
