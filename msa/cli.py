@@ -107,7 +107,7 @@ def extract(
     Interrupted runs go on where they stopped; a sample that cannot be read is recorded, and the run goes on.
     A corpus that was imported (`msa cache import`) is named as it is in the store: its texts are extracted.
     """
-    path = remember.store(store)
+    path = remember.folder(store)
     if dataset not in catalog.names("dataset") and not (path / "zarr.json").exists():  # before anything heavy
         raise UnknownNameError("dataset", dataset, catalog.names("dataset"))
     from msa.cache.store import FeatureStore

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from msa import catalog, remember, terminal
-from msa.commands import JsonOption, StoreArgument, StoreOption, about, open_store, print_json
+from msa.commands import JsonOption, StoreArgument, StoreOption, about, may_share, open_folder, open_store, print_json
 
 app = typer.Typer(help="Look into the store of hidden states, check it, clean it.", no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def ls(store: StoreOption = None, json_: JsonOption = False) -> None:
     ]
     print_json(rows, json_)
     if not json_:
-        terminal.views(opened.path, opened.datasets, rows)
+        terminal.views(opened.where, opened.datasets, rows)
 
 
 @app.command()
@@ -33,11 +33,23 @@ def info(
     failures: Annotated[
         bool, typer.Option("--failures", help="List every sample that could not be extracted.")
     ] = False,
+    cite: Annotated[
+        bool, typer.Option("--cite", help="Only what to cite for it: corpora, backbones, file formats.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Where everything in a store comes from: corpora, recipes, weights, licences, versions, failures."""
-    from msa.cache.inspect import describe
+    """Where everything in a store comes from: corpora, recipes, weights, licences, versions, failures.
 
+    With --json also every file with its size and SHA-256, every run, and every sample that failed or is to be done.
+    """
+    from msa.cache.inspect import citations, describe
+
+    if cite:
+        named = citations(open_store(store))
+        print_json(dict(named), json_)
+        if not json_:
+            terminal.citations(named)
+        return
     found = describe(open_store(store))
     print_json(found, json_)
     if not json_:
@@ -45,18 +57,48 @@ def info(
 
 
 @app.command()
-def verify(store: StoreArgument = None, json_: JsonOption = False) -> None:
-    """Check every file, table and hidden state; exit code 1 when something is wrong."""
-    from msa.cache.verify import verify as check
+def verify(
+    store: StoreArgument = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also every chunk's checksum, every number, and what zarr-python reads.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Check every file, size, SHA-256 and table, and say whom a fault concerns; exit code 1 when something is wrong."""
+    from msa.cache.verify import report
 
-    opened = open_store(store)
-    problems = check(opened)
-    print_json([asdict(p) for p in problems], json_)
+    found = report(remember.folder(store), deep, terminal.Bar())
+    print_json([asdict(p) for p in found.problems], json_)
     if not json_:
-        for problem in problems:
-            terminal.say(str(problem))
-        terminal.say(f"{opened.path}: {f'{len(problems)} problems' if problems else 'everything is as it should be'}")
-    raise typer.Exit(code=bool(problems))
+        terminal.findings(found.path, found.problems, found.remarks)
+    raise typer.Exit(code=bool(found.problems))
+
+
+@app.command()
+def repair(
+    store: StoreArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Restore what can be proved, drop exactly the damaged samples, and say what extracts them again.
+
+    Nothing is deleted: what is damaged is set aside, and `msa cache gc` sweeps it one day.
+    """
+    from msa.cache import repair as repairing
+
+    plan = repairing.plan(remember.folder(store), terminal.Bar())
+    print_json({"steps": [asdict(step) for step in plan.steps], "commands": plan.commands}, json_)
+    if not json_:
+        terminal.mending(plan.report.path, plan.steps, plan.commands)
+    if dry_run or not plan.steps:
+        return
+    if not yes:
+        typer.confirm("do this?", abort=True)
+    left = repairing.carry_out(plan, terminal.Bar())
+    if not json_:
+        terminal.findings(left.path, left.problems, left.remarks)
+    raise typer.Exit(code=bool(left.problems))
 
 
 @app.command()
@@ -64,18 +106,250 @@ def rm(
     dataset: Annotated[str | None, typer.Option(help="A dataset, with its hidden states.")] = None,
     view: Annotated[str | None, typer.Option(help="A view, by id: see `msa cache ls`.")] = None,
     store: StoreOption = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Free the space at once; what a tag needs stays. There is no way back then.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a dataset or a view from a store and free its space."""
+    """Remove a dataset or a view from a store. Its space is freed by `msa cache gc` later, or with --now at once."""
     from msa.cache.housekeeping import remove
 
     if (dataset is None) == (view is None):
         raise typer.BadParameter("name either --dataset or --view")
-    opened = open_store(store)
+    opened = open_folder(store)
     if not yes:
         typer.confirm(f"remove {dataset or view} from {opened.path}?", abort=True)
-    freed = remove(opened, dataset=dataset, view=view)
-    terminal.say(f"removed {dataset or view}, {terminal.size(freed)} freed")
+    terminal.removed(
+        str(dataset or view), opened.manifest["generation"], remove(opened, dataset=dataset, view=view, now=now)
+    )
+
+
+@app.command()
+def log(
+    store: StoreOption = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many generations, the newest first.")] = 20,
+    json_: JsonOption = False,
+) -> None:
+    """The history of a store: who changed what and when, generation by generation, and what can still be read."""
+    from msa.cache.history import log as history
+
+    found = list(history(open_folder(store).path, number))
+    print_json([asdict(one) | {"told": one.told} for one in found], json_)
+    if not json_:
+        terminal.log(found)
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="A generation or a tag.", show_default=False)],
+    after: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """What differs between two generations of a store: datasets, views, samples, segments, bytes."""
+    from msa.cache.history import diff as changes
+
+    found = changes(open_folder(store).path, before, after)
+    print_json([asdict(change) for change in found], json_)
+    if not json_:
+        terminal.changes(found)
+
+
+@app.command()
+def tag(
+    name: Annotated[str | None, typer.Argument(help="The tag, such as paper-v1. None: list them.")] = None,
+    generation: Annotated[
+        str | None, typer.Argument(help="What it names: a generation or another tag. Default: the newest.")
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the tag; the generation stays.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Name a generation of a store, so that it can be found again and is never swept; without a name, list the tags."""
+    from msa.cache import history
+
+    path = open_folder(store).path
+    if name is None:
+        return terminal.show("", ["tag", "generation"], list(history.tags(path).items()), 1)
+    if delete:
+        history.untag(path, name)
+        return terminal.say(f"tag {name} was deleted")
+    return terminal.say(f"generation {history.tag(path, name, generation)} is now called {name}")
+
+
+@app.command()
+def rollback(
+    generation: Annotated[str, typer.Argument(help="A generation or a tag: see `msa cache log`.", show_default=False)],
+    store: StoreOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Make a store show again what an older generation showed, in a new generation: that can be rolled back too."""
+    from msa.cache import history
+
+    path = open_folder(store).path
+    wanted = history.number(path, generation)
+    terminal.changes(history.diff(path, max(history.numbers(path), default=0), wanted))
+    if not yes:
+        typer.confirm(f"do this to {path}?", abort=True)
+    made = history.rollback(path, generation)
+    terminal.say(f"generation {made['generation']} shows what generation {wanted} showed")
+
+
+@app.command()
+def gc(
+    store: StoreArgument = None,
+    grace: Annotated[
+        str, typer.Option(help="Generations that were the newest within this time are kept: 24h, 7d, 30m, 0.")
+    ] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Free what only older generations need, and what killed runs left unfinished.
+
+    Kept is what the newest generation needs, every tagged one, and every one that a reader may have opened within the
+    grace period; segments that are being written are left alone. What killed runs had committed is published first.
+    """
+    from msa.cache import sweeping
+
+    opened, span = open_folder(store), sweeping.seconds(grace)
+    found, freed = sweeping.survey(opened.path, span), 0
+    if not json_:
+        terminal.survey(found)
+    if not dry_run and (found.litter or found.left):
+        if not yes:
+            typer.confirm(f"sweep {opened.path}?", abort=True)
+        found, freed = sweeping.sweep(opened, span)
+    print_json(asdict(found) | {"freed": freed}, json_)
+    if not json_:
+        terminal.swept(found, freed, dry_run)
+
+
+@app.command()
+def compact(
+    view: Annotated[str | None, typer.Option(help="One view, by name or id: see `msa cache ls`. Default: all.")] = None,
+    store: StoreOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of what, write nothing.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Rewrite many small segments of a view, as kills and job arrays leave them, into few with full shards.
+
+    Every hidden state keeps its bits. The old segments stay for whoever reads them until `msa cache gc`.
+    """
+    from msa.cache.compacting import compact as rewrite
+
+    found = rewrite(open_folder(store), view, terminal.Bar(), dry_run)
+    print_json([asdict(one) for one in found], json_)
+    if not json_:
+        terminal.compacted(found, dry_run)
+
+
+DatasetOption = Annotated[
+    list[str] | None, typer.Option(help="Only this dataset, or these: see `msa cache ls`. Default: all.")
+]
+ViewOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Only this view, or these, by backbone or id. Default: all."),
+]
+SplitOption = Annotated[list[str] | None, typer.Option(help="Only samples of this part, or these: train, valid, test.")]
+SamplesOption = Annotated[
+    Path | None, typer.Option(help="Only the samples a file names: an id a line, or a CSV or JSONL with a column id.")
+]
+
+
+@app.command()
+def push(
+    to: Annotated[
+        str, typer.Argument(help="Where: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.", show_default=False)
+    ],
+    store: StoreOption = None,
+    dataset: DatasetOption = None,
+    view: ViewOption = None,
+    split: SplitOption = None,
+    samples: SamplesOption = None,
+    i_may_share: Annotated[
+        bool, typer.Option("--i-may-share", help="Do not ask where a licence forbids it: you know that you may.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Add a store, or a part of it, to another place: what is missing there travels, and appears when all is there.
+
+    Asks first where a licence of the data or of the weights does not allow to hand them on.
+    """
+    from msa.cache import sharing
+    from msa.cache.selecting import Selection
+
+    opened = open_store(store)
+    wanted = Selection(dataset or (), view or (), split or (), samples)
+    if not i_may_share:
+        may_share(sharing.restrictions(opened, wanted))
+    result = sharing.push(opened, to, wanted, terminal.Bytes())
+    print_json(asdict(result), json_)
+    if not json_:
+        terminal.shared(result)
+
+
+@app.command()
+def pull(
+    origin: Annotated[
+        str,
+        typer.Argument(metavar="FROM", help="Another store: a folder, s3://, gs:// or https://.", show_default=False),
+    ],
+    store: StoreOption = None,
+    dataset: DatasetOption = None,
+    view: ViewOption = None,
+    split: SplitOption = None,
+    samples: SamplesOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Add another store, or a part of it, to a folder's: what is missing here travels, and appears when all is there.
+
+    Interrupted, the same command goes on where it stopped. What arrives is enough to train and to repeat a run.
+    """
+    from msa.cache import sharing
+    from msa.cache.selecting import Selection
+
+    wanted = Selection(dataset or (), view or (), split or (), samples)
+    result = sharing.pull(origin, remember.folder(store), wanted, terminal.Bytes())
+    print_json(asdict(result) | {"licences": dict(result.licences)}, json_)
+    if not json_:
+        terminal.shared(result)
+
+
+@app.command()
+def merge(
+    other: Annotated[
+        str, typer.Argument(help="Another store: a folder, s3://, gs:// or https://.", show_default=False)
+    ],
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Add another store to a folder's and make corpora of one name one: the samples of both, each once.
+
+    Samples that both have must be equal: where they differ in input, label or part, nothing is done and they are named.
+    """
+    from msa.cache import sharing
+
+    result = sharing.merge(other, remember.folder(store), terminal.Bytes())
+    print_json(asdict(result) | {"licences": dict(result.licences)}, json_)
+    if not json_:
+        terminal.shared(result)
+
+
+@app.command()
+def clone(
+    origin: Annotated[
+        str, typer.Argument(metavar="FROM", help="A store: a folder, s3://, gs:// or https://.", show_default=False)
+    ],
+    to: Annotated[str, typer.Argument(help="Where there is none: a folder, s3:// or gs://.", show_default=False)],
+    json_: JsonOption = False,
+) -> None:
+    """Copy the newest generation of a store, all of it, to where there is none. Interrupted, it goes on."""
+    from msa.cache import sharing
+
+    result = sharing.clone(origin, to, terminal.Bytes())
+    print_json(asdict(result) | {"licences": dict(result.licences)}, json_)
+    if not json_:
+        terminal.shared(result)
 
 
 @app.command("import")
@@ -101,7 +375,7 @@ def import_(
     from msa.config import with_settings
 
     foreign = module.read(source, with_settings(module.Config(), set_ or (), f"setting of {format}"), name)
-    path = remember.store(store)
+    path = remember.folder(store)
     opened = FeatureStore.create(path)
     remember.keep_store(path)
     index, found = importing.bring_in(opened, foreign, split, seed, terminal.Bar())

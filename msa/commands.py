@@ -1,24 +1,29 @@
 """What the commands share: options, and how results are printed."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from msa import catalog, remember, terminal
-from msa.errors import UnknownNameError
+from msa.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from msa.cache.index import Index
+    from msa.cache.sharing import Restriction
     from msa.cache.store import FeatureStore
     from msa.fuse.run import Run
 
+WHERE = "a folder, or to read s3://, gs://, https://"
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The store. Default: MSA_STORE, the last one extracted to, ./msa-store.")
+    str | None,
+    typer.Option("--store", help=f"The store: {WHERE}. Default: MSA_STORE, the last one extracted to, ./msa-store."),
 ]
-StoreArgument = Annotated[Path | None, typer.Argument(help="The store. Default: as with --store.", show_default=False)]
+StoreArgument = Annotated[
+    str | None, typer.Argument(help=f"The store: {WHERE}. Default: as with --store.", show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DeviceOption = Annotated[str, typer.Option(help="auto (the GPU where there is one), cpu, cuda, cuda:1.")]
 
@@ -28,11 +33,31 @@ FREE = {
 }
 
 
-def open_store(store: Path | None) -> "FeatureStore":
-    """The store that is named, or the one that is meant where none is."""
+def open_store(store: str | None) -> "FeatureStore":
+    """The store that is named, or the one that is meant where none is: to read."""
     from msa.cache.store import FeatureStore
 
     return FeatureStore.open(remember.store(store))
+
+
+def open_folder(store: str | None) -> "FeatureStore":
+    """The same, to write: a folder."""
+    from msa.cache.store import FeatureStore
+
+    return FeatureStore.open(remember.folder(store))
+
+
+def may_share(restrictions: Sequence["Restriction"]) -> None:
+    """Ask whether what licences forbid shall be done all the same. Raises ConfigError where nobody can be asked."""
+    if not restrictions:
+        return
+    terminal.restrictions(restrictions)
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"nothing was pushed: {len(restrictions)} licences forbid it, or do not say that it is allowed (see above)",
+            fix="leave these out with --dataset and --view; or add --i-may-share, if you may",
+        )
+    typer.confirm("do you have the right to share this all the same?", abort=True)
 
 
 def print_json(value: Any, wanted: bool) -> None:
@@ -78,8 +103,9 @@ def _settings(kind: str, name: str) -> dict[str, list[tuple[str, Any, str]]]:
     from msa.config import describe
 
     if kind == "backbone":
-        module = catalog.load(kind, name.partition(".")[0])
-        return {key: [(o, v, "") for o, v in spec.options.items()] for key, spec in module.SPECS.items()}
+        from msa.extract.presets import described
+
+        return described(name)
     found = {"settings": describe(catalog.load(kind, name).Config)}
     if kind == "head":
         from msa.fuse.model import Model

@@ -1,5 +1,8 @@
 """What a person told msa once: where the store is and where each corpus lies. A small JSON file, standard library only.
 
+A store to read from is a folder or an address (s3://, gs://, https://), which stays the text it is; `folder` is for
+commands that write, and refuses addresses.
+
 Order of precedence everywhere: the option of this command, the environment (MSA_STORE), what was remembered, the
 built-in default. MSA_HOME names another folder for the file.
 """
@@ -14,13 +17,22 @@ from msa.errors import ConfigError
 DEFAULT_STORE = Path("msa-store")
 
 
-def store(option: Path | None) -> Path:
-    """The store to use."""
-    if option is not None:
-        return option
-    if "MSA_STORE" in os.environ:
-        return Path(os.environ["MSA_STORE"])
-    return Path(_read().get("store", DEFAULT_STORE))
+def store(option: str | Path | None) -> str | Path:
+    """The store to read from: an address as text, a folder as a path."""
+    given = option if option is not None else os.environ.get("MSA_STORE") or _read().get("store", DEFAULT_STORE)
+    return str(given) if "://" in str(given) else Path(given)
+
+
+def folder(option: str | Path | None) -> Path:
+    """The store to write to. Raises ConfigError where an address is meant."""
+    meant = store(option)
+    if isinstance(meant, Path):
+        return meant
+    address = meant.partition("://")[0] + "://" + meant.partition("://")[2].partition("?")[0].rpartition("@")[2]
+    raise ConfigError(
+        f"{address} is an address, and this command works on a folder of this machine",
+        fix=f"bring it here with `msa cache pull {address} --store FOLDER`, work on that, and `msa cache push` it",
+    )
 
 
 def root(dataset: str, option: Path | None) -> Path | None:

@@ -9,18 +9,20 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 
 PIPE_WIDTH = 160  # columns where the output goes to a file or another program
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False, emoji=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 
 class Bar:
@@ -70,6 +72,38 @@ class Bar:
             self._bar.stop()
 
 
+class Bytes:
+    """Progress of files that travel: bytes, rate, time left. Silent where nobody watches."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def begin(self, what: str, total: int) -> None:
+        """A transfer of so many bytes."""
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal or not total,
+        )
+        self._bar.start()
+        self._bar.add_task(escape(what), total=total)
+
+    def advance(self, nbytes: int) -> None:
+        """So many more are there."""
+        if self._bar is not None:
+            self._bar.advance(self._bar.tasks[0].id, nbytes)
+
+    def end(self) -> None:
+        """Leave the finished line standing."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: int = 0) -> None:
     """A table; the last `numbers` columns are right-aligned and never cut, however narrow the terminal is."""
     if title:
@@ -80,9 +114,11 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], n
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    roomy = Console(width=10_000)
+    roomy = Console(width=10_000, emoji=False)
     needed = Measurement.get(roomy, roomy.options, table).maximum
-    wide = Console(file=out.file, highlight=False, width=max(needed, out.width), force_terminal=out.is_terminal)
+    wide = Console(
+        file=out.file, highlight=False, emoji=False, width=max(needed, out.width), force_terminal=out.is_terminal
+    )
     (wide if numbers else out).print(table)
 
 
@@ -184,7 +220,8 @@ def extracted(reports: Sequence[Any], store: Any) -> None:
             say(f"  {r.modality}: {number} {what}")
         if r.written:
             padding = f", {r.padding:.1%} padding" if r.padding else ""
-            say(f"  {r.modality}: {r.share:.0%} of the bare forward's speed, bound by {r.bound}{padding}")
+            speed = f"{r.share:.0%} of the bare forward's speed, " if r.bound == "forward" or r.share > 0.05 else ""
+            say(f"  {r.modality}: {speed}bound by {r.bound}{padding}")  # descriptors are made while decoding
         if r.failed_before:
             say(f"  {r.modality}: {r.failed_before} failed before and were left alone: --retry-errors tries them again")
     failures([(r.modality, *failure) for r in reports for failure in r.failed])
@@ -202,6 +239,26 @@ def imported(found: Sequence[Any], store: Any) -> None:
     failures([(r.modality, id, "import", reason) for r in found for id, reason in r.failed])
 
 
+def findings(store: Any, problems: Sequence[Any], remarks: Sequence[Any]) -> None:
+    """What a check of a store found, and what is worth knowing besides."""
+    for problem in problems:
+        say(str(problem))
+    for remark in remarks:
+        note(str(remark))
+    count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
+    say(f"{store}: {f'{count}; msa cache repair mends them' if problems else 'everything is as it should be'}")
+
+
+def mending(store: Any, steps: Sequence[Any], commands: Sequence[str]) -> None:
+    """What a repair does, and what is to be run after it."""
+    for step in steps:
+        say(str(step))
+    if not steps:
+        say(f"{store}: there is nothing to repair")
+    for command in commands:
+        note(f"afterwards, bring back what is dropped or missing: {command}")
+
+
 def weights(found: Sequence[Any]) -> None:
     """Whose weights are about to be used, and under which licence."""
     for spec in found:
@@ -217,6 +274,22 @@ def views(path: Any, datasets: Mapping[str, str], rows: Sequence[Mapping[str, An
     for name in datasets:
         if name not in {row["dataset"] for row in rows}:
             say(f"  {name}: nothing extracted yet")
+
+
+def shared(result: Any) -> None:
+    """`msa cache push`, `pull`, `merge` and `clone`."""
+    what = ", ".join(result.datasets) or "nothing"
+    travelled = f"{result.files} files, {size(result.bytes)} travelled" if result.files else "all of it was there"
+    held = f"{result.samples:,} samples in all views"
+    say(f"{what}: {held}, in {result.to} (generation {result.generation}); {travelled}")
+    for name, licence in result.licences:
+        say(f"  {name}: licence: {licence}")
+
+
+def restrictions(found: Sequence[Any]) -> None:
+    """What forbids to hand a store on."""
+    for one in found:
+        warn(f"{one.what} may not be handed on as far as is known: {one.why}")
 
 
 def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
@@ -242,16 +315,98 @@ def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
             if weights["name"]:
                 proof = f"revision {weights['revision'] or '-'}, sha256 {weights['sha256'][:16]}…"
                 say(f"    weights {weights['name']}, {proof}, licence {weights['licence'] or 'its own'}")
+                if not weights["redistribution"]:
+                    say("    weights not to be passed on, as far as is known, and neither what came from them")
+            if view["recipe"]:
+                say(f"    recipe  {', '.join(f'{option}={value}' for option, value in view['recipe'].items())}")
             for fact, value in view.get("facts", {}).items():
                 say(f"    {fact}: {value}")
             for what, number in view["counts"].items():
                 say(f"    counted {number} {what}")
-            say(f"    made    {view['created']} on {view['device']}, {view['versions']}")
+            by = f" by {view['creator']}" if view["creator"] else ""
+            say(f"    made    {view['created']}{by} on {view['device']}, {view['versions']}")
             shown = view["failures"] if every_failure else view["failures"][:3]
             for failure in shown:
                 say(f"    failed  {failure['id']}: {failure['stage']}: {failure['reason']}")
             if len(shown) < len(view["failures"]):
                 say(f"    failed  and {len(view['failures']) - len(shown)} more: --failures lists them all")
+
+
+def citations(found: Sequence[tuple[str, str]]) -> None:
+    """`msa cache info --cite`."""
+    for what, how in found:
+        say(f"{what}: {how}")
+
+
+def removed(what: str, generation: int, found: Any) -> None:
+    """`msa cache rm`."""
+    say(f"removed {what}" + (f", {size(found.freed)} freed" if found.freed else ""))
+    if found.later and found.tags:
+        say(f"  {size(found.later)} stay, because a tag needs them: {', '.join(found.tags)}")
+    elif found.later:
+        say(f"  {size(found.later)} are freed by `msa cache gc`, a day from now; until then the way back is")
+        say(f"  msa cache rollback {generation}")
+
+
+def log(found: Sequence[Any]) -> None:
+    """`msa cache log`."""
+    rows: list[list[object]] = []
+    for one in found:
+        state = ", ".join([*one.tags, *([] if one.whole else ["swept"])])
+        for i, line in enumerate(one.told):
+            rows.append([one.number, one.created, one.creator, state, line] if not i else ["", "", "", "", line])
+    show("", ["generation", "when", "who", "tags", "what"], rows)
+
+
+def changes(found: Sequence[Any]) -> None:
+    """`msa cache diff`: a line for each corpus and view."""
+    for change in found:
+        segments = f"{change.segments[0]} -> {change.segments[1]} segments, " if any(change.segments) else ""
+        say(f"{change}  ({segments}{'-' if change.nbytes < 0 else '+'}{size(abs(change.nbytes))})")
+    if not found:
+        say("nothing differs")
+
+
+def survey(found: Any) -> None:
+    """`msa cache gc`: what is kept, and what may go."""
+    recent = [number for number, why in found.kept.items() if why == "recent"]
+    for number, why in found.kept.items():
+        if number not in recent:
+            say(f"keeps generation {number}: {why}")
+    if recent:
+        named = f"generation {recent[0]}" if len(recent) == 1 else f"{len(recent)} generations from {recent[0]} on"
+        say(f"keeps {named}: the newest at some moment of the grace period, so somebody may read it")
+    for view, number in found.left.items():
+        say(f"killed runs left {number} samples in view {view}: they are published")
+    kinds = {item.what: [i for i in found.litter if i.what == item.what] for item in found.litter}
+    for what, items in kinds.items():
+        many = (
+            f"{len(items)} folder{'s' * (len(items) > 1)} or files" if what == "unfinished" else f"{len(items)} folders"
+        )
+        say(f"{what}: {many}, {size(sum(item.nbytes for item in items))}")
+
+
+def swept(found: Any, freed: int, dry_run: bool) -> None:
+    """The end of `msa cache gc`."""
+    for line in found.damaged:
+        warn(line)
+    if dry_run:
+        say(f"{size(found.nbytes)} would be freed; nothing was removed")
+    else:
+        say(f"{size(freed)} freed" if freed else "nothing to free")
+
+
+def compacted(found: Sequence[Any], dry_run: bool) -> None:
+    """`msa cache compact`."""
+    for one in found:
+        was, will = one.before, one.after
+        verb = "would become" if dry_run else "became"
+        before, after = (f"{one.segments} with {one.shards} shards, {size(one.nbytes)}" for one in (was, will))
+        say(f"{one.label}: segments: {before}, {verb} {after}")
+    if not found:
+        say("nothing to gain: segments are few and their shards are full")
+    elif not dry_run:
+        say("`msa cache gc` frees the old segments, a day from now")
 
 
 def settings(name: str, found: Mapping[str, Sequence[tuple[str, Any, str]]]) -> None:

@@ -146,7 +146,7 @@ def test_rm_asks_first_and_frees_space(msa, posts, tmp_path, monkeypatch):
     monkeypatch.setattr("typer.confirm", lambda *args, **kwargs: sys.exit(1))
     assert msa("cache", "rm", "--dataset", "posts")[0] == 1
     assert FeatureStore.open(tmp_path / "store").datasets
-    assert msa("cache", "rm", "--dataset", "posts", "--yes")[0] == 0
+    assert msa("cache", "rm", "--dataset", "posts", "--now", "--yes")[0] == 0
     assert not FeatureStore.open(tmp_path / "store").datasets
     assert not list((tmp_path / "store").rglob("data"))
 

@@ -1,16 +1,30 @@
 """Changes to what is published that write no hidden states: borrow, retract, remove."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from msa.cache import layout, manifest, segment
-from msa.cache.files import remove_tree
+from msa.cache import history, layout, manifest, segment, sweeping
+from msa.cache.files import remove_tree, write_durably
 from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
+from msa.cache.writers import whoami
 from msa.errors import ConfigError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Bytes that were freed, and bytes that `msa cache gc` frees once no generation it keeps needs them."""
+
+    freed: int
+    later: int
+    tags: tuple[str, ...] = ()  # that keep some of it
 
 
 def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray, rows: Sequence[int]) -> int:
@@ -23,20 +37,41 @@ def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray,
     for row in rows:
         wanted.setdefault(digests[row].tobytes().hex(), []).append(row)
     entries = []
-    for old in store.manifest["views"].get(view_id, {"segments": []})["segments"]:
+    newest = manifest.read(store.path)  # a pinned generation may be hours old, and what it names removed
+    for old in newest["views"].get(view_id, {"segments": []})["segments"]:
         folder = store.path / "views" / view_id / "seg" / old["id"]
         there = segment.table(folder)
         found = [states._replace(sample=row) for states in there for row in wanted.pop(states.digest, ())]
         if found:
             run = layout.read_json(folder / "zarr.json")["attributes"]["run"]
-            owner = old.get("data_of", old["id"])
-            made = folder.parent / segment.new_name()
-            made.mkdir()
-            attributes = {"dataset": dataset, "run": run, "failures": [], "data_of": owner}
-            segment.write_small(made, found, attributes)
-            entries.append(segment.describe(made))
-    store.publish(view_id, entries)
-    return sum(entry["samples"] for entry in entries)
+            entries.append(lend(folder.parent, old, found, {"dataset": dataset, "run": run, "failures": []}))
+    return sum(entry["samples"] for entry in store.publish(view_id, entries))
+
+
+def lend(
+    parent: Path, old: Mapping[str, Any], rows: Sequence[segment.Row], attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make a segment of `rows` that point into the data of a published one; returns its manifest entry.
+
+    Until it is published it has a journal, so that others leave it alone while we live and remove it when we do not.
+    """
+    owner = old.get("data_of", old["id"])
+    files = old["data_files"] if "data_of" in old else old["files"]
+    made = parent / segment.new_name()
+    made.mkdir()
+    header = {"dataset": attributes["dataset"], "data_of": owner, "run": attributes["run"], "writer": whoami()}
+    write_durably(made / segment.JOURNAL, json.dumps(header).encode() + b"\n")
+    segment.write_small(made, rows, {**attributes, "data_of": owner})
+    data = {name: facts for name, facts in files.items() if name.startswith("data/")}
+    return {
+        "id": made.name,
+        "dataset": attributes["dataset"],
+        "samples": len(rows),
+        "failed": len(attributes["failures"]),
+        "files": segment.files(made),
+        "data_of": owner,
+        "data_files": data,
+    }
 
 
 def carry_over(store: FeatureStore, index: Index, before: str | None) -> dict[str, int]:
@@ -72,16 +107,21 @@ def retract_failures(store: FeatureStore, view: View) -> int:
     return view.failed
 
 
-def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None = None) -> int:
-    """Take a dataset (with its hidden states) or a view out of the store; returns the bytes freed."""
-    before = referenced(store)
+def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None = None, now: bool = False) -> Removed:
+    """Publish a generation without a dataset (and its hidden states) or without a view.
+
+    Its files stay for those who read an older generation, and for the way back, until they are swept. `now` frees at
+    once whatever no tag needs.
+    """
     fingerprints = {f for f, about in store.manifest["datasets"].items() if about["name"] == dataset}
     views = {matching_view(store, view)} if view is not None else set()
     if not fingerprints and not views:
         known = store.datasets if dataset else store.manifest["views"]
         raise UnknownNameError("dataset" if dataset else "view", str(dataset or view), known)
+    before: manifest.Manifest = {}
 
     def change(new: manifest.Manifest) -> None:
+        before.update(deepcopy(new))
         for fingerprint in fingerprints:
             new["datasets"].pop(fingerprint, None)
         for view_id, about in list(new["views"].items()):
@@ -90,11 +130,21 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
                 del new["views"][view_id]
 
     store.manifest = manifest.publish(store.path, change)
-    doomed = {path: size for path, size in before.items() if path not in referenced(store)}
-    for path in sorted(doomed, key=lambda folder: -len(folder.parts)):
-        if path.exists() and not any(path.glob(f"seg/*/{segment.JOURNAL}")):  # another run is filling this view
-            remove_tree(path)
-    return sum(doomed.values())
+    for folder in sweeping.dead(store.path):  # what killed runs left of it shall not come back
+        journal = segment.Journal.read(folder)
+        if folder.parent.parent.name in views or (journal and journal.header["dataset"] in fingerprints):
+            remove_tree(folder)
+    had, has = manifest.needed(before), manifest.needed(store.manifest)
+    doomed = {folder: files for folder, files in had.items() if folder not in has}
+    total = sum(size for files in doomed.values() for size, _ in files.values())
+    freed = sweeping.remove_now(store.path, doomed) if now else 0
+    still = {folder for folder in doomed if (store.path / folder).exists()}
+    tags = [
+        name
+        for name, number in history.tags(store.path).items()
+        if still & manifest.needed(manifest.read(store.path, number)).keys()
+    ]
+    return Removed(freed, max(0, total - freed), tuple(tags))
 
 
 def matching_view(store: FeatureStore, text: str) -> str:
@@ -111,13 +161,5 @@ def matching_view(store: FeatureStore, text: str) -> str:
 
 def referenced(store: FeatureStore) -> dict[Path, int]:
     """Folder -> bytes of its files, for every folder the pinned generation needs."""
-    size = lambda files: sum(n for n, _ in files.values())  # noqa: E731
-    found = {store.path / "index" / f: size(about["files"]) for f, about in store.manifest["datasets"].items()}
-    for view_id, about in store.manifest["views"].items():
-        folder = store.path / "views" / view_id
-        found[folder] = size(about["files"])
-        for entry in about["segments"]:
-            found[folder / "seg" / entry["id"]] = size(entry["files"])
-            if "data_of" in entry:
-                found.setdefault(folder / "seg" / entry["data_of"], size(entry["data_files"]))
-    return found
+    found = manifest.needed(store.manifest)
+    return {store.path / folder: sum(size for size, _ in files.values()) for folder, files in found.items()}

@@ -1,17 +1,29 @@
-"""The index of one corpus: everything stage 2 needs to know of a sample besides its hidden states."""
+"""The index of one corpus: everything stage 2 needs to know of a sample besides its hidden states.
+
+Of an index in a store nothing but metadata is read until somebody asks: a corpus of a million samples opens as fast as
+one of a thousand.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from msa.cache import fingerprint, layout
+from msa.cache import fingerprint, layout, trust
+from msa.cache.arrays import Lazy
 from msa.cache.files import folder_durably
+from msa.errors import StoreError
 from msa.types import Modality, Split, Task
+
+PIECE = 16_384  # texts that are cut out at a time; of a corpus no larger than this, all are, at the first look
+LEFT = ("split", "labels", "position")  # arrays that `Index.read` leaves where they lie
+TEXTS = ("id", "group", "text")
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,19 @@ class Index:
     def __len__(self) -> int:
         return len(self.ids)
 
+    if not TYPE_CHECKING:  # or the type checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> np.ndarray:
+            """An array that was left where it lies. Raises StoreError where it is damaged."""
+            if name not in LEFT or "_left" not in self.__dict__:
+                raise AttributeError(f"an index has no {name}")
+            self.__dict__[name] = self.__dict__["_left"][name][:]
+            return self.__dict__[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # whole: where it is sent to, its folder may not be
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Index, tuple((values | {"digests": dict(self.digests)}).values())
+
     @property
     def y(self) -> np.ndarray:
         """(n,) float32: the label that is trained on; of a multilabel task (n, C), a column per class."""
@@ -52,6 +77,12 @@ class Index:
         """(n,) bool: which samples have raw material of this modality."""
         digest = self.digests.get(modality)
         return np.zeros(len(self), bool) if digest is None else np.asarray(digest.any(axis=1))
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """(k,) int64: the rows of these ids, -1 for those that are none. One pass over all ids of the corpus."""
+        wanted = set(ids)
+        row_of = {id: row for row, id in enumerate(self.ids) if id in wanted}
+        return np.array([row_of.get(id, -1) for id in ids], np.int64)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Split -> class -> how many samples, with the unlabelled named; several classes may be said of one sample."""
@@ -92,30 +123,142 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read what `write` wrote."""
-        attributes = layout.read_json(folder / "zarr.json")["attributes"]
+        """Open what `write` wrote; what is not there or has a wrong shape is found now, wrong bytes when they are read.
+
+        Raises StoreError.
+        """
+        attributes = trust.index_attributes(folder / "zarr.json")
         task = attributes["task"]
-        array = {path.name: layout.read_array(path) for path in folder.iterdir() if path.is_dir()}
-        prefix = "digest_"
-        return cls(
+        array = {path.name: Lazy(path) for path in folder.iterdir() if (path / "zarr.json").exists()}
+        n = len(array["split"]) if "split" in array else 0
+        _check(folder, array, n, len(attributes["label_names"]))
+        digests = {Modality(m): array[f"digest_{m}"] for m in Modality if f"digest_{m}" in array}
+        index = object.__new__(cls)
+        index.__dict__.update(
             name=attributes["name"],
             task=Task(tuple(task["classes"]), task["low"], task["high"], task.get("multilabel", False)),
-            ids=_unpack(array["id_bytes"], array["id_offsets"]),
-            split=array["split"],
-            labels=array["labels"],
+            ids=Texts(folder, "id", array, n),
             label_names=tuple(attributes["label_names"]),
-            group=_unpack(array["group_bytes"], array["group_offsets"]),
-            position=array["position"],
-            text=_unpack(array["text_bytes"], array["text_offsets"]),
-            digests={Modality(n.removeprefix(prefix)): v for n, v in array.items() if n.startswith(prefix)},
+            group=Texts(folder, "group", array, n),
+            text=Texts(folder, "text", array, n),
+            digests=_Digests(digests),
             about=attributes["about"],
+            _left={name: array[name] for name in LEFT},
         )
+        return index
 
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {"split": self.split, "labels": self.labels, "position": self.position}
         for name, strings in {"id": self.ids, "group": self.group, "text": self.text}.items():
             arrays[f"{name}_bytes"], arrays[f"{name}_offsets"] = _pack(strings)
         return arrays | {f"digest_{modality}": digest for modality, digest in sorted(self.digests.items())}
+
+
+class Texts(Sequence[str]):
+    """The n texts of `<name>_bytes` and `<name>_offsets`, read as far as they are asked for; equal to a list of them.
+
+    Raises StoreError where offsets cut no text out of the bytes.
+    """
+
+    def __init__(self, folder: Path, name: str, array: Mapping[str, Lazy], n: int) -> None:
+        self._folder, self._name, self._n = folder, name, n
+        self._bytes, self._offsets = array[f"{name}_bytes"], array[f"{name}_offsets"]
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if self._n <= PIECE:
+            return self._all[at]
+        if isinstance(at, slice):
+            start, stop, step = at.indices(self._n)
+            return self._cut(start, stop) if step == 1 else [self[i] for i in range(start, stop, step)]
+        row = operator.index(at)
+        row += self._n * (row < 0)
+        if not 0 <= row < self._n:
+            raise IndexError(f"row {at} of {self._n} texts")
+        return self._cut(row, row + 1)[0]
+
+    def __iter__(self) -> Iterator[str]:
+        if self._n <= PIECE:
+            return iter(self._all)
+        return (text for a in range(0, self._n, PIECE) for text in self._cut(a, min(a + PIECE, self._n)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Texts | list | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def __repr__(self) -> str:
+        return f"<{self._n} texts: {', '.join(map(repr, self[:3]))}{', ...' if self._n > 3 else ''}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+    @cached_property
+    def _all(self) -> list[str]:
+        return self._cut(0, self._n)
+
+    def _cut(self, start: int, stop: int) -> list[str]:
+        """Texts `start` to `stop`."""
+        if start >= stop and self._n:
+            return []
+        offsets = self._offsets[start : stop + 1].astype(np.int64)
+        size, bounds = len(self._bytes), offsets.tolist()
+        fits = (
+            len(bounds) == stop + 1 - start and bounds[0] >= 0 and bounds[-1] <= size and (np.diff(offsets) >= 0).all()
+        )
+        if fits and (start or bounds[0] == 0) and (stop < self._n or bounds[-1] == size):
+            joined, first = self._bytes[bounds[0] : bounds[-1]].tobytes(), bounds[0]
+            try:
+                if joined.isascii():  # of which a byte is a character
+                    text = joined.decode("ascii")
+                    return [text[a - first : b - first] for a, b in pairwise(bounds)]
+                return [joined[a - first : b - first].decode("utf-8") for a, b in pairwise(bounds)]
+            except UnicodeDecodeError:
+                pass
+        raise _damaged(self._folder, f"{self._name}_offsets cut no {self._n} texts out of {self._name}_bytes")
+
+
+class _Digests(Mapping[Modality, np.ndarray]):
+    """Modality -> (n, 16) uint8, read when it is asked for."""
+
+    def __init__(self, left: Mapping[Modality, Lazy]) -> None:
+        self._left = left
+        self._known: dict[Modality, np.ndarray] = {}
+
+    def __getitem__(self, modality: Modality) -> np.ndarray:
+        if modality not in self._known:
+            self._known[modality] = self._left[modality][:]
+        return self._known[modality]
+
+    def __iter__(self) -> Iterator[Modality]:
+        return iter(self._left)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+
+def _check(folder: Path, array: Mapping[str, Lazy], n: int, k: int) -> None:
+    """Every array is there and of the size and kind that n samples with k labels need. Raises StoreError."""
+    wanted: dict[str, tuple[int, ...] | None] = {"split": (n,), "labels": (n, k), "position": (n,)}
+    wanted |= {f"{name}_bytes": None for name in TEXTS} | {f"{name}_offsets": (n + 1,) for name in TEXTS}
+    wanted |= {name: (n, fingerprint.DIGEST) for name in array if name.startswith("digest_")}
+    for name, shape in wanted.items():
+        if name not in array:
+            raise _damaged(folder, f"it has no array {name}")
+        found = array[name]
+        kind = "f" if name == "labels" else "iu"
+        if found.dtype.kind not in kind or (found.shape != shape if shape else len(found.shape) != 1):
+            raise _damaged(
+                folder, f"{name} is {found.dtype}{list(found.shape)}, which {n} samples with {k} labels have not"
+            )
 
 
 def _facts(task: Task) -> dict[str, Any]:
@@ -130,6 +273,5 @@ def _pack(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(encoded), np.uint8), offsets
 
 
-def _unpack(data: np.ndarray, offsets: np.ndarray) -> list[str]:
-    joined, bounds = data.tobytes(), offsets.tolist()
-    return [joined[a:b].decode("utf-8") for a, b in pairwise(bounds)]
+def _damaged(folder: Path, what: str) -> StoreError:
+    return StoreError(f"damaged store: {folder}: {what}", fix="run `msa cache verify`, and then `msa cache repair`")

@@ -1,23 +1,57 @@
-"""What is in a store and where it comes from, as plain values: `msa cache info`."""
+"""What is in a store and where it comes from, as plain values: `msa cache info`; and what to cite for it."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from msa.cache import layout, segment
+import numpy as np
+
+from msa.cache import layout, manifest, segment, sharing
 from msa.cache.housekeeping import referenced
+from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
+from msa.errors import StoreError
+
+FORMATS = (
+    ("stores", "Zarr core specification, version 3, https://zarr-specs.readthedocs.io"),
+    ("exports to HDF5", "The HDF Group: Hierarchical Data Format, version 5, https://www.hdfgroup.org"),
+)
 
 
 def describe(store: FeatureStore) -> dict[str, Any]:
-    """Corpora with their sources and splits; views with recipe, weights, versions and failures."""
+    """Corpora with their sources and splits; views with recipe, weights, versions, files and the status of samples."""
     return {
-        "store": str(store.path),
+        "store": store.where,
         "format": store.manifest["msa_format"],
         "generation": store.manifest["generation"],
+        "created": store.manifest.get("created", ""),
+        "creator": store.manifest.get("creator", ""),
         "bytes": sum(referenced(store).values()),
         "datasets": [_dataset(store, fingerprint) for fingerprint in store.manifest["datasets"]],
     }
+
+
+def citations(store: FeatureStore) -> list[tuple[str, str]]:
+    """(what, how to cite it) of every corpus, backbone and format in a store, each once."""
+    found: dict[str, str] = {}
+    for fingerprint, about in manifest.in_order(store.manifest["datasets"]):
+        source = _source(store.index(fingerprint))
+        told = [source.get("citation") or source.get("title", "its source is not known"), source.get("home", "")]
+        found[f"dataset {about['name']}"] = ", ".join(map(str, filter(None, told)))
+        for view in store.views(fingerprint):
+            weights = view.attributes.get("weights", {})
+            told = [view.attributes.get("source") or "its paper is not known"]
+            if weights.get("name"):
+                told += [f"weights {weights['name']}", f"revision {weights.get('revision') or '-'}"]
+            found[f"{view.modality} {view.name}"] = ", ".join(map(str, told))
+    return [*found.items(), *FORMATS]
+
+
+def _source(index: Index) -> Mapping[str, Any]:
+    source = index.about.get("source", {})
+    return source if isinstance(source, Mapping) else {"title": str(source)}
 
 
 def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
@@ -27,31 +61,66 @@ def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "samples": len(index),
         "parts": {name: int((index.split == n).sum()) for n, name in enumerate(layout.SPLITS)},
+        "inputs": {
+            str(m): {"samples": int(index.has(m).sum()), "sha256": hashlib.sha256(digest.tobytes()).hexdigest()}
+            for m, digest in sorted(index.digests.items())
+        },
         **dict(index.about),
-        "views": [_view(store, view, list(index.ids)) for view in store.views(fingerprint)],
+        "views": [_view(store, view, index) for view in store.views(fingerprint)],
     }
 
 
-def _view(store: FeatureStore, view: View, ids: list[str]) -> dict[str, Any]:
+def _view(store: FeatureStore, view: View, index: Index) -> dict[str, Any]:
     reader = store.reader(view)
-    folder = store.path / "views" / view.id / "seg"
-    run = layout.read_json(folder / view.entries[-1]["id"] / "zarr.json")["attributes"]["run"]
     counts = Counter[str]()
     for entry in view.entries:
-        counts.update(segment.counts(folder / entry["id"]))
+        counts.update(segment.counts(store.tables(view.id, entry)))
     for failure in reader.failures.values():  # without those that were taken back
         counts.update(failure.get("counts", {}))
-    wanted = int(store.index(view.dataset).has(view.modality).sum())
-    failures = [{"id": ids[row], **failure} for row, failure in sorted(reader.failures.items())]
+    failures = [{"id": index.ids[row], **failure} for row, failure in sorted(reader.failures.items())]
+    pending = index.has(view.modality) & (reader.length < 0)
+    pending[list(reader.failures)] = False
+    runs = _runs(store, view)
+    identity = view.attributes.get("identity", {})
     return {
         **dict(view.attributes),
         "id": view.id,
+        "weights": dict(view.attributes.get("weights", {})) | {"redistribution": sharing.may_be_handed_on(view)},
+        "recipe": dict(identity.get("decoding", {})) | dict(identity.get("options", {})),
         "samples": view.samples,
         "failed": len(failures),
-        "pending": wanted - view.samples - len(failures),
+        "pending": int(pending.sum()),
+        "pending_ids": [index.ids[row] for row in np.flatnonzero(pending).tolist()],
         "bytes": view.nbytes,
-        "device": run.get("device", ""),
-        "versions": ", ".join(f"{name} {number}" for name, number in run.get("versions", {}).items()),
+        "device": runs[-1].get("device", ""),
+        "versions": ", ".join(f"{name} {number}" for name, number in runs[-1].get("versions", {}).items()),
+        "runs": runs,
+        "creator": _creator(store, view),
         "counts": dict(counts),
         "failures": failures,
+        "files": [
+            {"segment": owner, "file": name, "bytes": size, "sha256": digest}
+            for entry in view.entries
+            for owner, files in ((entry["id"], entry["files"]), (entry.get("data_of"), entry.get("data_files", {})))
+            for name, (size, digest) in files.items()
+        ],
     }
+
+
+def _runs(store: FeatureStore, view: View) -> list[dict[str, Any]]:
+    """What each run of a view was made with, the last one last: device, versions, and how many samples are of it."""
+    found = []
+    for entry in view.entries:
+        run = layout.read_json(store.tables(view.id, entry) / "zarr.json")["attributes"]["run"]
+        found.append(dict(run) | {"segment": entry["id"], "samples": entry["samples"], "failed": entry["failed"]})
+    return found
+
+
+def _creator(store: FeatureStore, view: View) -> str:
+    """Who published a view last, as long as that generation can be read."""
+    number = store.manifest["views"][view.id].get("published", 0)
+    try:
+        known = manifest.read(store.blocks.site if store.blocks else store.path, number)
+    except StoreError:
+        return ""
+    return str(known.get("creator", ""))

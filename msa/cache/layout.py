@@ -9,15 +9,17 @@ store/zarr.json                       a Zarr v3 group, attributes {"msa_format":
 
 import json
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec
+
+from msa.cache import arrays as small_arrays
+from msa.cache import trust
 
 FORMAT = 1
-SMALL_CHUNK = 65_536  # elements: an array of a million samples is read in pieces of a few hundred KiB
+SMALL_BYTES = 2**21  # of a chunk of a small array: a million samples need few files, and a look at one reads little
 CHUNK_BYTES = 192 * 1024  # inner chunks of `data` lie between half and all of this ...
 SHARD_BYTES = 128 * 1024**2  # ... and are gathered into files of this size
 SPLITS = ("train", "valid", "test")  # the numbers of index/<dataset>/split; 255 = none
@@ -35,6 +37,11 @@ def shard_rows(width: int, itemsize: int, shard_bytes: int = SHARD_BYTES) -> int
     """Rows of one shard: as many whole chunks as fit `shard_bytes`, at least one."""
     chunk = chunk_rows(width, itemsize)
     return chunk * max(1, shard_bytes // (chunk * width * itemsize))
+
+
+def stored(dtype: str) -> np.dtype:
+    """The dtype on disk of hidden states of this dtype: of bfloat16, the upper half of a float32, uint16."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
 def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def data_metadata(rows: int, width: int, dtype: str, chunk: int, shard: int) -> 
         "zarr_format": 3,
         "node_type": "array",
         "shape": [rows, width],
-        "data_type": "uint16" if dtype == "bfloat16" else dtype,
+        "data_type": stored(dtype).name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard, width]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0 if dtype == "bfloat16" else 0.0,
@@ -66,33 +73,43 @@ def data_metadata(rows: int, width: int, dtype: str, chunk: int, shard: int) -> 
     }
 
 
-def write_group(folder: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """Write a Zarr v3 group of small arrays (bytes + crc32c, no compressor) into an existing folder."""
-    group = zarr.open_group(folder, mode="a", zarr_format=3)
-    group.attrs.update(dict(attributes))
+def array_metadata(values: np.ndarray, attributes: Mapping[str, Any], chunk: int = 0) -> dict[str, Any]:
+    """The zarr.json of a small array: raw little-endian chunks along the first axis, each with a crc32c."""
+    raw = {"name": "bytes"} if values.dtype.itemsize == 1 else {"name": "bytes", "configuration": {"endian": "little"}}
+    row_bytes = prod(values.shape[1:]) * values.itemsize
+    most = chunk or SMALL_BYTES // max(1, row_bytes)
+    chunks = [max(1, min(len(values), most)), *values.shape[1:]]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(values.shape),
+        "data_type": values.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if values.dtype.kind == "f" else 0,
+        "codecs": [raw, {"name": "crc32c"}],
+        "attributes": dict(attributes),
+    }
+
+
+def write_group(
+    folder: Path,
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    of_arrays: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a Zarr v3 group of small arrays into an existing folder; `of_arrays` are attributes of some of them."""
     for name, values in arrays.items():
-        chunks = (max(1, min(len(values), SMALL_CHUNK)), *values.shape[1:])
-        serializer = BytesCodec(endian=None if values.dtype.itemsize == 1 else "little")
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=chunks,
-            serializer=serializer,
-            compressors=Crc32cCodec(),
-            config={"write_empty_chunks": True},
-        )
-        array[...] = values
+        metadata = array_metadata(values, (of_arrays or {}).get(name, {}))
+        small_arrays.write(folder / name, values, metadata)
+    (folder / "zarr.json").write_bytes(json.dumps(group_metadata(attributes), indent=1).encode())
 
 
 def read_array(path: Path) -> np.ndarray:
     """One small array, whole; its checksums are verified on the way."""
-    values = zarr.open_array(path, mode="r")[...]
-    return np.asarray(values)
+    return small_arrays.whole(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of the store."""
-    value = json.loads(path.read_bytes())
-    assert isinstance(value, dict), f"{path} is not a JSON object"
-    return value
+    """A JSON file of the store. Raises FileNotFoundError where there is none, StoreError where it is no JSON object."""
+    return trust.read_json(path)

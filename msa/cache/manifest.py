@@ -1,51 +1,108 @@
 """Generations: small immutable JSON files that say what of a store is published.
 
-A new generation is made by writing it whole under a temporary name and then creating its final name with link(2),
-which the file system grants to exactly one of several writers. The losers read the winner's generation, apply their
-change to that, and try again: nothing is locked and nothing is lost.
+A new generation is made by creating its numbered name, which a place grants to exactly one of several writers, whole or
+not at all. The losers read the winner's generation, apply their change to that, and try again: nothing is locked and
+nothing is lost. A folder does it with link(2); object stores have a conditional put (see remote.py).
 """
 
+import errno
 import getpass
 import json
 import os
+import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from msa.cache import trust
 from msa.cache.files import TEMPORARY, sync_folder
-from msa.cache.layout import FORMAT, read_json
+from msa.cache.layout import FORMAT
 from msa.errors import StoreError
 
 Manifest = dict[str, Any]
 EMPTY: Manifest = {"msa_format": FORMAT, "generation": 0, "datasets": {}, "views": {}}
+_NAME = re.compile(r"([0-9]{8,})\.json")
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
-def generations(store: Path) -> list[int]:
+class Place(Protocol):
+    """Where the generations of one store lie. `str(place)` names it in messages."""
+
+    def numbers(self) -> list[int]:
+        """The numbers of all generations, ascending."""
+
+    def get(self, number: int) -> bytes:
+        """The bytes of a generation. Raises FileNotFoundError where there is none."""
+
+    def create(self, number: int, data: bytes) -> bool:
+        """Make a generation, whole and durably, unless there is one of that number; did we?"""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The generations of a store on a disk: `STORE/manifests/00000012.json`."""
+
+    store: Path
+
+    def __str__(self) -> str:
+        return str(self.store)
+
+    def numbers(self) -> list[int]:
+        """The numbers of all generations, ascending; whatever else lies there is none."""
+        try:
+            names = os.listdir(self.store / "manifests")
+        except FileNotFoundError:
+            return []
+        return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
+
+    def get(self, number: int) -> bytes:
+        """The bytes of a generation. Raises FileNotFoundError where there is none."""
+        return trust.read_bytes(self.path(number), trust.MAX_JSON)
+
+    def create(self, number: int, data: bytes) -> bool:
+        """Make a generation, whole and durably, unless there is one of that number; did we?"""
+        return create_durably(self.path(number), data)
+
+    def path(self, number: int) -> Path:
+        """Where a generation lies."""
+        return self.store / "manifests" / f"{number:08d}.json"
+
+
+def place(store: Path | Place) -> Place:
+    """The place of a store that is given as a folder."""
+    return Folder(store) if isinstance(store, Path) else store
+
+
+def generations(store: Path | Place) -> list[int]:
     """The numbers of all published generations, ascending."""
-    return sorted(int(path.stem) for path in (store / "manifests").glob("[0-9]*.json"))
+    return place(store).numbers()
 
 
-def read(store: Path, generation: int | None = None) -> Manifest:
-    """A generation, or the newest one. Raises StoreError where it is missing or newer than this version."""
-    known = generations(store)
-    number = generation if generation is not None else (known[-1] if known else 0)
+def read(store: Path | Place, generation: int | None = None) -> Manifest:
+    """A generation, or the newest one. Raises StoreError where it is missing, damaged or newer than this version."""
+    where = place(store)
+    known = where.numbers() if generation is None else []
+    number = generation if generation is not None else max(known, default=0)
     if number == 0:
         return deepcopy(EMPTY)
-    path = _path(store, number)
+    name = f"{where}/manifests/{number:08d}.json"
     try:
-        manifest = read_json(path)
+        data = where.get(number)
     except FileNotFoundError:
-        raise StoreError(f"{store} has no generation {number}", fix=f"choose one of {known}") from None
-    except (ValueError, AssertionError) as error:
-        raise StoreError(f"damaged store: {path} cannot be read: {error}", fix="restore it from a copy") from None
-    check_format(path, manifest.get("msa_format"))
-    return manifest
+        raise StoreError(f"{where} has no generation {number}", fix=f"choose one of {_told(where.numbers())}") from None
+    found = trust.parse(name, data)
+    check_format(name, found.get("msa_format"))  # before anything else of it is interpreted
+    trust.check_manifest(name, found)
+    return found
 
 
-def check_format(path: Path, found: object) -> None:
+def check_format(path: Path | str, found: object) -> None:
     """Refuse what a newer version wrote, before anything of it is interpreted."""
     if not isinstance(found, int):
         raise StoreError(f"{path} is not part of an msa store", fix="give the folder that `msa extract` wrote to")
@@ -56,28 +113,68 @@ def check_format(path: Path, found: object) -> None:
         )
 
 
-def publish(store: Path, change: Callable[[Manifest], None]) -> Manifest:
-    """Apply `change` to the newest generation and publish the result as the next one; retried on conflict."""
-    folder = store / "manifests"
+def publish(store: Path | Place, change: Callable[[Manifest], None], note: str = "") -> Manifest:
+    """Apply `change` to the newest generation and publish the result as the next one; retried on conflict.
+
+    `change` may be called several times, each time with another generation, and may raise to give up. `note` says in a
+    line why, where `msa cache log` could not tell.
+    """
+    where, least = place(store), 0
     while True:
-        manifest = read(store)
-        change(manifest)
-        manifest["generation"] += 1
-        manifest["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest["creator"] = _creator()
-        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(manifest, file, indent=1)
+        # A folder on a network may be listed from memory: what refused us is there, whether it is listed or not
+        number = max([least, *where.numbers()])
+        new = read(where, number)
+        change(new)
+        new.pop("note", None)
+        new["generation"] = number + 1
+        new["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        new["creator"] = creator()
+        if note:
+            new["note"] = note
+        new["checksum"] = trust.checksum(new)
+        if where.create(number + 1, json.dumps(new, indent=1).encode()):
+            return new
+        least = number + 1
+
+
+def create_durably(path: Path, data: bytes) -> bool:
+    """Make a file that either is there whole or not at all, unless somebody else made it first; did we?
+
+    It is written under a temporary name, synced, and given its name with link(2). Over a network a link may be reported
+    as failed although it was made: the answer was lost, and what the client then sent again found the name taken, by
+    ourselves. The number of names the file has tells. Raises StoreError where nothing can be written.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with writable(path.parent):
+            with open(temporary, "xb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, _path(store, manifest["generation"]))
-        except FileExistsError:
-            continue
-        finally:
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                if os.stat(temporary).st_nlink != 2:
+                    if isinstance(error, FileExistsError):
+                        return False
+                    raise _cannot_link(path, error) from error
+            sync_folder(path.parent)
+            return True
+    finally:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        sync_folder(folder)
-        return manifest
+
+
+def needed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Folder, relative to the store, -> the files of it a generation needs, with their sizes and hashes."""
+    found: dict[str, dict[str, Any]] = {f"index/{f}": dict(about["files"]) for f, about in manifest["datasets"].items()}
+    for view_id, about in manifest["views"].items():
+        found[f"views/{view_id}"] = dict(about["files"])
+        for entry in about["segments"]:
+            found.setdefault(f"views/{view_id}/seg/{entry['id']}", {}).update(entry["files"])
+            if "data_of" in entry:
+                found.setdefault(f"views/{view_id}/seg/{entry['data_of']}", {}).update(entry["data_files"])
+    return found
 
 
 def in_order(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -85,12 +182,36 @@ def in_order(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return sorted(entries.items(), key=lambda item: item[1].get("published", 0))
 
 
-def _path(store: Path, generation: int) -> Path:
-    return store / "manifests" / f"{generation:08d}.json"
-
-
-def _creator() -> str:
+def creator() -> str:
+    """Who we are, to those who read a log."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number that has no name
         return str(os.getuid())
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn "read-only file system" and "permission denied" into a StoreError with a way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        raise StoreError(
+            f"{path} cannot be written to: {error.strerror}",
+            fix="ask whoever owns the store for the right to write, or work on a copy; reading needs no such right",
+        ) from error
+
+
+def _cannot_link(path: Path, error: OSError) -> Exception:
+    if error.errno not in _NO_LINKS:
+        return error
+    return StoreError(
+        f"{path} cannot be made: this file system has no hard links ({error.strerror})",
+        fix="make the store on a local disk or NFS; a finished one may be copied anywhere and read there",
+    )
+
+
+def _told(known: list[int]) -> str:
+    return f"{known[0]} to {known[-1]}" if len(known) > 9 else ", ".join(map(str, known)) or "none"

@@ -4,23 +4,26 @@ While a segment is open, `journal.jsonl` says which shards are whole. A shard co
 killed writer loses the shard it was filling and nothing else. The next run takes over what the dead one left.
 """
 
+import hashlib
 import json
 import os
-import socket
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 
 from msa.cache import layout, shard
 from msa.cache.files import remove_tree, sync_folder, sync_tree, write_durably
 from msa.cache.fingerprint import DIGEST, sha256
+from msa.cache.writers import whoami
 from msa.errors import StoreError
 
 JOURNAL = "journal.jsonl"
@@ -50,13 +53,13 @@ class Form:
     @classmethod
     def of(cls, width: int, dtype: str, shard_bytes: int = layout.SHARD_BYTES) -> "Form":
         """The usual chunk and shard sizes for rows of this width."""
-        size = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+        size = layout.stored(dtype).itemsize
         return cls(width, dtype, layout.chunk_rows(width, size), layout.shard_rows(width, size, shard_bytes))
 
     @property
     def stored(self) -> np.dtype:
         """The numpy dtype of the bytes on disk."""
-        return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype)
+        return layout.stored(self.dtype)
 
 
 class SegmentWriter:
@@ -70,8 +73,8 @@ class SegmentWriter:
         self.nbytes = 0  # of the rows written so far
         self._flush_after_s = flush_after_s
         self._shard = 0
-        self._rows: list[np.ndarray] = []
-        self._used = 0
+        grid = shard.Grid(form.chunk, form.shard // form.chunk, form.width * form.stored.itemsize)
+        self._buffer = shard.Buffer(grid, form.stored.newbyteorder("<"))
         self._samples: list[Row] = []
         self._failures: list[dict[str, Any]] = []
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
@@ -98,11 +101,10 @@ class SegmentWriter:
                     f"a sample of {len(rows)} rows does not fit a shard of {self.form.shard}",
                     fix="cut the sample into spans (`start`, `end`) or lower the backbone's maximum length",
                 )
-            if self._used + len(rows) > self.form.shard:
+            if self._buffer.used + len(rows) > self.form.shard:
                 self.flush()
-            known = self._shard * self.form.shard + self._used, len(rows)
-            self._rows.append(np.ascontiguousarray(rows))
-            self._used += len(rows)
+            known = self._shard * self.form.shard + self._buffer.used, len(rows)
+            self._buffer.add(rows)
             self.nbytes += rows.nbytes
             self._seen[digest.hex()] = known
         self._samples.append(Row(sample, *known, digest.hex(), dict(counts or {})))
@@ -122,22 +124,29 @@ class SegmentWriter:
         if not self._samples and not self._failures:
             return
         line: dict[str, Any] = {"samples": self._samples, "failures": self._failures}
-        rows, used, number = self._rows, self._used, self._shard
+        used, number = self._buffer.used, self._shard
+        parts = self._buffer.finish() if used else []
         self.discard()  # first: an interrupt below must not leave it to be committed twice
         with self._unless_taken_over():
-            if rows:
+            if used:
                 self._shard += 1
                 path = self.folder / "data" / "c" / str(number) / "0"
                 path.parent.mkdir()
-                chunks = self.form.shard // self.form.chunk
-                write_durably(path, *shard.encode(np.concatenate(rows), self.form.chunk, chunks))
+                with ThreadPoolExecutor(1) as beside:  # both take about as long, and neither holds the interpreter
+                    digest = beside.submit(_sha256, parts)
+                    write_durably(path, *parts)
                 sync_folder(path.parent.parent)
-                line |= {"shard": number, "rows": used, "sha256": sha256(path)}
+                line |= {"shard": number, "rows": used, "sha256": digest.result()}
             self._note(line)
+
+    def forget(self, digest: bytes) -> None:
+        """Store the next sample of this digest by itself: its hidden states are not those of the one before."""
+        self._seen.pop(digest.hex(), None)
 
     def discard(self) -> None:
         """Forget what is buffered and not committed: there is no room for it."""
-        self._rows, self._used, self._samples, self._failures = [], 0, [], []
+        self._samples, self._failures = [], []
+        self._buffer.used = 0
 
     def seal(self) -> dict[str, Any] | None:
         """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
@@ -146,16 +155,27 @@ class SegmentWriter:
             return seal(self.folder)
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        with open(self.folder / JOURNAL, "ab") as file:
-            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a line, whole and durably, or nothing: another one may follow."""
+        left = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        with open(self.folder / JOURNAL, "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                with suppress(OSError):
+                    file.truncate(before)
+                raise
 
     @contextmanager
     def _unless_taken_over(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except BaseException as error:
+            self._seen.clear()  # what was not committed is nothing that a later sample could point to
+            if not isinstance(error, FileNotFoundError):
+                raise
             raise StoreError(
                 f"{self.folder} was taken over by another run, which believed this one dead",
                 fix="run the command again: it continues after what the other run has done",
@@ -194,6 +214,9 @@ def seal(folder: Path) -> dict[str, Any] | None:
     if journal is None or not (journal.samples or journal.failures):
         remove_tree(folder)
         return None
+    for path in (folder / "data" / "c").glob("*"):
+        if not path.name.isdecimal() or int(path.name) not in journal.shards:
+            shutil.rmtree(path)  # written, and never committed: the disk was full, or the run was stopped
     form = Form(**journal.header["form"])
     last = max(journal.shards, default=-1)
     rows = last * form.shard + journal.shards[last]["rows"] if journal.shards else 0
@@ -211,8 +234,10 @@ def seal(folder: Path) -> dict[str, Any] | None:
 def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, Any]) -> None:
     """Write `sample`, `start`, `length`, `digest`, `counts` and the attributes of a segment, durably.
 
-    The attribute `counted` names the columns of `counts`; without any, neither is written.
+    They are sorted by sample, so that a reader finds one without reading all. The attribute `counted` names the columns
+    of `counts`; without any, neither is written.
     """
+    samples = sorted(samples, key=attrgetter("sample"))
     table = np.array([row[:3] for row in samples], np.int64).reshape(-1, 3)
     digest = np.frombuffer(bytes.fromhex("".join(row.digest for row in samples)), np.uint8).reshape(-1, DIGEST)
     counted = sorted({what for row in samples for what in row.counts})
@@ -230,7 +255,9 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, A
         if (folder / name).exists():
             remove_tree(folder / name)
     (folder / "zarr.json").unlink(missing_ok=True)
-    layout.write_group(folder, arrays, attributes)
+    ascending = bool((np.diff(table[:, 0]) > 0).all())
+    known = {"sample": {"sorted": True}} if ascending else {}
+    layout.write_group(folder, arrays, attributes, known)
     sync_tree(folder)
 
 
@@ -310,9 +337,11 @@ def _hashed(folder: Path) -> dict[str, str]:
     return {f"data/c/{number}/0": line["sha256"] for number, line in journal.shards.items()} if journal else {}
 
 
-def whoami() -> dict[str, Any]:
-    """This process, so that others can tell whether it still lives: a number alone is given away again some day."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+def _sha256(parts: Iterable[bytes | memoryview]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest()
 
 
 def new_name() -> str:

@@ -5,105 +5,168 @@ index at the end, so any Zarr v3 reader opens them:
 
     chunk 0 | crc32c | chunk 1 | crc32c | ... | (offset u64, size u64) per chunk | crc32c of the index
 
-A shard that was closed early names its missing chunks with offset = size = 2**64 - 1, as the codec says.
+A shard that was closed early names its missing chunks with offset = size = 2**64 - 1, as the codec says. Shards without
+the checksums of chunks (`bytes` alone) are read too.
 """
 
 import mmap
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import google_crc32c
 import numpy as np
 
-from msa.errors import StoreError
+from msa.cache.arrays import CRC, Mapped, checksum, damaged, holds
 
 MISSING = np.uint64(2**64 - 1)
-CRC = 4  # bytes
+WILLNEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 
 
-def encode(rows: np.ndarray, chunk_rows: int, chunks: int) -> list[bytes]:
-    """The bytes of a shard of `chunks` chunks that begins with `rows` (n, D); the last one is filled up with zeros."""
-    parts, entries, offset = [], np.full((chunks, 2), MISSING, "<u8"), 0
-    for number, start in enumerate(range(0, len(rows), chunk_rows)):
-        piece = rows[start : start + chunk_rows]
-        if len(piece) < chunk_rows:
-            piece = np.concatenate([piece, np.zeros((chunk_rows - len(piece), rows.shape[1]), rows.dtype)])
-        data = piece.astype(piece.dtype.newbyteorder("<"), copy=False).tobytes()
-        parts += [data, checksum(data)]
-        entries[number] = offset, len(data) + CRC
-        offset += len(data) + CRC
-    index = entries.tobytes()
-    return [*parts, index, checksum(index)]
+class Blocks(Protocol):
+    """Where the files of a store come from that lies somewhere else; each call returns when they are there."""
+
+    def files(self, folder: Path, files: Mapping[str, list]) -> None:
+        """Bring these small files of a segment, {name: [bytes, SHA-256]}."""
+
+    def shard(self, path: Path) -> None:
+        """Make the file of a shard, as long as it is and with its index, but without its chunks."""
+
+    def bring(self, wanted: Sequence[tuple[Path, int, int]]) -> None:
+        """Bring these parts of shards: (path, offset, bytes)."""
 
 
-def checksum(data: bytes | memoryview) -> bytes:
-    """crc32c, little endian, as the Zarr codec stores it."""
-    return int(google_crc32c.value(bytes(data))).to_bytes(CRC, "little")
+@dataclass(frozen=True)
+class Grid:
+    """How the shards of an array are cut."""
 
-
-@dataclass
-class Shard:
-    """A shard mapped into memory; each chunk is checked the first time it is touched."""
-
-    path: Path
-    width: int
-    dtype: np.dtype
     chunk_rows: int
-    chunks: int
-    _map: mmap.mmap | None = field(default=None, repr=False)
-    _index: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
-    _checked: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    chunks: int  # of one shard
+    row_bytes: int
+    crc: int = CRC  # bytes after each chunk; 0: none
+    index_crc: int = CRC
 
-    def read(self, start: int, length: int) -> np.ndarray:
-        """Rows [start, start + length) of this shard, (length, D); a copy. Raises StoreError where bytes are wrong."""
-        out = np.empty((length, self.width), self.dtype)
+    @property
+    def chunk_bytes(self) -> int:
+        """Without the checksum."""
+        return self.chunk_rows * self.row_bytes
+
+
+class Shard(Mapped):
+    """A shard mapped into memory. Chunks are checked when somebody says that he is about to touch them."""
+
+    def __init__(self, path: Path, grid: Grid, blocks: Blocks | None = None) -> None:
+        super().__init__(path)
+        self.grid = grid
+        self.chunk_bytes = grid.chunk_bytes  # what lies without a gap
+        self.offsets: memoryview = memoryview(b"")  # of each chunk, in bytes; after `open`
+        self._blocks = blocks
+        self._index = np.empty((0, 2), np.int64)
+        self._checked = np.zeros(grid.chunks, bool)
+
+    def open(self) -> memoryview:
+        """Map it; the first time, read its index. Raises StoreError where the file is missing or the index damaged."""
+        if self._blocks and not len(self._index):
+            self._blocks.shard(self.path)
+        view = super().open()
+        if not len(self._index):
+            size = self.grid.chunks * 16
+            tail = np.frombuffer(view, np.uint8)[-size - self.grid.index_crc :]
+            if len(tail) != size + self.grid.index_crc or (self.grid.index_crc and not holds(tail)):
+                raise damaged(self.path, "its chunk index does not match its checksum")
+            self._index = tail[:size].copy().view("<i8").reshape(-1, 2)
+            self.offsets = np.ascontiguousarray(self._index[:, 0]).data
+            there = np.flatnonzero(self._index[:, 0] != -1)
+            if not self.grid.crc and (self._index[there, 0] == there * self.chunk_bytes).all():
+                self.chunk_bytes *= self.grid.chunks  # nothing between them: to a reader it is one
+        return view
+
+    def untouched(self, chunks: np.ndarray) -> np.ndarray:
+        """Those of these chunks that were never checked, ascending. Raises StoreError where one was never written."""
+        new = np.unique(chunks[~self._checked[chunks]])
+        if len(new) and self.view is None:
+            self.open()
+        offset, size = self._index[new].T
+        want, length = self.grid.chunk_bytes + self.grid.crc, self.size - self.grid.chunks * 16 - self.grid.index_crc
+        if (missing := offset == -1).any():
+            raise damaged(self.path, f"chunk {new[missing][0]} was never written")
+        if (wrong := (size != want) | (offset < 0) | (offset > length - want)).any():
+            raise damaged(self.path, f"chunk {new[wrong][0]} lies outside the file or has a wrong size")
+        return new
+
+    def spans(self, chunks: np.ndarray) -> Iterator[tuple[int, int]]:
+        """(offset, bytes) of these chunks in the file, neighbours together."""
+        want = self.grid.chunk_bytes + self.grid.crc
+        offset = np.sort(self._index[chunks, 0])
+        for run in np.split(offset, np.flatnonzero(np.diff(offset) != want) + 1):
+            if len(run):
+                yield int(run[0]), int(run[-1]) + want - int(run[0])
+
+    def advise(self, offset: int, size: int) -> None:
+        """Say that these bytes will be needed; they are read while others are being asked for."""
+        if self.map is not None and WILLNEED is not None:
+            begin = offset - offset % mmap.PAGESIZE
+            self.map.madvise(WILLNEED, begin, offset + size - begin)
+
+    def advise_rows(self, chunk: int, row: int, length: int) -> None:
+        """The same of a sample: `length` rows from row `row` of a chunk on."""
+        grid, last = self.grid, chunk + (row + length - 1) // self.grid.chunk_rows
+        if self.view is None:
+            self.open()
+        begin = self.offsets[chunk] + row * grid.row_bytes
+        end = self.offsets[last] + ((row + length - 1) % grid.chunk_rows + 1) * grid.row_bytes
+        if begin < end <= begin + length * grid.row_bytes + (last - chunk) * grid.crc:  # chunks in their usual order
+            self.advise(begin, end - begin)
+
+    def check(self, chunks: np.ndarray) -> None:
+        """Compare chunks with their checksums. Raises StoreError where one does not match."""
+        if self.grid.crc:
+            data, want = np.frombuffer(self.view or self.open(), np.uint8), self.grid.chunk_bytes + self.grid.crc
+            for number in chunks.tolist():
+                begin = self.offsets[number]
+                if not holds(data[begin : begin + want]):
+                    raise damaged(self.path, f"chunk {number} does not match its checksum")
+        self._checked[chunks] = True
+
+
+class Buffer:
+    """A shard while it is filled: rows are put where they will lie in the file, and checksums behind whole chunks."""
+
+    def __init__(self, grid: Grid, dtype: np.dtype) -> None:
+        self.used = 0  # rows
+        self._grid = grid
+        stride = grid.chunk_bytes + CRC
+        self._bytes = np.empty(grid.chunks * stride, np.uint8)  # pages that nobody writes to take no memory
+        width = grid.row_bytes // dtype.itemsize
+        self._rows: np.ndarray = np.ndarray(
+            (grid.chunks, grid.chunk_rows, width), dtype, self._bytes, 0, (stride, grid.row_bytes, dtype.itemsize)
+        )
+
+    def add(self, rows: np.ndarray) -> None:
+        """Put rows (T, D) behind those that are there; they fit."""
         done = 0
-        while done < length:
-            number, offset = divmod(start + done, self.chunk_rows)
-            piece = self._chunk(number)[offset : offset + length - done]
-            out[done : done + len(piece)] = piece
-            done += len(piece)
-        return out
+        while done < len(rows):
+            chunk, row = divmod(self.used, self._grid.chunk_rows)
+            n = min(len(rows) - done, self._grid.chunk_rows - row)
+            self._rows[chunk, row : row + n] = rows[done : done + n]
+            self.used, done = self.used + n, done + n
+            if row + n == self._grid.chunk_rows:
+                self._close(chunk)
 
-    def _chunk(self, number: int) -> np.ndarray:
-        self._open()
-        if not self._checked[number]:
-            if self._index[number, 0] == MISSING:
-                raise _damaged(self.path, f"chunk {number} was never written")
-            if not self._holds(number):
-                raise _damaged(self.path, f"chunk {number} does not match its checksum")
-            self._checked[number] = True
-        assert self._map is not None
-        count, offset = self.chunk_rows * self.width, int(self._index[number, 0])
-        return np.frombuffer(self._map, self.dtype, count, offset).reshape(self.chunk_rows, self.width)
+    def finish(self) -> list[memoryview | bytes]:
+        """The bytes of the file, valid until rows are added again: this shard is over, the next one begins."""
+        full, row = divmod(self.used, self._grid.chunk_rows)
+        if row:
+            self._rows[full, row:] = 0
+            self._close(full)
+        chunks, size = full + (row > 0), self._grid.chunk_bytes + CRC
+        entries = np.full((self._grid.chunks, 2), MISSING, "<u8")
+        entries[:chunks, 0], entries[:chunks, 1] = np.arange(chunks) * size, size
+        self.used = 0
+        index = entries.tobytes()
+        return [self._bytes.data[: chunks * size], index + checksum(index)]
 
-    def _holds(self, number: int) -> bool:
-        assert self._map is not None
-        offset, size = int(self._index[number, 0]), int(self._index[number, 1])
-        want = self.chunk_rows * self.width * self.dtype.itemsize + CRC
-        if size != want or offset + size > len(self._map):
-            return False
-        view = memoryview(self._map)[offset : offset + size]
-        return checksum(view[:-CRC]) == bytes(view[-CRC:])
-
-    def _open(self) -> None:
-        if self._map is not None:
-            return
-        try:
-            with open(self.path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            raise _damaged(self.path, "the file is missing") from None
-        except ValueError:
-            raise _damaged(self.path, "the file is empty") from None
-        size = self.chunks * 16
-        tail = self._map[-size - CRC :]
-        if len(tail) != size + CRC or checksum(tail[:-CRC]) != tail[-CRC:]:
-            self._map = None
-            raise _damaged(self.path, "its chunk index does not match its checksum")
-        self._index = np.frombuffer(tail[:-CRC], "<u8").reshape(self.chunks, 2)
-        self._checked = np.zeros(self.chunks, bool)
-
-
-def _damaged(path: Path, what: str) -> StoreError:
-    return StoreError(f"damaged store: {path}: {what}", fix="run `msa cache verify` to see which samples it concerns")
+    def _close(self, chunk: int) -> None:
+        begin = chunk * (self._grid.chunk_bytes + CRC)
+        end = begin + self._grid.chunk_bytes
+        self._bytes[end : end + CRC] = np.frombuffer(checksum(self._bytes[begin:end]), np.uint8)

@@ -9,12 +9,13 @@ Readers see one generation (see manifest.py) and keep seeing it while others pub
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from msa.cache import layout, manifest, recovery, segment
+from msa.cache import access, admission, history, layout, manifest, recovery, remote, segment, trust
 from msa.cache.files import is_full, remove_tree, write_durably
 from msa.cache.fingerprint import sha256
 from msa.cache.index import Index
@@ -23,19 +24,45 @@ from msa.cache.view import View, ViewReader
 from msa.errors import StoreError, UnknownNameError
 from msa.types import Modality
 
+if TYPE_CHECKING:
+    import dask.array
+    import numpy as np
+
+    from msa.cache.blocks import Blocks
+
 PARTS = ("index", "views", "manifests", "zarr.json")  # of a store, or of one that was only half made
 
 
 class FeatureStore:
-    """A store on disk, seen at one generation."""
+    """A store on disk, seen at one generation.
 
-    def __init__(self, path: Path, pinned: manifest.Manifest) -> None:
+    Of a store elsewhere, `path` is the folder its files are brought to as they are read, by `blocks`.
+    """
+
+    def __init__(self, path: Path, pinned: manifest.Manifest, blocks: "Blocks | None" = None) -> None:
         self.path = path
         self.manifest = pinned
+        self.blocks = blocks
+
+    @property
+    def where(self) -> str:
+        """The folder or the address, as it is shown."""
+        return str(self.blocks.site if self.blocks else self.path)
+
+    @property
+    def address(self) -> str:
+        """The same, to be found again from any folder: what runs keep."""
+        return str(self.blocks.site if self.blocks else self.path.resolve())
 
     @classmethod
-    def open(cls, path: str | Path, generation: int | None = None) -> "FeatureStore":
-        """Open an existing store. Raises StoreError where there is none, or one of a newer format."""
+    def open(cls, path: str | Path, generation: int | str | None = None) -> "FeatureStore":
+        """Open an existing store, at its newest generation or at an older one, named by number or by tag.
+
+        `path` is a folder or an address: s3://, gs://, http(s)://. Raises StoreError where there is no store, or one of
+        a newer format.
+        """
+        if remote.is_url(path):
+            return cls._open_elsewhere(str(path), generation)
         path = Path(path)
         try:
             root = layout.read_json(path / "zarr.json")
@@ -46,11 +73,28 @@ class FeatureStore:
         except (ValueError, NotADirectoryError, AssertionError) as error:
             raise StoreError(f"{path} is not a store: {error}", fix="name the folder `msa extract` wrote to") from None
         manifest.check_format(path, root.get("attributes", {}).get("msa_format"))
-        return cls(path, manifest.read(path, generation))
+        return cls(path, manifest.read(path, None if generation is None else history.number(path, generation)))
+
+    @classmethod
+    def _open_elsewhere(cls, url: str, generation: int | str | None) -> "FeatureStore":
+        from msa.cache.blocks import Blocks
+
+        site = remote.connect(url)
+        remote.check_root(site)
+        if isinstance(generation, str) and not generation.isdecimal():
+            raise StoreError(f"{site}: a tag names nothing there", fix="name the generation by its number, or pull")
+        pinned = manifest.read(site, None if generation is None else int(generation))
+        blocks = Blocks(site, pinned)
+        return cls(blocks.root, pinned, blocks)
 
     @classmethod
     def create(cls, path: str | Path) -> "FeatureStore":
         """Open a store, making an empty one where the folder is missing or empty."""
+        if remote.is_url(path):
+            raise StoreError(
+                f"{remote.shown(str(path))} is no folder, and hidden states are written to folders alone",
+                fix="write to a folder (after `msa cache pull`, to add to what is there) and `msa cache push` it",
+            )
         path = Path(path)
         if (path / "zarr.json").exists():
             return cls.open(path)
@@ -82,7 +126,7 @@ class FeatureStore:
     def index(self, name: str) -> Index:
         """The index of a dataset by name, `name@fingerprint`, or fingerprint."""
         known = name if name in self.manifest["datasets"] else self.dataset(name)
-        return Index.read(self.path / "index" / known)
+        return Index.read(self._there(self.path / "index" / known, self.manifest["datasets"][known]["files"]))
 
     def views(self, name: str) -> list[View]:
         """The views a dataset has hidden states in, in order of publication."""
@@ -101,7 +145,7 @@ class FeatureStore:
         if not fit:
             known = ", ".join(f"{view.name}@{view.id}" for view in all_of) or "none"
             raise StoreError(
-                f"{self.path} has no {modality} view {name or ''} of {dataset}; it has: {known}",
+                f"{self.where} has no {modality} view {name or ''} of {dataset}; it has: {known}",
                 fix=f"name one of these, or extract it: msa extract --dataset {dataset.partition('@')[0]} "
                 f"--{modality} BACKBONE",
             )
@@ -109,34 +153,92 @@ class FeatureStore:
 
     def attributes(self, view_id: str) -> dict[str, Any]:
         """The provenance of a view."""
-        attributes = layout.read_json(self.path / "views" / view_id / "zarr.json")["attributes"]
-        assert isinstance(attributes, dict)
-        return attributes
+        folder = self._there(self.path / "views" / view_id, self.manifest["views"][view_id]["files"])
+        return trust.view_attributes(folder / "zarr.json")
 
     def reader(self, view: View) -> "ViewReader":
         """Random access to the hidden states of a view."""
         samples = self.manifest["datasets"][view.dataset]["samples"]
-        return ViewReader(self.path / "views" / view.id / "seg", view, samples)
+        return ViewReader(self.path / "views" / view.id / "seg", view, samples, self.blocks)
+
+    def tables(self, view_id: str, entry: Mapping[str, Any]) -> Path:
+        """The folder of a segment of the manifest, with all that is in it besides `data`."""
+        return self._there(self.path / "views" / view_id / "seg" / entry["id"], entry["files"])
+
+    def _there(self, folder: Path, files: Mapping[str, list[Any]]) -> Path:
+        """A folder of the store, after its small files were brought if they lie elsewhere."""
+        if self.blocks:
+            self.blocks.files(folder, files)
+        return folder
+
+    # for other people's analysis and training: see access.py
+
+    def states(self, dataset: str, modality: str, view: str | None = None) -> "access.States":
+        """Id -> hidden states (T, D) of a modality, a mapping that reads what it is asked for.
+
+        `view` names a backbone where the newest view is not meant, here as in what follows. Raises StoreError and
+        UnknownNameError.
+        """
+        return access.states(self, dataset, modality, view)
+
+    def numpy(
+        self, dataset: str, modality: str, view: str | None = None, split: str | None = None
+    ) -> "tuple[np.ndarray, np.ndarray]":
+        """All hidden states of a modality in memory: values (sum T, D) and offsets (n + 1,) int64.
+
+        Sample i of the index, or of one part of it, is `values[offsets[i]:offsets[i + 1]]`; empty where it has none.
+        """
+        return access.as_numpy(self, dataset, modality, view, split)
+
+    def dask(
+        self, modality: str, dataset: str | None = None, view: str | None = None, split: str | None = None
+    ) -> "dask.array.Array":
+        """The same values (sum T, D) as a dask array, in the order they lie on disk: a chunk per shard, read on use.
+
+        For statistics over more than fits into memory. `dataset` may be left out where the store holds one.
+        """
+        return access.as_dask(self, modality, dataset, view, split)
+
+    def torch(
+        self,
+        dataset: str,
+        modalities: Sequence[str] | None = None,
+        split: str | None = None,
+        views: Mapping[str, str] | None = None,
+    ) -> "access.Samples":
+        """The labelled samples of a corpus, or of a part, as a map-style torch dataset with a `collate`.
+
+        Items are dicts of tensors, (T, D) float32 per modality: see `access.Samples`. `views` names a backbone for
+        modalities whose newest view is not meant.
+        """
+        return access.as_torch(self, dataset, modalities, split, views or {})
 
     # writing
 
     def add_index(self, index: Index) -> str:
         """Write and publish a corpus; the newest of a name is the one meant by it. Returns its fingerprint."""
+        anew = not (self.path / "index" / index.fingerprint).exists()  # also where `repair` had to set it aside
         folder = index.write(self.path / "index")
+        while not _touch(folder / "zarr.json"):
+            folder = index.write(self.path / "index")
         about = {"name": index.name, "samples": len(index), "files": segment.files(folder)}
 
         def change(new: manifest.Manifest) -> None:
+            if FeatureStore(self.path, new).datasets.get(index.name) == folder.name and not anew:
+                raise admission.Nothing
             new["datasets"][folder.name] = about | {"published": new["generation"] + 1}
 
-        if self.datasets.get(index.name) != folder.name:  # published again, it becomes the newest of its name
+        try:  # published again, an older one becomes the newest of its name
             self.manifest = manifest.publish(self.path, change)
+        except admission.Nothing:
+            self.manifest = manifest.read(self.path)
         return folder.name
 
     def add_view(self, view_id: str, attributes: Mapping[str, Any]) -> None:
         """Write a view's provenance, once: whoever comes later finds the first writer's."""
         folder = self.path / "views" / view_id
-        (folder / "seg").mkdir(parents=True, exist_ok=True)
-        if not (folder / "zarr.json").exists():
+        while not _touch(folder / "zarr.json"):
+            (folder / "seg").mkdir(parents=True, exist_ok=True)
             write_durably(folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
             write_durably(folder / "zarr.json", json.dumps(layout.group_metadata(attributes), indent=1).encode())
 
@@ -175,30 +277,60 @@ class FeatureStore:
             return {entry["id"] for entry in views.get(view_id, {"segments": []})["segments"]}
 
         entries = recovery.adopt(folder, published)
-        self.publish(view_id, entries)
-        return sum(entry["samples"] for entry in entries)
+        return sum(entry["samples"] for entry in self._publish(view_id, entries))
 
-    def publish(self, view_id: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    def publish(self, view_id: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Make sealed segments visible in a new generation, then forget their journals.
 
-        Two runs may have extracted the same samples: the first to publish has them, the other leaves them out.
+        Two runs may have extracted the same samples: the first to publish has them, the other leaves them out. Returns
+        what was published. Raises StoreError where the corpus was removed from the store meanwhile.
         """
+        made = self._publish(view_id, entries)
+        if gone := {entry["dataset"] for entry in entries} - set(self.manifest["datasets"]):
+            raise StoreError(
+                f"{self.path}: {', '.join(sorted(gone))} was removed from the store while hidden states were written",
+                fix="run the same command again if it was removed by mistake; what was written for it is given up",
+            )
+        return made
+
+    def _publish(self, view_id: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The same; returns what was published, as it now lies on disk."""
         if not entries:
-            return
+            return []
         about = self.path / "views" / view_id / "zarr.json"
         files = {about.name: [about.stat().st_size, sha256(about)]}
         folder = self.path / "views" / view_id / "seg"
         mine = [dict(entry) for entry in entries]
 
         def change(new: manifest.Manifest) -> None:
-            view = new["views"].setdefault(view_id, {"files": files, "segments": []})
-            there = [segment.without(folder, entry, segment.taken(folder, view["segments"], entry)) for entry in mine]
-            mine[:] = [entry for entry in there if entry]  # as it now lies on disk, should this have to be tried again
-            view["segments"] += mine
-            view["published"] = new["generation"] + 1
+            mine[:] = admission.admit(folder, new, view_id, files, mine)  # rewritten, should this have to be repeated
 
-        self.manifest = manifest.publish(self.path, change)
+        def retract(new: manifest.Manifest) -> None:
+            view = new["views"].get(view_id, {"segments": []})
+            view["segments"] = [entry for entry in view["segments"] if entry["id"] not in lost]
+
+        try:
+            self.manifest = manifest.publish(self.path, change)
+        except admission.Nothing:
+            self.manifest, mine = manifest.read(self.path), []
+        lost = {entry["id"] for entry in mine if not admission.keeps_data(folder, entry)}
+        if lost:  # swept in the very moment: see sweeping.py
+            self.manifest = manifest.publish(self.path, retract)
+        mine = [entry for entry in mine if entry["id"] not in lost]
         for entry in mine:
             (folder / entry["id"] / segment.JOURNAL).unlink(missing_ok=True)
         for superfluous in {entry["id"] for entry in entries} - {entry["id"] for entry in mine}:
-            remove_tree(folder / superfluous)
+            with suppress(FileNotFoundError):
+                remove_tree(folder / superfluous)
+        return mine
+
+
+def _touch(path: Path) -> bool:
+    """Is there such a file? If so it counts as new from now on: what is about to be used again is not swept."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # of somebody else, or where nothing can be written: nobody sweeps there either
+    return True

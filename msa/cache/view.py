@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from msa.cache import layout
-from msa.cache.segment import Form
-from msa.cache.shard import Shard
-from msa.errors import StoreError
+from msa.cache.advice import Advice
+from msa.cache.places import Places
+from msa.cache.shard import Blocks
+from msa.errors import ConfigError, StoreError
 from msa.types import Modality
 
 
@@ -63,87 +65,123 @@ class View:
 
 
 class ViewReader:
-    """Hidden states of one view by row number of its corpus.
+    """Hidden states of one view by row number of its corpus; opening it reads nothing.
 
-    `length` (n,) int32 is the number of rows T of each sample, -1 where the view has none; `failures` maps a row to
-    its record {"stage", "reason", ...}.
+    `blocks` brings what is read, where the store lies somewhere else.
     """
 
-    def __init__(self, folder: Path, view: View, samples: int) -> None:
+    def __init__(self, folder: Path, view: View, samples: int, blocks: Blocks | None = None) -> None:
         self.view = view
-        self.length = np.full(samples, -1, np.int32)
-        self.failures: dict[int, dict[str, Any]] = {}
-        self._segment = np.zeros(samples, np.int32)
-        self._start = np.zeros(samples, np.int64)
-        self._data: list[_Data] = []
-        for entry in view.entries:
-            self._add(folder, entry)
+        self._given = folder, view, samples, blocks
+        form = view.dim, view.attributes.get("dtype")
+        self._places = Places(folder, view.entries, samples, form, blocks)
+        self._advice = Advice()
+        self._zeros = memoryview(b"")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ViewReader, self._given  # another process maps the files itself
+
+    @property
+    def length(self) -> np.ndarray:
+        """(n,) int32: rows T of each sample, -1 where the view has none. All tables are read for it, once."""
+        return self._places.length
+
+    @cached_property
+    def failures(self) -> dict[int, dict[str, Any]]:
+        """Row -> record {"stage", "reason", ...} of the samples that could not be had."""
+        return self._places.failures()
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """Of the arrays this gives: bfloat16 comes as float32, whose upper half it is."""
+        return np.dtype(np.float32 if self._places.dtype == "bfloat16" else self._places.dtype)
 
     def read(self, row: int) -> np.ndarray:
-        """Hidden states (T, D) of a sample, in the stored dtype. Raises StoreError where there are none."""
-        if self.length[row] < 0:
+        """Hidden states (T, D) of a sample. Raises StoreError where there are none or they are damaged."""
+        place = self._places.one(row)
+        if not place[3]:
             raise StoreError(
                 f"row {row} has no hidden states in {self.view.name}@{self.view.id}",
                 fix="ask `length` which rows have some, or run `msa extract` to complete the view",
             )
-        return self._data[self._segment[row]].read(int(self._start[row]), int(self.length[row]))
+        return self._flat([place], place[3])
 
-    def _add(self, folder: Path, entry: Mapping[str, Any]) -> None:
-        home = folder / entry["id"]
-        data = _Data.open(folder / entry.get("data_of", entry["id"]) / "data")
-        sample, start, length = (layout.read_array(home / name) for name in ("sample", "start", "length"))
-        data.check(home, sample, start, length, len(self.length))
-        self.length[sample], self._start[sample], self._segment[sample] = length, start, len(self._data)
-        self._data.append(data)
-        if entry["failed"]:
-            for failure in layout.read_json(home / "zarr.json")["attributes"]["failures"]:
-                self.failures[failure["sample"]] = failure
+    def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """A batch of rows (B,): x (B, longest, D), 0 behind the end of each sample, and length (B,) int32.
 
-
-@dataclass
-class _Data:
-    """A `data` array: its shape, and its shards as they are needed."""
-
-    path: Path
-    form: Form
-    rows: int
-    shards: dict[int, Shard] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, path: Path) -> "_Data":
-        meta = layout.read_json(path / "zarr.json")
-        rows, width = meta["shape"]
-        shard_rows = meta["chunk_grid"]["configuration"]["chunk_shape"][0]
-        codecs = meta["codecs"]
-        chunk = codecs[0]["configuration"]["chunk_shape"][0] if codecs[0]["name"] == "sharding_indexed" else 0
-        expected = layout.data_metadata(rows, width, meta["attributes"]["dtype"], chunk or 1, shard_rows)
-        if codecs != expected["codecs"] or shard_rows % chunk:
-            raise StoreError(
-                f"{path} uses codecs this version does not read itself",
-                fix="copy the view with zarr-python into uncompressed shards with crc32c (docs/store-format.md)",
+        A sample without hidden states, and row -1, have length 0. `out` is memory to use again: C-contiguous, of this
+        reader's `dtype`, (B, longest, D) or larger; x is a part of it, and the rest of it is left as it is.
+        Raises StoreError where something is damaged, ConfigError where `out` does not fit.
+        """
+        places = self._places.of(np.asarray(rows, np.int64))
+        length = places[:, 3].copy()
+        shape = len(length), int(length.max(initial=0)), self.view.dim
+        if out is None:
+            out = np.empty(shape, self.dtype)
+        elif out.dtype != self.dtype or out.ndim != 3 or out.shape[2] != shape[2] or not out.flags.c_contiguous:
+            raise ConfigError(
+                f"`out` is {out.dtype}{list(out.shape)}", fix=f"give a C-contiguous array of {self.dtype}{list(shape)}"
             )
-        return cls(path, Form(width, meta["attributes"]["dtype"], chunk, shard_rows), rows)
+        elif out.shape[0] < shape[0] or out.shape[1] < shape[1]:
+            raise ConfigError(f"`out` has shape {list(out.shape)}", fix=f"this batch needs {list(shape)} or more")
+        x = out[: shape[0], : shape[1]]
+        if self._places.dtype == "bfloat16":
+            halves = np.empty(shape, np.uint16)
+            self._copy(places.tolist(), halves, shape[1])
+            _widen(halves, x)
+        else:
+            self._copy(places.tolist(), out, shape[1])
+        return x, length
 
-    def check(self, home: Path, sample: np.ndarray, start: np.ndarray, length: np.ndarray, samples: int) -> None:
-        """Refuse tables that point outside the data before anything is read through them."""
-        end = start + length
-        inside = (
-            (start >= 0)
-            & (length > 0)
-            & (end <= self.rows)
-            & (start // self.form.shard == (end - 1) // self.form.shard)
-        )
-        if not (inside.all() and (sample >= 0).all() and (sample < samples).all()):
-            raise StoreError(f"damaged store: {home} points outside its data", fix="run `msa cache verify`")
+    def flat(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same without padding: values (sum T, D) and offsets (B + 1,) int64; sample i is `values[o[i]:o[i+1]]`."""
+        places = self._places.of(np.asarray(rows, np.int64))
+        offsets = np.zeros(len(places) + 1, np.int64)
+        np.cumsum(places[:, 3], out=offsets[1:])
+        return self._flat(places.tolist(), int(offsets[-1])), offsets
 
-    def read(self, start: int, length: int) -> np.ndarray:
-        number, offset = divmod(start, self.form.shard)
-        if number not in self.shards:
-            path = self.path / "c" / str(number) / "0"
-            chunks = self.form.shard // self.form.chunk
-            dtype = self.form.stored.newbyteorder("<")
-            self.shards[number] = Shard(path, self.form.width, dtype, self.form.chunk, chunks)
-        rows = self.shards[number].read(offset, length)
-        if self.form.dtype == "bfloat16":  # the upper half of a float32
-            return (rows.astype(np.uint32) << 16).view(np.float32)
-        return rows
+    def _flat(self, places: list[list[int]], rows: int) -> np.ndarray:
+        values = np.empty((rows, self.view.dim), layout.stored(self._places.dtype))
+        self._copy(places, values)
+        return _widen(values, np.empty(values.shape, np.float32)) if self._places.dtype == "bfloat16" else values
+
+    def _copy(self, places: list[list[int]], out: np.ndarray, longest: int = 0) -> None:
+        """Bytes of samples into `out`: (>= B, >= longest, D), zeros behind each; or (sum T, D) where `longest` is 0.
+
+        memoryviews have the cheapest slices Python knows; most samples need one.
+        """
+        if not out.size:
+            return
+        target, files, begin = out.reshape(-1).view(np.uint8).data, self._places.files, 0
+        row_bytes, step, padded = out.strides[-2], out.strides[0] if longest else 0, longest * out.strides[-2]
+        zeros = self._zeros
+        if padded > len(zeros):
+            self._zeros = zeros = memoryview(bytes(padded))
+        self._advice.give(places, files)
+        known, source, offsets, chunk_bytes = 0, None, zeros, 0
+        file: Any = None
+        for number, chunk, row, length in places:
+            end = begin + length * row_bytes
+            if length:
+                if number != known:
+                    file, known = files[number], number
+                    source, offsets, chunk_bytes = file.view or file.open(), file.offsets, file.chunk_bytes
+                if source is None:
+                    target[begin:end] = file.read(chunk, row, length)
+                else:
+                    at, row = begin, row * row_bytes
+                    offset, room = offsets[chunk] + row, begin + chunk_bytes - row  # room: where the chunk ends, there
+                    while room < end:
+                        target[at:room] = source[offset : offset + room - at]
+                        chunk += 1
+                        at, room, offset = room, room + chunk_bytes, offsets[chunk]
+                    target[at:end] = source[offset : offset + end - at]
+            if longest:
+                target[end : begin + padded] = zeros[: begin + padded - end]
+            begin = begin + step if longest else end
+
+
+def _widen(halves: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """bfloat16 as uint16 -> float32: the upper half of its bits."""
+    np.left_shift(halves, 16, out=out.view(np.uint32), dtype=np.uint32)
+    return out

@@ -67,4 +67,4 @@ def test_nan_is_found(store, index):
     rows[1, 1] = np.nan
     writer.write(2, index.digests[Modality.AUDIO][2].tobytes(), rows)
     store.publish("v", [writer.seal()])
-    assert [(p.samples, "NaN" in p.what) for p in verify(store)] == [(("id2",), True)]
+    assert [(p.samples, "NaN" in p.what) for p in verify(store, deep=True)] == [(("id2",), True)]

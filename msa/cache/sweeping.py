@@ -1,0 +1,303 @@
+"""`msa cache gc`: free what no generation needs that anybody may still read, and nothing that anybody still writes.
+
+Kept are the files of the newest generation, of every tagged one, and of every one that was the newest at some moment of
+the grace period, because a reader may have opened it then. Kept are the segments of living writers; what killed ones
+had committed is published first. Of everything else goes
+
+    superseded         what only older generations name; their manifests stay, and `msa cache log` says so
+    never published    what nobody names, once it is older than the grace period
+    unfinished         temporary files and folders of that age
+
+A sweep takes no lock. It gives a folder a temporary name, then reads what is published, and puts back what that needs;
+whoever publishes a reference to an old folder (a borrowed segment, a rollback, a tag) looks afterwards whether the
+folder is there. One of the two always sees the other.
+"""
+
+import os
+import re
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from stat import S_ISREG
+
+from msa.cache import history, manifest, recovery
+from msa.cache.files import TEMPORARY
+from msa.cache.segment import JOURNAL, Journal
+from msa.cache.store import FeatureStore
+from msa.errors import ConfigError, MsaError
+
+GRACE = "24h"
+FLOOR_S = 900.0  # what was touched so recently may be about to be published, however short the grace period is
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SEGMENT = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
+_NAMED = re.compile(r"[0-9a-z]{1,64}")  # a corpus or a view
+
+
+@dataclass(frozen=True)
+class Litter:
+    """A file or folder that may go: its path relative to the store, its bytes, and what it is."""
+
+    path: str
+    nbytes: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a sweep would do. `kept` says why a generation is; `left` are samples of killed writers, by view."""
+
+    kept: Mapping[int, str]
+    litter: tuple[Litter, ...]
+    left: Mapping[str, int]
+    damaged: tuple[str, ...] = field(default=())  # what killed writers left and cannot be taken over
+
+    @property
+    def nbytes(self) -> int:
+        """What would be freed."""
+        return sum(item.nbytes for item in self.litter)
+
+
+def seconds(text: str) -> float:
+    """A span of time: `24h`, `7d`, `30m`, `90s` or 0. Raises ConfigError."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*|\s*0\s*", text)
+    if not found:
+        raise ConfigError(f"{text!r} is no span of time", fix="write it like 24h, 7d, 30m or 0")
+    return float(found[1]) * UNITS[found[2]] if found[1] else 0.0
+
+
+def survey(store: Path, grace_s: float) -> Survey:
+    """What may go from a store, and what killed writers left. Changes nothing, and works where nothing can be written.
+
+    Raises StoreError where a generation that is kept cannot be read: nobody knows what it needs.
+    """
+    now = _now(store)
+    keeps = kept(store, grace_s, now)
+    needed = _needed(store, keeps)
+    once = _needed(store, set(manifest.generations(store)) - keeps.keys(), forgiving=True)
+    rules = _Rules(store, now, grace_s, needed, once)
+    left = Counter[str]()
+    for folder in dead(store):
+        left[folder.parent.parent.name] += _committed(folder)
+    return Survey(keeps, tuple(rules.litter()), {view: n for view, n in left.items() if n})
+
+
+def kept(store: Path, grace_s: float, now: float) -> dict[int, str]:
+    """Generation -> why its files stay: `the newest`, `tag NAME`, or `recent`."""
+    known, tagged = manifest.generations(store), history.tags(store)
+    found = {known[-1]: "the newest"} if known else {}
+    for name, number in tagged.items():
+        found[number] = f"{found[number]}, tag {name}" if number in found else f"tag {name}"
+    for number, successor in pairwise(known):
+        if number not in found and now - _made(store, successor) < grace_s:
+            found[number] = "recent"
+    return dict(sorted(found.items()))
+
+
+def sweep(store: FeatureStore, grace_s: float) -> tuple[Survey, int]:
+    """Publish what killed writers left, then remove what may go; returns what was found and the bytes freed.
+
+    Raises StoreError where nothing can be written.
+    """
+    damaged = []
+    for view_id in sorted({path.parent.parent.name for path in dead(store.path)}):
+        if (store.path / "views" / view_id / "zarr.json").exists():
+            try:
+                store.recover(view_id)
+            except MsaError as error:  # it stays, for somebody to look at
+                damaged.append(error.what)
+    found = survey(store.path, grace_s)
+    freed = remove(store.path, found.litter, grace_s)
+    return Survey(found.kept, found.litter, found.left, tuple(damaged)), freed
+
+
+def remove(store: Path, litter: Iterable[Litter], grace_s: float, touched_before: float | None = None) -> int:
+    """Take litter away, and put back what turns out to be needed; returns the bytes freed.
+
+    `touched_before` is when the corpora and views among it must have been touched last; default: FLOOR_S ago.
+    """
+    items = list(litter)
+    limit = _now(store) - FLOOR_S if touched_before is None else touched_before
+    with manifest.writable(store):
+        freed = _remove_unfinished(store, [item for item in items if item.what == "unfinished"])
+        for segments in (True, False):  # a view goes after its segments
+            away: list[tuple[Litter, Path]] = []
+            for item in items:
+                if item.what != "unfinished" and ("/seg/" in item.path) == segments:
+                    doomed = (store / item.path).with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+                    with suppress(FileNotFoundError):  # another sweep was faster
+                        (store / item.path).rename(doomed)
+                        away.append((item, doomed))
+            needed = _needed(store, kept(store, grace_s, _now(store))) if away else set()
+            for item, doomed in away:
+                wanted = item.path in needed or not (segments or _idle(doomed, limit))
+                if wanted and not (store / item.path).exists():
+                    doomed.rename(store / item.path)
+                else:
+                    shutil.rmtree(doomed)
+                    freed += item.nbytes
+    return freed
+
+
+def remove_now(store: Path, folders: Collection[str]) -> int:
+    """Free, of folders that were just taken out of the newest generation, those that no tag needs; the bytes freed.
+
+    Who reads an older generation meets missing files. What living writers work on stays.
+    """
+    needed, now = _needed(store, kept(store, 0.0, _now(store))), _now(store)
+    rules = _Rules(store, now, 0.0, needed, set(folders), floor_s=0.0)
+    return remove(store, [item for item in rules.litter() if item.path in folders], 0.0, touched_before=now + FLOOR_S)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What is litter: nothing that is `needed`; what `once` was published goes sooner than what never was."""
+
+    store: Path
+    now: float
+    grace_s: float
+    needed: Collection[str]
+    once: Collection[str]
+    floor_s: float = FLOOR_S
+
+    def litter(self) -> Iterator[Litter]:
+        """Everything that may go; segments before the views they are in."""
+        for room in ("manifests", "tags", "index", "views"):
+            yield from self._unfinished(self.store / room)
+        for folder in _folders(self.store / "index", _NAMED):
+            yield from self._unneeded(folder, bool(self._idle_for(folder / "zarr.json")))
+        for view in _folders(self.store / "views", _NAMED):
+            yield from self._unfinished(view)
+            yield from self._unfinished(view / "seg")
+            going = []
+            for segment in _folders(view / "seg", _SEGMENT, claims=True):
+                if (segment / JOURNAL).exists() and ((view / "zarr.json").exists() or recovery.alive(segment)):
+                    going.append(False)  # of a living writer, or of a dead one whose work is taken over, not swept
+                    continue
+                yield from self._unfinished(segment, deep=True)
+                gone = list(self._unneeded(segment, idle=True))
+                going.append(bool(gone))
+                yield from gone
+            yield from self._unneeded(view, all(going) and self._idle_for(view / "zarr.json"))
+
+    def _unneeded(self, folder: Path, idle: bool) -> Iterator[Litter]:
+        path = folder.relative_to(self.store).as_posix()
+        if path in self.needed or not idle:
+            return
+        if path in self.once:
+            yield Litter(path, _bytes(folder), "superseded")
+        elif self.now - _newest(folder) >= max(self.grace_s, self.floor_s):
+            yield Litter(path, _bytes(folder), "never published")
+
+    def _unfinished(self, folder: Path, deep: bool = False) -> Iterator[Litter]:
+        inside = _all(folder) if deep else folder.glob("*")
+        for path in sorted(path for path in inside if path.name.startswith(TEMPORARY)):
+            if self.now - _newest(path) >= max(self.grace_s, self.floor_s):
+                yield Litter(path.relative_to(self.store).as_posix(), _bytes(path), "unfinished")
+
+    def _idle_for(self, path: Path) -> bool:
+        return self.now - _newest(path) >= self.floor_s
+
+
+def _remove_unfinished(store: Path, litter: Iterable[Litter]) -> int:
+    freed = 0
+    for item in litter:
+        path = store / item.path
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            freed += item.nbytes
+    return freed
+
+
+def _idle(folder: Path, limit: float) -> bool:
+    """Was this corpus or view left alone: not touched since `limit`, and no segment has come into it?"""
+    return _newest(folder / "zarr.json") <= limit and not _folders(folder / "seg", _SEGMENT, claims=True)
+
+
+def _needed(store: Path, numbers: Iterable[int], forgiving: bool = False) -> set[str]:
+    """Folders that any of these generations names."""
+    found: set[str] = set()
+    for number in numbers:
+        try:
+            found.update(manifest.needed(manifest.read(store, number)))
+        except MsaError:
+            if not forgiving:
+                raise
+    return found
+
+
+def _made(store: Path, number: int) -> float:
+    """When a generation was published, by its writer's clock or by that of the disk, whichever is later."""
+    there = manifest.Folder(store).path(number).stat().st_mtime
+    try:
+        return max(there, datetime.fromisoformat(manifest.read(store, number)["created"]).timestamp())
+    except (MsaError, KeyError, ValueError):
+        return there
+
+
+def dead(store: Path) -> list[Path]:
+    """Segments that killed writers left behind, none of them published."""
+    journals = sorted(store.glob(f"views/*/seg/*/{JOURNAL}"))
+    return [j.parent for j in journals if not j.parent.name.startswith(TEMPORARY) and not recovery.alive(j.parent)]
+
+
+def _committed(folder: Path) -> int:
+    """How many samples a journal says are on disk."""
+    try:
+        journal = Journal.read(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return len(journal.samples) if journal else 0
+
+
+def _folders(parent: Path, pattern: re.Pattern[str], claims: bool = False) -> list[Path]:
+    """Folders of ours in `parent`; whatever else somebody put there is none of our business."""
+    try:
+        names = sorted(os.listdir(parent))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    ours = [n for n in names if pattern.fullmatch(n) or (claims and n.startswith(f"{recovery.CLAIM}~"))]
+    return [parent / name for name in ours if not (parent / name).is_symlink() and (parent / name).is_dir()]
+
+
+def _bytes(path: Path) -> int:
+    found = 0
+    for part in _all(path):
+        with suppress(FileNotFoundError):
+            stat = part.lstat()
+            found += stat.st_size if S_ISREG(stat.st_mode) else 0
+    return found
+
+
+def _all(path: Path) -> Iterator[Path]:
+    """A file, or a folder and everything in it, though others may be deleting it."""
+    yield path
+    for parent, folders, names in os.walk(path):  # which passes over what vanishes, and does not follow links
+        yield from (Path(parent, name) for name in (*folders, *names))
+
+
+def _newest(path: Path) -> float:
+    """When anything of a file or folder was touched last; 0 where it is gone."""
+    found = 0.0
+    for part in _all(path):
+        with suppress(FileNotFoundError):
+            found = max(found, part.lstat().st_mtime)
+    return found
+
+
+def _now(store: Path) -> float:
+    """The time by the clock of the disk, which on a network is another machine's, or by ours if that is earlier."""
+    probe = store / "manifests" / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        there = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:
+        return time.time()
+    return min(there, time.time())

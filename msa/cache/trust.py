@@ -1,0 +1,418 @@
+"""What a stranger's store may say: names, sizes, shapes, codecs, checked before memory is taken or a path followed.
+
+Everything here is pure, knows the rules of docs/store-format.md and nothing of a store's contents, and raises
+StoreError. What passes can still be untrue, which checksums and `msa cache verify` find; it can no longer lead out of
+the store, fill the memory, or run anything.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import zlib
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+from msa.errors import StoreError
+
+MAX_BYTES = 2**50  # of one file or array: a petabyte
+MAX_SAMPLES = 2**31  # of one corpus or segment
+MAX_JSON = 2**27  # bytes: room for the failure records of a million samples
+MAX_CHUNK = 2**28  # bytes of one inner chunk or small-array chunk, which is held in memory while it is decoded
+MAX_CHUNKS = 2**22  # in one shard, whose index of 16 bytes each is held in memory
+MAX_TEXT = 4096  # characters of a name
+
+_ID = re.compile(r"[0-9a-z]{1,64}")  # ours are 16 hexadecimal digits
+_SEGMENT = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
+_FILE = re.compile(r"(?:[a-z][a-z0-9_]{0,63}/)?zarr\.json|[a-z][a-z0-9_]{0,63}/c(?:[/.][0-9]{1,12}){1,4}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MODALITY = re.compile(r"text|image|audio|face")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a name is shown on terminals
+
+_ITEMSIZE = {"bool": 1} | {f"{kind}{bits}": bits // 8 for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+_ITEMSIZE |= {"float16": 2, "float32": 4, "float64": 8}
+_STORED = {"float16": "float16", "float32": "float32", "bfloat16": "uint16"}  # dtype of a view -> of its array
+_PACKED = {"zstd", "gzip", "blosc"}
+_CODECS = {"bytes", "crc32c", *_PACKED}  # inside shards or without them; none runs code of the store's
+
+
+def parse(where: Path | str, data: bytes) -> dict[str, Any]:
+    """A JSON object out of a store. Raises StoreError where it is too large, nested absurdly, or none at all."""
+    if len(data) > MAX_JSON:
+        _refuse(where, f"has {len(data)} bytes, and no JSON file of a store has more than {MAX_JSON}")
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        _refuse(where, "is nested too deeply")
+    except ValueError as error:  # also what is not UTF-8, and numbers of thousands of digits
+        _refuse(where, f"is not JSON: {error}")
+    if not isinstance(value, dict):
+        _refuse(where, f"is not a JSON object but {type(value).__name__}")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON file of a store. Raises FileNotFoundError where there is none, else StoreError."""
+    return parse(path, read_bytes(path, MAX_JSON))
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A regular file of at most `limit` bytes: never a pipe that waits for ever, a device, or a link to elsewhere.
+
+    Raises FileNotFoundError where there is none, else StoreError.
+    """
+    handle = open_regular(path)
+    with open(handle, "rb") as file:
+        size = os.fstat(handle).st_size
+        if size > limit:
+            _refuse(path, f"has {size} bytes, at most {limit} were expected")
+        return file.read(size)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor of a regular file, to be closed by the caller; of anything else it is not even waited for.
+
+    Raises FileNotFoundError where there is none, and StoreError where links lead out of the store.
+    """
+    if (root := _root(path)) is not None:
+        for folder in path.parents:
+            if folder == root:
+                break
+            if folder.is_symlink():
+                check_inside(root, path)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a link, a folder in the way, no permission
+        _refuse(path, f"cannot be opened: {error.strerror}")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        _refuse(path, "is not a regular file")
+    return handle
+
+
+def _root(path: Path) -> Path | None:
+    """The store a file lies in, as its name tells; None of a file that has no place in any."""
+    parts = path.parts
+    for at in range(len(parts) - 2, 0, -1):
+        below = parts[at:]
+        in_view = below[0] == "views" and len(below) > 2 and below[2] in ("zarr.json", "seg")
+        in_index = below[0] == "index" and len(below) > 2 and (len(below) == 3 or below[3] in ("zarr.json", "c"))
+        if in_view or in_index or (below[0] in ("manifests", "tags") and len(below) == 2):
+            return Path(*parts[:at])
+    return None
+
+
+def check_inside(root: Path, path: Path) -> None:
+    """Refuse a path of a store that links lead out of it; one that does not exist leads nowhere."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        _refuse(path, f"leads out of the store to {os.path.realpath(path)}")
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else a manifest says, as sorted JSON without spaces: its key `checksum`."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_manifest(where: Path | str, manifest: object) -> None:
+    """Refuse a manifest whose names, sizes or references no manifest of msa has. Keys it does not know are let be."""
+    about = _object(where, "the manifest", manifest)
+    _whole(where, "msa_format", about.get("msa_format"), 1, MAX_SAMPLES)
+    number = _whole(where, "generation", about.get("generation"), 0, 10**8)
+    named = re.search(r"(?:^|[/\\])([0-9]{8})\.json$", str(where))
+    if named and int(named[1]) != number:
+        _refuse(where, f"says that it is generation {number}")
+    for key in ("created", "creator"):
+        _name(where, key, about.get(key, ""))
+    datasets = _object(where, "datasets", about.get("datasets"))
+    for dataset, entry in datasets.items():
+        _matches(where, "a dataset", _ID, dataset)
+        _check_dataset(where, f"dataset {dataset}", _object(where, f"dataset {dataset}", entry))
+    for view, entry in _object(where, "views", about.get("views")).items():
+        _matches(where, "a view", _ID, view)
+        _check_view(where, f"view {view}", _object(where, f"view {view}", entry), datasets)
+    if "checksum" in about and about["checksum"] != checksum(about):
+        _refuse(where, "does not match the checksum it holds")
+
+
+def view_attributes(path: Path) -> dict[str, Any]:
+    """The provenance of a view, out of its zarr.json. Raises StoreError where it lacks what a reader needs."""
+    found = _attributes(path)
+    _matches(path, "its modality", _MODALITY, found.get("modality"))
+    _name(path, "its backbone", found.get("backbone"))
+    _whole(path, "dim", found.get("dim"), 1, MAX_BYTES)
+    if found.get("dtype", "float16") not in [*_STORED]:
+        _refuse(path, f"says dtype {_short(found['dtype'])}")
+    for key in ("identity", "weights", "facts"):
+        _object(path, key, found.get(key, {}))
+    return found
+
+
+def index_attributes(path: Path) -> dict[str, Any]:
+    """What an index says of its corpus, out of its zarr.json. Raises StoreError where that is no task with labels."""
+    found = _attributes(path)
+    _name(path, "its name", found.get("name"))
+    task = _object(path, "its task", found.get("task"))
+    for key, names in (("classes", task.get("classes")), ("label_names", found.get("label_names"))):
+        if not isinstance(names, list):
+            _refuse(path, f"says {key} {_short(names)}")
+        for name in names:
+            _name(path, f"one of {key}", name)
+    for key in ("low", "high"):
+        if type(task.get(key)) not in (int, float):
+            _refuse(path, f"says {key} {_short(task.get(key))}")
+    if not isinstance(task.get("multilabel", False), bool):
+        _refuse(path, f"says multilabel {_short(task['multilabel'])}")
+    if task.get("multilabel") and found["label_names"][: len(task["classes"])] != task["classes"]:
+        _refuse(path, "has several labels at a time, and no column for each")
+    _object(path, "about", found.get("about"))
+    return found
+
+
+def segment_attributes(path: Path, samples: int = MAX_SAMPLES) -> dict[str, Any]:
+    """What a segment says of itself, out of its zarr.json. Raises StoreError where a failure is of no sample."""
+    found = _attributes(path)
+    _object(path, "run", found.get("run"))
+    failures, counted = found.get("failures"), found.get("counted", [])
+    if not isinstance(failures, list) or not isinstance(counted, list):
+        _refuse(path, f"says failures {_short(failures)} and counted {_short(counted)}")
+    for given in failures:
+        failure = _object(path, "a failure", given)
+        _whole(path, "sample of a failure", failure.get("sample"), 0, samples)
+        for key in ("stage", "reason", "digest"):
+            if not isinstance(failure.get(key, ""), str):
+                _refuse(path, f"says {key} {_short(failure[key])} of a failure")
+        _check_counts(path, _object(path, "counts of a failure", failure.get("counts", {})))
+    for name in counted:
+        _name(path, "what was counted", name)
+    return found
+
+
+def _check_counts(path: Path, counts: Mapping[str, Any]) -> None:
+    for name, number in counts.items():
+        _name(path, "what was counted", name)
+        _whole(path, name, number, 0, 2**63)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    try:
+        return _object(path, "attributes", read_json(path).get("attributes"))
+    except FileNotFoundError:
+        _refuse(path, "the file is missing")
+
+
+def check_data(where: Path | str, zarr_json: object) -> None:
+    """Refuse the metadata of a `data` array that is not rows of one of our dtypes, or asks for absurd memory."""
+    meta = _object(where, "the metadata", zarr_json)
+    shape = check_array(where, meta)
+    if len(shape) != 2 or shape[1] < 1:
+        _refuse(where, f"has shape {list(shape)}, expected [rows, width]")
+    attributes = _object(where, "attributes", meta.get("attributes", {}))
+    dtype = attributes.get("dtype")
+    if not isinstance(dtype, str) or _STORED.get(dtype) != meta["data_type"]:
+        _refuse(where, f"says dtype {_short(dtype)} and data_type {_short(meta['data_type'])}")
+    if meta["chunk_grid"]["configuration"]["chunk_shape"][1] != shape[1]:
+        _refuse(where, "has chunks that do not span all columns")
+
+
+def check_array(where: Path | str, zarr_json: object) -> tuple[int, ...]:
+    """The shape of a Zarr v3 array, all of whose metadata is within bounds and names codecs that are known here."""
+    meta = _object(where, "the metadata", zarr_json)
+    if meta.get("zarr_format") != 3 or meta.get("node_type") != "array":
+        _refuse(where, "is not the metadata of a Zarr v3 array")
+    dtype = meta.get("data_type")
+    if not isinstance(dtype, str) or dtype not in _ITEMSIZE:
+        _refuse(where, f"has data_type {_short(dtype)}")
+    shape = _extent(where, "shape", meta.get("shape"), 0)
+    grid = _object(where, "chunk_grid", meta.get("chunk_grid"))
+    if grid.get("name") != "regular":
+        _refuse(where, f"has chunk grid {_short(grid.get('name'))}")
+    chunks = _extent(
+        where, "chunk_shape", _object(where, "chunk_grid", grid.get("configuration")).get("chunk_shape"), 1
+    )
+    if len(chunks) != len(shape):
+        _refuse(where, f"has shape {list(shape)} and chunks {list(chunks)}")
+    if prod(shape) * _ITEMSIZE[dtype] >= MAX_BYTES:
+        _refuse(where, f"has shape {list(shape)} of {dtype}, more than a petabyte")
+    _check_keys(where, meta.get("chunk_key_encoding"))
+    _check_codecs(where, meta.get("codecs"), chunks, _ITEMSIZE[dtype])
+    if isinstance(meta.get("fill_value"), list | dict) or meta.get("storage_transformers"):
+        _refuse(where, "has a fill value or storage transformers that no array of a store has")
+    _object(where, "attributes", meta.get("attributes", {}))
+    return shape
+
+
+def swells(codecs: Sequence[Mapping[str, Any]], piece: bytes, nbytes: int) -> str:
+    """What is wrong with a stored chunk that does not unpack to the `nbytes` its array says; nothing where it does.
+
+    `codecs` are its chain. It is not unpacked for that, or no further than that.
+    """
+    for place in range(len(codecs) - 1, 0, -1):
+        name = codecs[place]["name"]
+        if name == "crc32c":
+            piece = piece[:-4]
+            continue
+        room = nbytes + 4 * sum(codec["name"] == "crc32c" for codec in codecs[:place])
+        size = _unpacked(name, piece, room)
+        if size is None or size > room:
+            return f"it has a chunk that {name} unpacks to {size or 'who knows how many'} bytes instead of {room}"
+        return ""
+    return ""
+
+
+def _unpacked(name: str, piece: bytes, room: int) -> int | None:
+    """How many bytes a compressed chunk says it becomes, or is seen to, up to `room` + 1; None where nothing tells."""
+    if name == "gzip":
+        try:
+            return len(zlib.decompressobj(wbits=31).decompress(piece, room + 1))
+        except zlib.error:
+            return None
+    if name == "blosc":
+        return int.from_bytes(piece[4:8], "little") if len(piece) >= 16 else None
+    if name != "zstd" or piece[:4] != b"\x28\xb5\x2f\xfd" or len(piece) < 6:
+        return None
+    about = piece[4]
+    single, wide = about >> 5 & 1, about >> 6
+    begin = 5 + (not single) + (0, 1, 2, 4)[about & 3]
+    size = (single, 2, 4, 8)[wide]
+    return int.from_bytes(piece[begin : begin + size], "little") + 256 * (wide == 1) if size else None
+
+
+def _check_dataset(where: Path | str, what: str, entry: Mapping[str, Any]) -> None:
+    _name(where, f"the name of {what}", entry.get("name"))
+    samples = _whole(where, f"samples of {what}", entry.get("samples"), 0, MAX_SAMPLES)
+    _whole(where, f"published of {what}", entry.get("published", 0), 0, 10**8)
+    files = _check_files(where, what, entry.get("files"))
+    room = sum(files[name][0] for name in files if name.startswith("split/c"))
+    if files and samples > room:  # a byte per sample
+        _refuse(where, f"{what} has {samples} samples, and its files hold at most {room}")
+
+
+def _check_view(where: Path | str, what: str, entry: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:
+    _check_files(where, what, entry.get("files"))
+    _whole(where, f"published of {what}", entry.get("published", 0), 0, 10**8)
+    segments, seen = entry.get("segments"), set()
+    if not isinstance(segments, list):
+        _refuse(where, f"{what} has segments {_short(segments)}, expected a list")
+    for given in segments:
+        segment = _object(where, f"a segment of {what}", given)
+        name = _matches(where, f"a segment of {what}", _SEGMENT, segment.get("id"))
+        if name in seen:
+            _refuse(where, f"{what} has segment {name} twice")
+        seen.add(name)
+        if not isinstance(segment.get("dataset"), str) or segment["dataset"] not in datasets:
+            _refuse(where, f"segment {name} is of dataset {_short(segment.get('dataset'))}, which is not there")
+        for key in ("samples", "failed"):
+            _whole(where, f"{key} of segment {name}", segment.get(key), 0, MAX_SAMPLES)
+        _check_files(where, f"segment {name}", segment.get("files"))
+        if ("data_of" in segment) != ("data_files" in segment):
+            _refuse(where, f"segment {name} has one of `data_of` and `data_files` without the other")
+        if "data_of" in segment:
+            _matches(where, f"data_of of segment {name}", _SEGMENT, segment["data_of"])
+            borrowed = _check_files(where, f"segment {name}", segment["data_files"])
+            if outside := next((path for path in borrowed if not path.startswith("data/")), None):
+                _refuse(where, f"segment {name} borrows {_short(outside)}, which is no data")
+
+
+def _check_files(where: Path | str, what: str, files: object) -> Mapping[str, Any]:
+    found = _object(where, f"files of {what}", files)
+    for name, facts in found.items():
+        if not _FILE.fullmatch(name):
+            _refuse(where, f"{what} names a file {_short(name)}")
+        if not isinstance(facts, list) or len(facts) != 2:
+            _refuse(where, f"{what} says {_short(facts)} of {name}, expected [bytes, SHA-256]")
+        size, digest = facts
+        if type(size) is not int or not 0 <= size < MAX_BYTES:
+            _refuse(where, f"{what}: {name} has {_short(size)} bytes")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            _refuse(where, f"{what}: {name} has SHA-256 {_short(digest)}")
+    return found
+
+
+def _check_keys(where: Path | str, encoding: object) -> None:
+    found = _object(where, "chunk_key_encoding", encoding)
+    separator = _object(where, "chunk_key_encoding", found.get("configuration", {})).get("separator", "/")
+    if found.get("name") != "default" or separator not in ("/", "."):
+        _refuse(where, f"has chunk_key_encoding {_short(encoding)}")
+
+
+def _check_codecs(where: Path | str, codecs: Any, chunks: Sequence[int], itemsize: int) -> None:
+    """Known names only, at most one level of shards, and chunks that fit into memory."""
+    names = _codecs(where, codecs)
+    if names == ["sharding_indexed"]:
+        inner = _object(where, "sharding", codecs[0].get("configuration"))
+        small = _extent(where, "inner chunk_shape", inner.get("chunk_shape"), 1)
+        if len(small) != len(chunks) or any(big % one for big, one in zip(chunks, small, strict=True)):
+            _refuse(where, f"has shards {list(chunks)} of chunks {list(small)}")
+        if prod(big // one for big, one in zip(chunks, small, strict=True)) > MAX_CHUNKS:
+            _refuse(where, f"has more than {MAX_CHUNKS} chunks in a shard")
+        if inner.get("index_location", "end") not in ("start", "end"):
+            _refuse(where, f"has its shard index at {_short(inner['index_location'])}")
+        if _codecs(where, inner.get("index_codecs")) not in (["bytes", "crc32c"], ["bytes"]):
+            _refuse(where, "has a shard index with codecs other than bytes and crc32c")
+        chunks, names = small, _codecs(where, inner.get("codecs"))
+    if unknown := [name for name in names if name not in _CODECS]:
+        _refuse(where, f"uses codec {_short(unknown[0])}; a store may use {', '.join(sorted(_CODECS))}")
+    if sum(name in _PACKED for name in names) > 1 or names[0] != "bytes":
+        _refuse(where, f"has the chain of codecs {', '.join(names)}")
+    if prod(chunks) * itemsize > MAX_CHUNK:
+        _refuse(where, f"has chunks {list(chunks)} of {prod(chunks) * itemsize} bytes, at most {MAX_CHUNK} are read")
+
+
+def _codecs(where: Path | str, codecs: Any) -> list[str]:
+    """The names of a chain of codecs."""
+    if not isinstance(codecs, list) or not 1 <= len(codecs) <= 4:
+        _refuse(where, f"has codecs {_short(codecs)}")
+    for codec in codecs:
+        if not isinstance(_object(where, "a codec", codec).get("name"), str):
+            _refuse(where, f"has a codec called {_short(codec.get('name'))}")
+        _object(where, "the configuration of a codec", codec.get("configuration", {}))
+    return [codec["name"] for codec in codecs]
+
+
+def _extent(where: Path | str, what: str, value: object, least: int) -> tuple[int, ...]:
+    """A shape of one or two dimensions."""
+    if not isinstance(value, list) or not 1 <= len(value) <= 2:
+        _refuse(where, f"has {what} {_short(value)}")
+    return tuple(_whole(where, f"an element of {what}", n, least, MAX_BYTES) for n in value)
+
+
+def _object(where: Path | str, what: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        _refuse(where, f"{what} is {_short(value)}, expected an object")
+    return value
+
+
+def _whole(where: Path | str, what: str, value: object, least: int, below: int) -> int:
+    if type(value) is not int or not least <= value < below:
+        _refuse(where, f"{what} is {_short(value)}, expected a whole number from {least} to {below - 1}")
+    return value
+
+
+def _matches(where: Path | str, what: str, pattern: re.Pattern[str], value: object) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        _refuse(where, f"{what} is called {_short(value)}")
+    return value
+
+
+def _name(where: Path | str, what: str, value: object) -> None:
+    if not isinstance(value, str) or len(value) > MAX_TEXT or _CONTROL.search(value):
+        _refuse(where, f"{what} is {_short(value)}, expected a name")
+
+
+def _short(value: object) -> str:
+    """A stranger's value, short enough for a message and without what a terminal obeys."""
+    text = ascii(value) if not isinstance(value, list | dict) else f"{type(value).__name__} of {len(value)}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _refuse(where: Path | str, what: str) -> NoReturn:
+    raise StoreError(
+        f"damaged store, or none that msa wrote: {where}: {what}",
+        fix="restore it from a copy or get it again from where it came from; `msa cache verify` says what is left",
+    )
