@@ -1,6 +1,6 @@
 """Kills and poison: what an extraction loses when its processes die, and when samples are broken or deadly.
 
-python -m benchmarks.faults [PART ...] [--kills 20] [--samples 10000]
+python -m benchmarks.faults [PART ...] [--kills 20] [--engine dask] [--samples 10000]
 """
 
 import argparse
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +38,8 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; both")
     parser.add_argument("--kills", type=int, default=KILLS, help="shared among the engines")
+    parser.add_argument("--engine", choices=ENGINES, help="kill runs of this one alone")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the moments of the kills")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of the poison trial, one in a hundred poisonous")
     parser.add_argument("--child", nargs=2, metavar=("FOLDER", "ENGINE"), help=argparse.SUPPRESS)
     asked = parser.parse_args(words or [])
@@ -47,7 +49,7 @@ def main(words: list[str] | None = None) -> None:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory(prefix="msa-bench-") as folder:
         if "kills" in (asked.parts or PARTS):
-            kills(Path(folder), asked.kills)
+            kills(Path(folder), asked.kills, [asked.engine] if asked.engine else ENGINES, asked.seed)
         if "poison" in (asked.parts or PARTS):
             poison(Path(folder) / "poison", asked.samples)
     return None
@@ -56,16 +58,16 @@ def main(words: list[str] | None = None) -> None:
 # kills
 
 
-def kills(folder: Path, count: int) -> None:
+def kills(folder: Path, count: int, engines: Sequence[str] = ENGINES, seed: int = SEED) -> None:
     """SIGKILL at a random moment, the same command again, until the store is whole; then another store."""
     made.texts(folder / "texts", CORPUS)
-    chance, whole = np.random.default_rng(SEED), Trial(folder / "whole", "serial")
+    chance, whole = np.random.default_rng(seed), Trial(folder / "whole", "serial")
     whole.finish()
     shard = FLUSH_S / deadly.SAMPLE_S
     print(f"{count} kills; {CORPUS} samples of {deadly.SAMPLE_S} s, a shard every {FLUSH_S} s: {shard:.0f} samples")
     print("engine | kills | stores | bitwise equal | problems | samples done again after a kill: median, most")
-    for i, engine in enumerate(ENGINES):
-        left = count // len(ENGINES) + (i < count % len(ENGINES))
+    for i, engine in enumerate(engines):
+        left = count // len(engines) + (i < count % len(engines))
         trials: list[Trial] = []
         again: list[int] = []
         while left:

@@ -28,6 +28,7 @@ class BackboneSpec:
     batch: int = 32  # units of `size` in one forward
     licence: str = ""
     source: str = ""  # paper or home page
+    about: Mapping[str, str] = field(default_factory=dict)  # what each option is, in a few words
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Backbone(Protocol):
     `counts()`       what was counted since it was last asked, such as {"frames without a face": 7}: it is kept beside
                      the hidden states and told at the end
     `close()`        gives back what it holds: a process of its own
+    `launch(clips)`  begins to encode and returns before it is done, with a `lane.Launched`: a GPU then never waits
     """
 
     dim: int

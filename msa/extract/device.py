@@ -20,10 +20,14 @@ CARD = 11e9  # bytes free on the 12 GB card that the backbones' budgets are stat
 
 
 def fitting(budget: int, device: str) -> int:
-    """A budget stated for a 12 GB card, for the memory that is free on this one; on a CPU it stays as it is."""
+    """A budget stated for a 12 GB card, for the memory that is free on this one; on a CPU it stays as it is.
+
+    What PyTorch keeps in stock for whoever asks next is free: the model of the view before has left it.
+    """
     if not device.startswith("cuda"):
         return budget
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return max(1, round(budget * min(4.0, free / CARD)))

@@ -51,7 +51,7 @@ def engine(name: str, workers: int = 2, scheduler: str | None = None, timeout_s:
     engines: dict[str, Engine | Elsewhere] = {
         "pipeline": replace(PIPELINE, timeout_s=timeout_s),
         "serial": replace(SERIAL, timeout_s=timeout_s),
-        "dask": Cluster(scheduler, workers),
+        "dask": Cluster(scheduler, workers, timeout_s),
     }
     if name not in engines:
         raise UnknownNameError("engine", name, engines)

@@ -5,6 +5,7 @@ a run. Silence, a one-pixel picture and a single emoji are valid; an empty file 
 """
 
 import codecs
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ def read_image(raw: Raw) -> np.ndarray:
             return np.array(_rgb(ImageOps.exif_transpose(image)))
     except PIL.UnidentifiedImageError:
         raise MediaError("not a picture") from None
+    except MediaError:
+        raise
     except Image.DecompressionBombError as error:
         raise MediaError(f"too large: {error}") from None
     except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error
@@ -139,6 +142,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode.startswith("I;16"):  # convert() would clip 16 bits to 8, not scale them
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):  # convert() would clip these, too, and nobody knows what is white in them
+        raise MediaError(f"32 bits a pixel (mode {image.mode}): the range of their values is not known")
     return image.convert("RGB")
 
 
@@ -173,9 +178,14 @@ def _at_16k(raw: Raw, wave: np.ndarray, rate: int) -> np.ndarray:
 
 def _spanned(raw: Raw) -> Path:
     """The path of a file whose span, if one is given, is not empty. Raises MediaError."""
-    if raw.start < 0 or (raw.end is not None and raw.end <= raw.start):
+    if not _is_span(raw):
         raise MediaError(f"span {raw.start}-{raw.end} s is empty")
     return existing(raw)
+
+
+def _is_span(raw: Raw) -> bool:
+    """Does it begin somewhere and end after that? A table may say `nan` of both."""
+    return 0 <= raw.start < math.inf and (raw.end is None or raw.start < raw.end < math.inf)
 
 
 def _soundfile(path: Path, start: float, end: float | None) -> tuple[np.ndarray, int]:
@@ -189,6 +199,8 @@ def _soundfile(path: Path, start: float, end: float | None) -> tuple[np.ndarray,
 
 def seconds(raw: Raw) -> float:
     """How long a recording or its span is, by its header alone; 0.0 where that cannot be told."""
+    if not _is_span(raw):
+        return 0.0
     if raw.end is not None:
         return raw.end - raw.start
     try:

@@ -6,7 +6,7 @@ run goes on from there. A sample that cannot be had becomes a record with its st
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ from msa.cache.segment import FLUSH_AFTER_S, Form, SegmentWriter
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
 from msa.errors import BackboneError, StoreError
-from msa.extract import media
+from msa.extract import atwork, isolation, media
+from msa.extract.atwork import Note
 from msa.extract.backbone import Backbone
 from msa.extract.device import fitting, pick_device
 from msa.extract.plan import Plan, plan
@@ -38,7 +39,7 @@ class Report:
     name: str
     modality: Modality
     view_id: str
-    wanted: int
+    wanted: int = 0
     already: int = 0  # there before, in whatever way
     failed_before: int = 0  # and were not tried again
     recovered: int = 0  # of them, left by a killed run
@@ -97,8 +98,8 @@ def extract(
         runs = [Run(store, scan, recipe, dataset, limits) for recipe in recipes]
         for run in runs:
             run.report.borrowed += carried.get(run.recipe.view_id, 0)
-        wanted, already = (sum(getattr(run.report, name) for run in runs) for name in ("wanted", "already"))
-        progress.begin(" + ".join(run.recipe.label for run in runs), wanted, already)
+        if limits.share == (1, 1):  # else only the plan tells how much there is to do
+            begin(runs, progress)
         try:
             if busy := [run for run in runs if run.todo]:
                 if isinstance(engine, Engine):
@@ -119,6 +120,7 @@ def _here(runs: Sequence["Run"], device: str, progress: Progress, engine: Engine
         for run in runs:
             stack.enter_context(run.loaded(device))
         planned = planned_for(runs)
+        confine(runs, planned, progress)
         stations = {run.modality: stack.enter_context(run.station(planned)) for run in runs}
         of = {run.modality: run for run in runs}
 
@@ -127,13 +129,44 @@ def _here(runs: Sequence["Run"], device: str, progress: Progress, engine: Engine
             progress.status(f"bound by {meter.bound}, {meter.ahead} decoded ahead, {meter.behind} to be written")
             of[modality].stop_if_hopeless(stations[modality], rows)
 
+        usual, feared = piece_of(runs, planned.batches).divided(suspects(runs))
         try:
-            work_through(piece_of(runs, planned.batches), stations, engine, meter, watch)
+            work_through(usual, stations, engine, meter, watch)
+            isolation.work_through(feared, stations, device, engine.timeout_s, watch)
         finally:
             for run in runs:
                 run.report.add(stations[run.modality].tally, run.scan.index.ids)
                 run.report.seconds, run.report.padding = time.monotonic() - started, planned.padding
                 run.report.share, run.report.bound = meter.share, meter.bound
+    for run in runs:
+        run.forget_suspects()
+
+
+def begin(runs: Sequence["Run"], progress: Progress) -> None:
+    """Tell who watches how much there is to do."""
+    wanted, already = (sum(getattr(run.report, name) for run in runs) for name in ("wanted", "already"))
+    progress.begin(" + ".join(run.recipe.label for run in runs), wanted, already)
+
+
+def confine(runs: Sequence["Run"], planned: Plan, progress: Progress) -> None:
+    """Let a run that is to do a part of the plan want, count and find room for this part alone."""
+    if runs[0].limits.share != (1, 1):
+        rows = {row for batch in planned.batches for row in batch}
+        for run in runs:
+            run.confine(rows)
+        begin(runs, progress)
+
+
+def suspects(runs: Sequence["Run"]) -> set[int]:
+    """Rows that were at work when a run of one of these views died."""
+    return {row for run in runs for row in run.suspects}
+
+
+def budget_of(recipe: Recipe, backbone: Backbone, device: str) -> int:
+    """What a forward may hold on a device, where nobody says otherwise: tokens, frames or samples."""
+    usual = CPU_BATCH if device == "cpu" else recipe.spec.batch
+    stated: int = getattr(backbone, "budget", min(recipe.spec.batch, usual))
+    return fitting(stated, device)
 
 
 def planned_for(runs: Sequence["Run"]) -> Plan:
@@ -146,8 +179,7 @@ def planned_for(runs: Sequence["Run"]) -> Plan:
         found = plan(first.sizes(), first.budget, getattr(first.backbone, "batching", "fixed"))
     else:
         found = plan([1] * len(rows), 1)  # each view gathers what it needs for a forward
-    batches = tuple(tuple(rows[i] for i in batch) for batch in found.batches)
-    return Plan(found.batching, found.budget, batches, found.padding).share(*first.limits.share)
+    return found.over(rows).share(*first.limits.share)
 
 
 def piece_of(runs: Sequence["Run"], batches: Sequence[tuple[int, ...]]) -> Piece:
@@ -169,33 +201,52 @@ class Run:
         self.store, self.scan, self.recipe, self.dataset, self.limits = store, scan, recipe, dataset, limits
         self.modality = recipe.spec.modality
         self.rows = [row for row in scan.rows(self.modality) if limits.samples is None or row < limits.samples]
-        self.report = Report(recipe.label, self.modality, recipe.view_id, wanted=len(self.rows))
+        self.folder = store.path / "views" / recipe.view_id
+        self.report = Report(recipe.label, self.modality, recipe.view_id)
+        self.suspects: set[int] = set()  # at work when a run died: they are worked on apart
+        self.failed_before: set[int] = set()
         self.todo = self.missing()
-        self.report.already = len(self.rows) - len(self.todo) - self.report.failed_before
         self._done = 0
+        self.confine(self.rows)
+        self.forget_suspects()
 
     def missing(self) -> set[int]:
         """Rows that neither are in the view nor have a failure record in it, after taking over what there is."""
         view_id = self.recipe.view_id
-        if (self.store.path / "views" / view_id / "seg").exists():
+        if (self.folder / "seg").exists():
             self.report.recovered = self.store.recover(view_id)
+        self.suspects = atwork.suspects(self.folder, self.dataset)
         view = self._view()
         if self.limits.retry_errors and view is not None:
+            failures = self.store.reader(view).failures
+            self.suspects |= {row for row, why in failures.items() if why["reason"].startswith(isolation.KILLED)}
             housekeeping.retract_failures(self.store, view)
-        todo = self._without_states()
+        todo, self.failed_before = self._without_states()
         if todo:
             digests = self.scan.index.digests[self.recipe.spec.modality]
             self.report.borrowed = housekeeping.borrow(self.store, view_id, self.dataset, digests, sorted(todo))
-        return self._without_states() if self.report.borrowed else todo
+        if self.report.borrowed:
+            todo, self.failed_before = self._without_states()
+        return todo
+
+    def confine(self, rows: Collection[int]) -> None:
+        """Leave the other rows to others."""
+        self.todo.intersection_update(rows)
+        self.report.wanted = len(set(rows).intersection(self.rows))
+        self.report.failed_before = len(self.failed_before.intersection(rows))
+        self.report.already = self.report.wanted - len(self.todo) - self.report.failed_before
+
+    def forget_suspects(self) -> None:
+        """Remove what dead runs noted, as far as nothing of it is left to be done by this run or another one."""
+        unsettled = self._without_states()[0] if self.suspects else self.todo
+        atwork.forget(self.folder, self.dataset, unsettled | self.suspects.difference(self.rows))
 
     @contextmanager
     def loaded(self, device: str) -> Iterator[None]:
         """With the model in memory, and the view's provenance in the store."""
         with self.recipe.loaded(device) as self.backbone:
             self.store.add_view(self.recipe.view_id, self.recipe.attributes(self.backbone))
-            usual = CPU_BATCH if device == "cpu" else self.recipe.spec.batch
-            stated: int = getattr(self.backbone, "budget", min(self.recipe.spec.batch, usual))
-            self.budget = self.limits.budget or fitting(stated, device)
+            self.budget = self.limits.budget or budget_of(self.recipe, self.backbone, device)
             self.form = Form.of(self.backbone.dim, self.recipe.spec.dtype)
             self.facts = run_facts(self.backbone, device)
             yield
@@ -212,26 +263,20 @@ class Run:
         told = {**self.facts, **facts}
         return self.store.writer(self.recipe.view_id, self.dataset, self.form, told, self.limits.flush_s)
 
-    def record(self, tally: Tally) -> dict[str, Any] | None:
-        """The manifest entry of a segment that holds nothing but the failures of a tally."""
-        writer, digests = self._writer({}), self.scan.index.digests[self.modality]
-        for row, stage, reason in tally.failed:
-            writer.fail(row, digests[row].tobytes(), stage, reason)
-        return writer.seal()
-
     @contextmanager
     def station(self, planned: Plan) -> Iterator[Station]:
         """The model with a segment to write to, which is published at the end, however that comes."""
         writer = self._writer({"plan": planned.facts})
         digests = self.scan.index.digests[self.modality]
-        with self.store.writing(self.recipe.view_id, writer):
-            of_mine = {row: digests[row].tobytes() for row in self.todo}
-            yield Station(self.recipe, self.backbone, writer, frozenset(self.todo), of_mine, self.budget)
+        of_mine = {row: digests[row].tobytes() for row in self.todo}
+        noted, writing = Note.kept(self.folder, writer.folder.name, self.dataset), self.store.writing
+        with noted as note, writing(self.recipe.view_id, writer):
+            yield Station(self.recipe, self.backbone, writer, frozenset(self.todo), of_mine, note, self.budget)
 
     def refuse_if_nothing_came(self) -> None:
         """Raise BackboneError where every sample failed: then it is not the samples."""
         failed = self.report.failed
-        if self.todo and len(failed) == len(self.rows):
+        if self.todo and len(failed) == self.report.wanted:
             raise BackboneError(
                 f"{self.recipe.label}: none of {len(failed)} samples could be extracted; the first: "
                 f"{', '.join(failed[0])}",
@@ -266,11 +311,12 @@ class Run:
     def _view(self) -> View | None:
         return next((view for view in self.store.views(self.dataset) if view.id == self.recipe.view_id), None)
 
-    def _without_states(self) -> set[int]:
+    def _without_states(self) -> tuple[set[int], set[int]]:
+        """Rows that are wanted and not in the view: those nobody tried, and those with a failure record."""
         view = self._view()
         if view is None:
-            return set(self.rows)
+            return set(self.rows), set()
         reader = self.store.reader(view)
         without = {row for row in self.rows if reader.length[row] < 0}
-        self.report.failed_before = len(without.intersection(reader.failures))
-        return without - set(reader.failures)
+        failed = without.intersection(reader.failures)
+        return without - failed, failed

@@ -1,6 +1,7 @@
 """Which backbone a modality gets when a person names a preset, a family, a hub name or nothing at all."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,20 @@ def preset(name: str) -> Mapping[Modality, str]:
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
     return PRESETS[name]
+
+
+def described(name: str) -> dict[str, list[tuple[str, Any, str]]]:
+    """Variant -> (option, default, what it is) of each of its options; of a free family by what it encodes."""
+    family = name.partition(".")[0].partition(":")[0]
+    specs: dict[str, BackboneSpec] = dict(catalog.load("backbone", family).SPECS)
+    if not specs:
+        for modality in Modality:
+            with suppress(BackboneError):
+                specs[modality] = catalog.load("backbone", family).spec(modality, f"{family}:NAME")
+    return {
+        key: [(option, default, spec.about.get(option, "")) for option, default in spec.options.items()]
+        for key, spec in specs.items()
+    }
 
 
 def spec_of(modality: Modality, name: str, overrides: Iterable[str] = ()) -> tuple[str, BackboneSpec]:

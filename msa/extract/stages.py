@@ -10,8 +10,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -110,8 +110,9 @@ class Decoders:
 
     def close(self) -> None:
         """Let the threads end; what was not begun is not done any more."""
-        while not self.jobs.empty():
-            self.jobs.get_nowait()
+        with suppress(queue.Empty):  # asking first whether there is one would race with the threads
+            while True:
+                self.jobs.get_nowait()
         for _ in range(self.threads):
             self.jobs.put(None)
 
@@ -122,16 +123,10 @@ def ahead(
     meter: Meter,
     timeout: float,
     threads: int | None = None,
-) -> Iterator[tuple[tuple[int, ...], list[U | TimeoutError]]]:
-    """Decode a few batches before they are needed; order is kept. With no threads, each only when it is needed."""
-    if threads == 0:
-        for batch in batches:
-            began = time.monotonic()
-            clips: list[U | TimeoutError] = [decode(row) for row in batch]
-            meter.decode_wait += time.monotonic() - began
-            yield batch, clips
-        return
-    pool = Decoders(threads)
+) -> Generator[tuple[tuple[int, ...], list[U | TimeoutError]], None, None]:
+    """Decode a few batches before they are needed; order is kept. With no threads, one sample at a time when it is."""
+    lead = AHEAD if threads != 0 else 0
+    pool = Decoders(1 if threads == 0 else threads)  # a thread at least, or nobody could give up a sample
     waiting: deque[tuple[tuple[int, ...], list[_Job]]] = deque()
 
     def next_one() -> tuple[tuple[int, ...], list[U | TimeoutError]]:
@@ -145,7 +140,7 @@ def ahead(
     try:
         for batch in batches:
             waiting.append((batch, [pool.submit(lambda row=row: decode(row)) for row in batch]))  # type: ignore[misc]
-            if len(waiting) > AHEAD:
+            if len(waiting) > lead:
                 yield next_one()
         while waiting:
             yield next_one()
@@ -198,8 +193,29 @@ class Behind:
     ) -> None:
         if self.depth:
             began = time.monotonic()
-            self.todo.put(None)
-            self.thread.join()
+            again = self._finish()
             self.meter.write_wait += time.monotonic() - began
+            if again is not None and kind is None:
+                raise again
         if kind is None:
             self._raise()
+
+    def _finish(self) -> BaseException | None:
+        """Wait for the thread, whatever comes between: two threads must never write to one segment.
+
+        Whoever interrupts this again is in a hurry: then only what is being written is waited for, and the rest is
+        dropped.
+        """
+        again: BaseException | None = None
+        while self.thread.is_alive():
+            try:
+                if again is None:
+                    self.todo.put(None)
+                self.thread.join()
+            except BaseException as interrupt:
+                again = self.error = interrupt
+                with suppress(queue.Empty):
+                    while True:
+                        self.todo.get_nowait()
+                self.todo.put(None)
+        return again

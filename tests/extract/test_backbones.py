@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from msa.errors import BackboneError, ConfigError, UnknownNameError
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.backbones import librosa as acoustic
 from msa.extract.backbones import ngrams
-from msa.extract.encoders import forward, image, rows, speech, text
+from msa.extract.encoders import image, rows, speech, text
+from msa.extract.encoders.lane import lane
 from msa.extract.media import clip
-from msa.extract.presets import PRESETS, preset, spec_of
+from msa.extract.presets import PRESETS, described, preset, spec_of
 from msa.extract.weights import resolve
 from msa.types import Modality, Raw
 
@@ -456,6 +458,27 @@ def test_what_was_prepared_ahead_is_taken_as_it_is(folders):
     np.testing.assert_array_equal(encoder.encode(ahead), encoder.encode(pictures()))
 
 
+def test_what_is_normalised_in_the_batch_is_what_timm_normalises_bit_for_bit(folders):
+    from PIL import Image
+    from timm.data import create_transform
+
+    encoder = image.load(spec := timm_spec(folders["test_resnet"], "test_resnet"), resolve(spec), "cpu")
+    whole = create_transform(**encoder.preprocessing, is_training=False)
+    seen = []
+    encoder.model = SimpleNamespace(forward_features=lambda batch: seen.append(batch) or batch)
+    encoder.encode(pictures())
+    expected = torch.stack([whole(Image.fromarray(image._not_too_slim(picture))) for picture in pictures()])
+    assert torch.equal(seen[0], expected)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pictures_go_to_a_gpu_by_the_128(folders):
+    encoder = image.load(spec := timm_spec(folders["test_resnet"], "test_resnet"), resolve(spec), "cpu")
+    assert encoder.budget == 8
+    encoder.device = "cuda:0"
+    assert encoder.budget == 128
+
+
 def test_a_strip_is_cut_before_it_would_fill_the_memory():
     strip = np.zeros((1, 20_000, 3), np.uint8)
     strip[:, 10_000] = 255
@@ -503,9 +526,10 @@ def test_a_state_that_is_not_finite_names_its_clip():
 
 def test_a_forward_on_a_cpu_is_taken_once_without_a_graph():
     taken = []
-    result = forward(lambda: taken.append(1) or torch.ones(2, requires_grad=True) * 2, "cpu")
+    result = lane("cpu").forward(lambda: taken.append(1) or torch.ones(2, requires_grad=True) * 2, "float16")
     assert taken == [1]
-    assert not result.requires_grad
+    assert not result.states.requires_grad
+    assert result.states.dtype == torch.float32
 
 
 # the classic three
@@ -636,6 +660,23 @@ def test_presets_name_backbones_that_fit():
 
 def test_a_family_alone_is_its_first_variant():
     assert spec_of(Modality.TEXT, "roberta") == spec_of(Modality.TEXT, "roberta.base")
+
+
+@pytest.mark.parametrize("family", catalog.names("backbone"))
+def test_every_option_says_what_it_is(family):
+    variants = described(family)
+    assert variants
+    for options in variants.values():
+        assert options
+        for option, default, what in options:
+            assert 10 < len(what) < 90, (option, default)
+
+
+def test_the_options_of_a_free_family_are_told_by_what_it_encodes():
+    assert {key: [option for option, _, _ in options] for key, options in described("hf").items()} == {
+        "text": ["max_length", "layer"],
+        "audio": ["max_seconds", "layer"],
+    }
 
 
 @pytest.mark.parametrize("name", ["robert", "roberta.bas", "roberta.base.x", "nothing"])

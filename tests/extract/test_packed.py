@@ -197,6 +197,21 @@ def test_attention_of_another_kind_is_refused(asked):
         attend(torch.nn.Module(), *heads(5), None, spans=Spans((2, 3), "cpu"))  # the library's default is causal
 
 
+@pytest.mark.parametrize("lengths", [(1, 3, 3, 6), (1,), (5, 5), (1, 2, 3, 4, 5, 7, 8, 16, 17, 64, 128)])
+def test_attention_in_blocks_is_that_by_length(lengths):
+    spans = Spans(lengths, "cpu")
+    own = [x[0].transpose(0, 1) for x in heads(sum(lengths))]
+    torch.testing.assert_close(packed._in_blocks(*own, spans, 0.3), packed._by_length(*own, spans, 0.3))
+
+
+def test_blocks_are_few_and_hold_at_most_twice_the_tokens():
+    lengths = sorted(len(own) for own in tokenised(500))
+    spans = Spans(tuple(lengths), "cpu")
+    assert len(spans.blocks) <= 8 < len(set(lengths))
+    assert sum(block.rows.numel() for block in spans.blocks) <= 2 * sum(lengths)
+    assert torch.cat([block.rows.flatten()[block.own] for block in spans.blocks]).tolist() == list(range(sum(lengths)))
+
+
 def test_varlen_attention_is_asked_for_the_same(monkeypatch):
     varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch has it from 2.10 on")
 
@@ -222,7 +237,9 @@ def test_varlen_attention_of_this_torch_takes_the_call():
 
     with FakeTensorMode(), torch.inference_mode():
         query, key, value = (torch.empty(13, 2, 64, dtype=torch.float16, device="cuda") for _ in range(3))
-        found = packed._varlen(query, key, value, Spans((1, 3, 3, 6), "cuda"), 0.3)
+        spans = Spans((1, 3, 3, 6), "cuda")
+        spans.__dict__["bounds"] = torch.empty(5, dtype=torch.int32, device="cuda")  # nothing is copied to a card here
+        found = packed._varlen(query, key, value, spans, 0.3)
     assert (found.shape, found.dtype, found.device.type) == ((13, 2, 64), torch.float16, "cuda")
 
 

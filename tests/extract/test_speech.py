@@ -12,6 +12,7 @@ import torch
 
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.encoders import padding, speech
+from msa.extract.encoders.lane import Arrival, Lane
 from msa.types import Modality
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -128,13 +129,14 @@ def test_the_librarys_own_padding_moves_the_states_of_a_shorter_clip(folders, cl
 def test_in_half_precision_a_padded_batch_is_as_close_as_a_clip_alone(folders, clips, family, monkeypatch):
     """A GPU's autocast, on this CPU; fp16 is promised within 5e-3 of fp32."""
 
-    def halved(run, device):
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.float16):
-            return run().float()
+    class Halved(Lane):
+        def forward(self, run, dtype):
+            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.float16):
+                return Arrival(run().float())
 
     encoder = loaded(folders(family), padded=False)
     alone = encoder.encode(clips)
-    monkeypatch.setattr(speech, "forward", halved)
+    monkeypatch.setattr(speech, "lane", lambda device: Halved())
     assert 1e-5 < max(far(states, own) for states, own in zip(encoder.encode(clips), alone, strict=True)) <= 5e-3
     encoder.padded = True
     assert max(far(states, own) for states, own in zip(encoder.encode(clips), alone, strict=True)) <= 5e-3

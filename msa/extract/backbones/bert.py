@@ -5,7 +5,7 @@ Weights  google-bert/bert-base-uncased, google-bert/bert-base-chinese, Apache-2.
 """
 
 from msa.extract.backbone import BackboneSpec
-from msa.extract.encoders.text import OPTIONS, load
+from msa.extract.encoders.text import ABOUT, OPTIONS, load
 from msa.types import Modality
 
 __all__ = ["SPECS", "load"]
@@ -15,6 +15,7 @@ SPECS = {
         modality=Modality.TEXT,
         weights="hf:google-bert/bert-base-uncased",
         options=OPTIONS,
+        about=ABOUT,
         licence="Apache-2.0",
         source="https://arxiv.org/abs/1810.04805",
     ),
@@ -22,6 +23,7 @@ SPECS = {
         modality=Modality.TEXT,
         weights="hf:google-bert/bert-base-chinese",
         options=OPTIONS,
+        about=ABOUT,
         licence="Apache-2.0",
         source="https://arxiv.org/abs/1810.04805",
     ),

@@ -32,6 +32,7 @@ SPECS = {
     "grid": BackboneSpec(
         modality=Modality.IMAGE,
         options={"size": SIZE, "grid": GRID},
+        about={"size": "pixels of a side that the whole picture is scaled to", "grid": "cells of a side, each a token"},
         licence="BSD-3-Clause",
         source="https://doi.org/10.7717/peerj.453",
     ),

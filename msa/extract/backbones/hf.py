@@ -17,12 +17,14 @@ def spec(modality: Modality, where: str) -> BackboneSpec:
     """The recipe for `where`, `hf:ORG/NAME` or `hf:FOLDER`, with the default options of its modality."""
     from msa.extract.encoders import speech, text
 
-    options = {Modality.TEXT: text.OPTIONS, Modality.AUDIO: speech.OPTIONS}.get(modality)
-    if options is None:
+    encoder = {Modality.TEXT: text, Modality.AUDIO: speech}.get(modality)
+    if encoder is None:
         raise BackboneError(
             f"{where}: transformers encodes text and audio here, not {modality}", fix="name timm:NAME for images"
         )
-    named = BackboneSpec(modality, weights=where, options=options, source="https://huggingface.co")
+    named = BackboneSpec(
+        modality, weights=where, options=encoder.OPTIONS, about=encoder.ABOUT, source="https://huggingface.co"
+    )
     return replace(named, batch=8) if modality is Modality.AUDIO else named
 
 

@@ -40,6 +40,12 @@ SPECS = {
     "acoustic": BackboneSpec(
         modality=Modality.AUDIO,
         options={"hop_s": HOP / RATE, "window_s": WINDOW / RATE, "f0": "praat", "version": VERSION},
+        about={
+            "hop_s": "seconds from one row to the next",
+            "window_s": "seconds of sound that a row describes",
+            "f0": "who tracks the pitch: praat, or yin (librosa's)",
+            "version": "of these numbers; the one above is all that this msa makes",
+        },
         dtype="float32",  # hertz and decibels in one row
         licence="ISC (librosa), GPL-3.0 (Praat)",
         source="https://doi.org/10.25080/Majora-7b98e3ed-003",

@@ -33,6 +33,7 @@ SPECS = {
     "words": BackboneSpec(
         modality=Modality.TEXT,
         options={"dims": 256, "max_length": 128},
+        about={"dims": "columns that the n-grams are hashed into", "max_length": "words and signs; longer text is cut"},
         licence="MIT",
         source="https://ojs.aaai.org/index.php/ICWSM/article/view/14550",
     ),

@@ -58,6 +58,10 @@ SPECS = {
     "csv": BackboneSpec(
         modality=Modality.FACE,
         options={"set": "compact", "confidence": 0.0},
+        about={
+            "set": "columns: compact (what every version writes), or all of version 2",
+            "confidence": "OpenFace's own, from which on a row is kept, 0 to 1",
+        },
         dtype="float32",
         batch=1,  # clips; a batch that fails would be taken again, and counted again
         licence="academic or non-profit, non-commercial research (OpenFace)",

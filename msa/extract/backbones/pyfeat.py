@@ -19,10 +19,12 @@ Traps    `import feat` sets OMP_NUM_THREADS and a detector switches autograd off
          own. RetinaFace shares its candidates among the frames of a batch; here each frame keeps all of its own.
 """
 
+from dataclasses import replace
+
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.encoders import face
-from msa.extract.encoders.face import OPTIONS
+from msa.extract.encoders.face import ABOUT, OPTIONS
 from msa.types import Modality
 
 SPECS = {
@@ -30,6 +32,7 @@ SPECS = {
         modality=Modality.FACE,
         weights="pyfeat:py-feat/face_multitask_v2",
         options=OPTIONS,
+        about=ABOUT,
         dtype="float32",  # seconds, angles and shares in one row
         batch=1,  # clips; a batch that fails would be taken again, and counted again
         licence="non-commercial research (multitask weights: ConvNeXt V2 CC BY-NC 4.0, Gaze360, ETH-XGaze), MIT (code)",
@@ -44,10 +47,7 @@ def spec(modality: Modality, where: str) -> BackboneSpec:
         raise BackboneError(
             f"{where}: py-feat reads faces, not {modality}", fix=f"name another backbone for {modality}"
         )
-    known = SPECS["multitask"]
-    return BackboneSpec(
-        modality, where, options=OPTIONS, dtype=known.dtype, batch=1, licence=known.licence, source=known.source
-    )
+    return replace(SPECS["multitask"], weights=where)
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> face.FaceEncoder:

@@ -5,7 +5,7 @@ Weights  timm/resnest50d.in1k (ImageNet-1k), Apache-2.0
 """
 
 from msa.extract.backbone import BackboneSpec
-from msa.extract.encoders.image import OPTIONS, load
+from msa.extract.encoders.image import ABOUT, OPTIONS, load
 from msa.types import Modality
 
 __all__ = ["SPECS", "load"]
@@ -15,6 +15,7 @@ SPECS = {
         modality=Modality.IMAGE,
         weights="timm:resnest50d.in1k",
         options=OPTIONS,  # 7 x 7 tokens, 2048 wide
+        about=ABOUT,
         licence="Apache-2.0",
         source="https://arxiv.org/abs/2004.08955",
     ),

@@ -7,7 +7,7 @@ Differs  wwm-ext is Chinese and, despite its name, BERT's architecture and vocab
 """
 
 from msa.extract.backbone import BackboneSpec
-from msa.extract.encoders.text import OPTIONS, load
+from msa.extract.encoders.text import ABOUT, OPTIONS, load
 from msa.types import Modality
 
 __all__ = ["SPECS", "load"]
@@ -17,6 +17,7 @@ SPECS = {
         modality=Modality.TEXT,
         weights="hf:FacebookAI/roberta-base",
         options=OPTIONS,
+        about=ABOUT,
         licence="MIT",
         source="https://arxiv.org/abs/1907.11692",
     ),
@@ -24,6 +25,7 @@ SPECS = {
         modality=Modality.TEXT,
         weights="hf:hfl/chinese-roberta-wwm-ext",
         options=OPTIONS,
+        about=ABOUT,
         licence="Apache-2.0",
         source="https://arxiv.org/abs/1906.08101",
     ),

@@ -6,7 +6,7 @@ Weights  `timm:NAME` (hub repository timm/NAME) or `timm:NAME@CHECKPOINT`; their
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec
-from msa.extract.encoders.image import OPTIONS, load
+from msa.extract.encoders.image import ABOUT, OPTIONS, load
 from msa.types import Modality
 
 __all__ = ["SPECS", "load", "spec"]
@@ -19,5 +19,9 @@ def spec(modality: Modality, where: str) -> BackboneSpec:
     if modality is not Modality.IMAGE:
         raise BackboneError(f"{where}: timm encodes images, not {modality}", fix="name hf:ORG/NAME for text and audio")
     return BackboneSpec(
-        modality, weights=where, options=OPTIONS, source="https://github.com/huggingface/pytorch-image-models"
+        modality,
+        weights=where,
+        options=OPTIONS,
+        about=ABOUT,
+        source="https://github.com/huggingface/pytorch-image-models",
     )

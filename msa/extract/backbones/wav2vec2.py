@@ -5,7 +5,7 @@ Weights  facebook/wav2vec2-base, Apache-2.0: pre-trained on LibriSpeech, not fin
 """
 
 from msa.extract.backbone import BackboneSpec
-from msa.extract.encoders.speech import OPTIONS, load
+from msa.extract.encoders.speech import ABOUT, OPTIONS, load
 from msa.types import Modality
 
 __all__ = ["SPECS", "load"]
@@ -15,6 +15,7 @@ SPECS = {
         modality=Modality.AUDIO,
         weights="hf:facebook/wav2vec2-base",
         options=OPTIONS,  # a frame per 20 ms (320 samples), 768 wide
+        about=ABOUT,
         batch=8,
         licence="Apache-2.0",
         source="https://arxiv.org/abs/2006.11477",

@@ -1,10 +1,10 @@
 """The work that backbones of one modality share: each backbone file names weights, these files run them.
 
-Precision is decided in one place, `forward`: fp32 on a CPU; on a GPU fp16 autocast, taken again in fp32 where it
+Precision is decided in one place, lane.py: fp32 on a CPU; on a GPU fp16 autocast, taken again in fp32 where it
 overflows. Nothing here changes a setting of the process: no threads, no seeds, no TF32 switch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msa.errors import BackboneError
+from msa.extract.encoders.lane import stored
 
 if TYPE_CHECKING:
     import torch
@@ -25,27 +26,15 @@ def freeze(model: "torch.nn.Module", device: str) -> "torch.nn.Module":
     return model.eval().requires_grad_(False).to(device)
 
 
-def forward(run: Callable[[], "torch.Tensor"], device: str) -> "torch.Tensor":
-    """The float32 result of `run()` on `device`, without a graph."""
-    import torch
-
-    with torch.inference_mode():
-        if torch.device(device).type != "cuda":
-            return run()
-        with torch.autocast("cuda", dtype=torch.float16):  # eight times closer to fp32 than bf16, but it overflows
-            hidden = run().float()
-        return hidden if bool(torch.isfinite(hidden).all()) else run()
-
-
 def rows(hidden: Iterable[np.ndarray], dtype: str) -> list[np.ndarray]:
     """Hidden states, each (T, D), in the dtype of the store; raises FloatingPointError for any that is not finite."""
-    stored = []
+    found = []
     for i, states in enumerate(hidden):
-        with np.errstate(over="ignore"):  # told below, with the clip that did it
-            stored.append(states.astype(dtype))
-        if not np.isfinite(stored[i]).all():
-            raise FloatingPointError(f"clip {i} of this batch: its hidden states are not finite as {dtype}")
-    return stored
+        own = stored(i, states, dtype)
+        if isinstance(own, FloatingPointError):
+            raise own
+        found.append(own)
+    return found
 
 
 def transformer(folder: Path) -> "torch.nn.Module":

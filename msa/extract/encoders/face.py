@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from msa.extract.media import Frames
 
 # `fps`: an expression lasts half a second to four (Matsumoto and Hwang, 2011), so five frames a second meet the
-# shortest twice, at a sixth of what every frame of a video would cost. `side`: pixels; a face is read at 256.
+# shortest twice, at a sixth of what every frame of a video would cost.
 OPTIONS: Mapping[str, Any] = {"fps": 5.0, "side": 640, "track": "largest", "confidence": 0.5}
+ABOUT: Mapping[str, str] = {
+    "fps": "frames of a second that are searched for faces",
+    "side": "pixels; larger frames are scaled down to it, and a face is read at 256",
+    "track": "whose face: largest, or speaking (whose lips move most)",
+    "confidence": "from which on a box is a face, 0 to 1",
+}
 TRACKS = ("largest", "speaking")
 WORKER = "msa.extract.encoders.face_worker:PyFeat"
 FIRST = ("time_s", "confidence", "face_x", "face_y", "face_width", "face_height")

@@ -6,6 +6,8 @@ In wav2vec 2.0 and its kind a shorter clip meets its padding in three places:
 3. Attention reads every frame. It is masked.
 The other convolutions read what lies in their field: a frame whose field ends inside the clip never sees the padding,
 and no other frame is kept. What is left works on one frame at a time.
+
+The library would look at the mask before it uses it, and a GPU be waited for: so attention gets it from here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +17,12 @@ from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from msa.extract.encoders.packed import attach
+
 if TYPE_CHECKING:
     import torch
+
+NAME = "msa_padded"  # among the attention implementations of transformers
 
 # Families in which there is no fourth place. SEW pools frames by pairs and Conformers convolve in every block.
 EXACT = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio")
@@ -27,23 +33,32 @@ class Batch:
     """The batch under way: how many samples each clip has. Empty where nothing is padded, and nothing is to be done."""
 
     samples: Sequence[int] = ()
+    counted: Any = None  # the same as a tensor (B,), where the model is
+    told: bool = False  # is the model's attention told by this? Else it wants a mask
 
     @contextmanager
-    def of(self, samples: Sequence[int]) -> Iterator[None]:
+    def of(self, samples: Sequence[int], counted: "torch.Tensor") -> Iterator[None]:
         """While a batch of clips of these lengths is in the model's hands."""
-        self.samples = samples if len(set(samples)) > 1 else ()
+        self.samples, self.counted = (samples, counted) if len(set(samples)) > 1 else ((), None)
         try:
             yield
         finally:
-            self.samples = ()
+            self.samples, self.counted = (), None
 
-    def mask(self, device: str) -> "torch.Tensor | None":
-        """(B, samples): which are of a clip?"""
-        import torch
+    def mask(self) -> "torch.Tensor | None":
+        """(B, samples): which are of a clip? None where nobody has to ask."""
+        return below(max(self.samples), self.counted) if self.samples and not self.told else None
 
-        if not self.samples:
-            return None
-        return (torch.arange(max(self.samples)) < torch.tensor(self.samples)[:, None]).to(device)
+    def frames(self, config: Any, length: int) -> "torch.Tensor | None":
+        """(B, 1, 1, length): which hidden states are of a clip? None: all."""
+        return below(length, frames(config, self.counted))[:, None, None] if self.samples else None
+
+
+def below(longest: int, counts: "torch.Tensor") -> "torch.Tensor":
+    """(B,) numbers -> (B, longest): the first so many are True."""
+    import torch
+
+    return torch.arange(longest, device=counts.device) < counts[:, None]
 
 
 def separable(config: Any) -> bool:
@@ -67,14 +82,35 @@ def separate(model: Any) -> Batch:
     for module in model.encoder.pos_conv_embed.modules():
         if isinstance(module, nn.Conv1d):
             module.register_forward_pre_hook(partial(_zeros_beyond, model.config, batch))
-    for module in model.encoder.modules():
-        if hasattr(module, "torch_multi_head_self_attention"):  # WavLM's
-            module.torch_multi_head_self_attention = MethodType(_attention, module)
+    attentions: list[Any] = [module for module in model.encoder.modules() if hasattr(module, "q_proj")]
+    own = [module for module in attentions if hasattr(module, "torch_multi_head_self_attention")]  # WavLM's
+    for module in attentions:
+        module.frames = partial(batch.frames, model.config)
+    for module in own:
+        module.torch_multi_head_self_attention = MethodType(_attention, module)
+    batch.told = bool(own) or attach(model, NAME, attend)
     return batch
 
 
-def frames(config: Any, samples: int) -> int:
-    """How many hidden states a waveform of so many samples has: one per field that lies inside it."""
+def attend(
+    module: Any,
+    query: "torch.Tensor",
+    key: "torch.Tensor",
+    value: "torch.Tensor",
+    attention_mask: "torch.Tensor | None",
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple["torch.Tensor", None]:
+    """Attention of each clip to its own frames; query, key and value (B, H, T, D) -> (B, T, H, D)."""
+    from torch.nn import functional
+
+    mask = module.frames(key.shape[2])
+    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return out.transpose(1, 2), None
+
+
+def frames(config: Any, samples: Any) -> Any:
+    """How many hidden states a waveform of so many samples has: one per field that lies inside it. Tensors, too."""
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         samples = (samples - kernel) // stride + 1
     return samples
@@ -103,16 +139,13 @@ def _zeros_beyond(config: Any, batch: Batch, conv: Any, inputs: tuple["torch.Ten
     """Before a positional convolution: (B, C, T) with zeros where no frame of the clip is."""
     if not batch.samples:
         return None
-    import torch
-
     (x,) = inputs
-    counts = torch.tensor([frames(config, n) for n in batch.samples], device=x.device)
-    beyond = torch.arange(x.shape[2], device=x.device) >= counts[:, None]  # (B, T)
-    return (x.masked_fill(beyond[:, None], 0),)
+    own = below(x.shape[2], frames(config, batch.counted))  # (B, T)
+    return (x.masked_fill(~own[:, None], 0),)
 
 
 def _attention(
-    self: Any, hidden: "torch.Tensor", mask: "torch.Tensor | None", bias: "torch.Tensor"
+    self: Any, hidden: "torch.Tensor", attention_mask: "torch.Tensor | None", bias: "torch.Tensor"
 ) -> tuple["torch.Tensor", None]:
     """WavLM's attention over (B, T, D) as one fused product; its gated position bias comes as (B heads, T, T).
 
@@ -122,8 +155,9 @@ def _attention(
 
     size, length, width = hidden.shape
     bias = bias.view(size, self.num_heads, length, length)
+    mask = self.frames(length)
     if mask is not None:
-        bias = bias.masked_fill(~mask[:, None, None], float("-inf"))
+        bias = bias.masked_fill(~mask, float("-inf"))
     query, key, value = (
         project(hidden).view(size, length, self.num_heads, -1).transpose(1, 2)  # (B, heads, T, D / heads)
         for project in (self.q_proj, self.k_proj, self.v_proj)

@@ -4,7 +4,7 @@ On a GPU clips go in padded batches that leave every clip as it is alone (see pa
 is not known go one at a time. So does everything on a CPU, which gains nothing from a batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,18 @@ import numpy as np
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
-from msa.extract.encoders import forward, freeze, library_versions, padding, quiet, rows, transformer, unloadable
+from msa.extract.encoders import freeze, library_versions, padding, quiet, transformer, unloadable
+from msa.extract.encoders.lane import Launched, lane
 
 if TYPE_CHECKING:
     import torch
 
 RATE = 16_000  # Hz
-# `max_seconds` keeps the beginning of longer clips: attention is quadratic. `layer` as for text, 0 before block 1.
 OPTIONS: Mapping[str, Any] = {"max_seconds": 30.0, "layer": -1}
+ABOUT: Mapping[str, str] = {
+    "max_seconds": "of longer clips the beginning is kept: attention costs the square of it",
+    "layer": "which hidden states: -1 the last, 0 before the first block, 1 after it",
+}
 BUDGET = 12_000  # hidden states in one forward on a GPU, padding included: 240 s, for which 12 GB are enough
 
 
@@ -51,13 +55,22 @@ class SpeechEncoder:
 
         A clip may also come as `prepare` returned it: threads that decode can do that work ahead.
         """
+        return self.launch(clips).rows()
+
+    def launch(self, clips: Sequence[Any]) -> Launched:
+        """Begin to do so."""
         import torch
 
-        if not clips:
-            return []
         waves = [clip if isinstance(clip, torch.Tensor) else self.prepare(clip) for clip in clips]
-        together = [waves] if self.padded else [[wave] for wave in waves]
-        return rows((states for batch in together for states in self._hidden(batch)), self.dtype)
+        batches = [waves] if self.padded and waves else [[wave] for wave in waves]
+        arrivals = [lane(self.device).forward(self._run(batch), self.dtype) for batch in batches]
+        ends = [self._frames(len(wave)) if self.padded else None for wave in waves]
+
+        def split(hidden: Sequence[np.ndarray]) -> list[np.ndarray]:
+            filled = (states for batch in hidden for states in batch)  # each (frames, dim)
+            return [states[:end] for states, end in zip(filled, ends, strict=True)]
+
+        return Launched(arrivals, split, self.dtype)
 
     def prepare(self, clip: np.ndarray) -> "torch.Tensor":
         """One clip as the model takes it, float32 (samples,); may be called from many threads."""
@@ -82,24 +95,24 @@ class SpeechEncoder:
     def _frames(self, samples: int) -> int:
         return padding.frames(self.model.config, max(samples, self.field))
 
-    def _hidden(self, waves: Sequence["torch.Tensor"]) -> Iterator[np.ndarray]:
-        """(frames, dim) of each waveform, all in one forward."""
+    def _run(self, waves: Sequence["torch.Tensor"]) -> Callable[[], "torch.Tensor"]:
+        """All in one forward: (B, frames, dim)."""
         import torch
 
-        lengths = [len(wave) for wave in waves]
-        padded = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True).to(self.device)  # (B, samples)
+        to, lengths = lane(self.device), [len(wave) for wave in waves]
+        filled = to.empty((len(waves), max(lengths)), torch.float32).zero_()  # (B, samples)
+        for i, wave in enumerate(waves):
+            filled[i, : len(wave)] = wave
+        padded, counted = to.there(filled), to.numbers(lengths, np.int64)
 
         def run() -> "torch.Tensor":
-            mask = self.batch.mask(self.device)
-            if self.layer == -1:
-                return self.model(padded, attention_mask=mask).last_hidden_state
-            return self.model(padded, attention_mask=mask, output_hidden_states=True).hidden_states[self.layer]
+            with self.batch.of(lengths, counted):
+                inputs = {"input_values": padded, "attention_mask": self.batch.mask()}
+                if self.layer == -1:
+                    return self.model(**inputs).last_hidden_state
+                return self.model(**inputs, output_hidden_states=True).hidden_states[self.layer]
 
-        with self.batch.of(lengths):
-            hidden = forward(run, self.device).cpu().numpy()  # (B, frames, dim)
-        if len(waves) == 1:
-            return iter(hidden)
-        return (states[: self._frames(length)] for states, length in zip(hidden, lengths, strict=True))
+        return run
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:

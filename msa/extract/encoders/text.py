@@ -1,6 +1,6 @@
 """Text -> one hidden state per token, by any encoder of the transformers library."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,15 +9,18 @@ import numpy as np
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
-from msa.extract.encoders import forward, freeze, library_versions, quiet, rows, transformer, unloadable
+from msa.extract.encoders import freeze, library_versions, quiet, transformer, unloadable
+from msa.extract.encoders.lane import Launched, lane
 from msa.extract.encoders.packed import Pack, attach, counts_by
 
 if TYPE_CHECKING:
     import torch
 
-# `max_length` counts tokens, special ones included; longer text is cut. `layer` -1 is the last hidden state,
-# 0 the embeddings.
 OPTIONS: Mapping[str, Any] = {"max_length": 128, "layer": -1}
+ABOUT: Mapping[str, str] = {
+    "max_length": "tokens, special ones included; longer text is cut",
+    "layer": "which hidden states: -1 the last, 0 the embeddings, 1 after the first block",
+}
 
 CPU_BUDGET = 2048  # tokens in one forward: half of it costs 2 % of the speed, more gains nothing
 GPU_BUDGET = 16_384  # 25 KB a token in a model of base size, and enough of them to fill a card
@@ -56,11 +59,15 @@ class TextEncoder:
 
     def encode(self, clips: Sequence[str]) -> list[np.ndarray]:
         """Turn texts into hidden states, each (tokens, dim), that do not depend on each other."""
+        return self.launch(clips).rows()
+
+    def launch(self, clips: Sequence[str]) -> Launched:
+        """Begin to do so."""
         ids = self.tokenize(clips)
         for i, own in enumerate(ids):
             if not own:
                 raise ValueError(f"text {i} of this batch has no tokens")
-        return rows(self.states(ids), self.dtype)
+        return self._launch(ids, self.dtype)
 
     def sizes(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special ones included, after the cut: what it costs."""
@@ -75,31 +82,40 @@ class TextEncoder:
 
     def states(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Hidden states of tokenised texts, each (tokens, dim) float32, in one forward where the model allows it."""
-        if not ids:
-            return []
-        if self.batching == "packed":
-            return self._packed(ids)
-        return self._padded(ids) if self.mask_holds else [self._padded([own])[0] for own in ids]
+        return self._launch(ids, "float32").wait().states()
 
-    def _packed(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def _launch(self, ids: Sequence[Sequence[int]], dtype: str) -> Launched:
+        if self.batching == "packed" and ids:
+            return self._packed(ids, dtype)
+        batches = [ids] if self.mask_holds and ids else [[own] for own in ids]
+        arrivals = [lane(self.device).forward(self._padded(batch), dtype) for batch in batches]
+        lengths = [len(own) for own in ids]
+
+        def split(hidden: Sequence[np.ndarray]) -> list[np.ndarray]:
+            filled = (states for batch in hidden for states in batch)  # each (T, dim)
+            return [states[:length] for states, length in zip(filled, lengths, strict=True)]
+
+        return Launched(arrivals, split, dtype)
+
+    def _packed(self, ids: Sequence[Sequence[int]], dtype: str) -> Launched:
         """End to end, attention inside each text alone: nothing to mask."""
         pack = Pack.of(ids, self._counts_by, self.device)
         run = partial(self._hidden, input_ids=pack.ids, position_ids=pack.positions, spans=pack.spans)
-        return pack.split(forward(run, self.device)[0].cpu().numpy())
+        return Launched([lane(self.device).forward(run, dtype)], lambda hidden: pack.split(hidden[0][0]), dtype)
 
-    def _padded(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Side by side, filled to the longest; padding is masked and cut off again."""
-        import torch
+    def _padded(self, ids: Sequence[Sequence[int]]) -> Callable[[], "torch.Tensor"]:
+        """Side by side, filled to the longest; padding is masked, and to be cut off again.
 
+        The library looks at the mask before it believes it, so that here, unlike in a pack, a GPU is waited for.
+        """
         filler = self.tokenizer.pad_token_id or 0  # RoBERTa counts positions by it; without one, masked anyway
-        padded = torch.full((len(ids), max(map(len, ids))), filler)  # (B, T)
-        mask = torch.zeros_like(padded)
+        padded = np.full((len(ids), max(map(len, ids))), filler)  # (B, T)
+        mask = np.zeros_like(padded)
         for i, own in enumerate(ids):
-            padded[i, : len(own)] = torch.tensor(own)
-            mask[i, : len(own)] = 1
-        run = partial(self._hidden, input_ids=padded.to(self.device), attention_mask=mask.to(self.device))
-        hidden = forward(run, self.device).cpu().numpy()  # (B, T, dim)
-        return [states[: len(own)] for states, own in zip(hidden, ids, strict=True)]
+            padded[i, : len(own)], mask[i, : len(own)] = own, 1
+        to = lane(self.device)
+        inputs = {"input_ids": to.numbers(padded, np.int64), "attention_mask": to.numbers(mask, np.int64)}
+        return partial(self._hidden, **inputs)
 
     @cached_property
     def _counts_by(self) -> int | None:
