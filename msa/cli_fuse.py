@@ -1,13 +1,26 @@
 """`msa fuse`: train fusion heads from the store, and look at their results. A body is: import, one call, print."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from msa import catalog, commands, terminal
 from msa.commands import JsonOption, StoreOption, print_json, print_run
 from msa.errors import UnknownNameError
+
+DataOption = Annotated[str | None, typer.Option(help="A dataset, or two: mvsa-single+ravdess. Default: what there is.")]
+PairingOption = Annotated[str, typer.Option(help="random, union, label_matched, zip or noisy_match.")]
+ModalitiesOption = Annotated[str | None, typer.Option(help="Only these, such as text,image.")]
+ViewOption = Annotated[list[str] | None, typer.Option(help="Which view: text=roberta.base. Default: the newest.")]
+SeedsOption = Annotated[str, typer.Option(help="How many from 42 on, or which: 3 or 7,8,9.")]
+JobsOption = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at once. Default: one for each GPU, or else each core.")
+]
+SchedulerOption = Annotated[
+    str | None, typer.Option(help="A dask cluster that sees store and folder: tcp://HOST:PORT or its file.")
+]
 
 app = typer.Typer(help="Train fusion heads from the store, and look at their results.", no_args_is_help=True)
 
@@ -16,18 +29,16 @@ app = typer.Typer(help="Train fusion heads from the store, and look at their res
 def train(
     model: Annotated[str, typer.Option(help="A head: see `msa fuse list`.")] = "cmsta",
     preset: Annotated[str, typer.Option(help="Of the head: default, paper, ...")] = "default",
-    data: Annotated[
-        str | None, typer.Option(help="A dataset, or two: mvsa-single+ravdess. Default: what there is.")
-    ] = None,
-    pairing: Annotated[str, typer.Option(help="random, union, label_matched, zip or noisy_match.")] = "random",
+    data: DataOption = None,
+    pairing: PairingOption = "random",
     rho: Annotated[float, typer.Option(min=0, max=1, help="Of noisy_match: how often the label is matched.")] = 0.5,
     pair_seed: Annotated[int, typer.Option(help="Of the pairing.")] = 42,
-    modalities: Annotated[str | None, typer.Option(help="Only these, such as text,image.")] = None,
-    view: Annotated[list[str] | None, typer.Option(help="Which view: text=roberta.base. Default: the newest.")] = None,
+    modalities: ModalitiesOption = None,
+    view: ViewOption = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of head or training: layers=2, lr=1e-4.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="How many from 42 on, or which: 3 or 7,8,9.")] = "5",
+    seeds: SeedsOption = "5",
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/MODEL-DATA-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run.")] = None,
@@ -46,13 +57,123 @@ def train(
         print_run(run)
 
 
+@app.command()
+def bench(
+    models: Annotated[str, typer.Option(help="all, or some: cmsta,hcl,lmf.")] = "all",
+    preset: Annotated[str, typer.Option(help="Of every head.")] = "default",
+    data: DataOption = None,
+    pairing: PairingOption = "random",
+    modalities: ModalitiesOption = None,
+    view: ViewOption = None,
+    seeds: SeedsOption = "5",
+    jobs: JobsOption = None,
+    scheduler: SchedulerOption = None,
+    store: StoreOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder; one that was begun is gone on with. Default: runs/bench-DATA.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train many heads under one protocol and show them in one table, with what it takes to believe it.
+
+    Same hidden states, parts, pairing, seeds and early stopping for all; each test part is scored once, after all have
+    been trained. Linear probes of all modalities and of each alone stand beside them.
+    """
+    from msa.fuse import request
+    from msa.fuse.race import Workers
+
+    asked = request.Request("", preset, data, pairing, modalities=modalities, views=view or [], seeds=seeds)
+    found, folder = request.bench(asked, models.split(","), store, out, Workers(jobs, scheduler), terminal.note)
+    _show(found, folder, json_)
+
+
+@app.command()
+def tune(
+    models: Annotated[str, typer.Option(help="all, or some: cmsta,hcl,lmf.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trainings spent on each head.")] = 20,
+    preset: Annotated[str, typer.Option(help="Where the search of each head begins.")] = "default",
+    data: DataOption = None,
+    pairing: PairingOption = "random",
+    modalities: ModalitiesOption = None,
+    view: ViewOption = None,
+    seeds: SeedsOption = "5",
+    jobs: JobsOption = None,
+    scheduler: SchedulerOption = None,
+    store: StoreOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder; one that was begun is gone on with. Default: runs/tune-DATA.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Seek settings on the validation part alone, as long for every head, then compare the winners over all seeds.
+
+    Trials that look hopeless are given up early; they count. The search sees a table without the test part.
+    """
+    from msa.fuse import request
+    from msa.fuse.race import Workers
+
+    asked = request.Request("", preset, data, pairing, modalities=modalities, views=view or [], seeds=seeds)
+    workers = Workers(jobs, scheduler)
+    found, folder = request.tune(asked, models.split(","), trials, store, out, workers, terminal.note)
+    _show(found, folder, json_)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[
+        str, typer.Argument(help="cmsta:table2, table3, fig5, fig6, or hcl:table1 to table6.", show_default=False)
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Datasets. Default: the paper's, as far as the store has them.")
+    ] = None,
+    pairing: PairingOption = "random",
+    modalities: ModalitiesOption = None,
+    view: ViewOption = None,
+    seeds: SeedsOption = "5",
+    jobs: JobsOption = None,
+    scheduler: SchedulerOption = None,
+    store: StoreOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder; one that was begun is gone on with. Default: runs/TABLE-DATA.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run a table or figure of the two papers on what of its data is in the store.
+
+    The printed figures stand beside ours where corpora, test samples and encoders are the paper's, and nowhere else.
+    """
+    from msa import results
+    from msa.fuse import papers, request
+    from msa.fuse.race import Workers
+
+    if not papers.named(table).settings:
+        found = request.complexity(table)
+        print_json(found, json_)
+        return None if json_ else terminal.sheet(results.complexity_sheet(**found))
+    asked = request.Request("", "default", data, pairing, modalities=modalities, views=view or [], seeds=seeds)
+    made, folder = request.reproduce(asked, table, store, out, Workers(jobs, scheduler), terminal.note)
+    return _show(made, folder, json_)
+
+
+def _show(found: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    """Print a table of many heads, and write it beside its numbers."""
+    from msa import results
+
+    sheet = results.bench_sheet(found)
+    (folder / "bench.md").write_text(results.markdown(sheet) + "\n", "utf-8")
+    print_json({"folder": str(folder), **found}, as_json)
+    if not as_json:
+        terminal.sheet(sheet)
+        terminal.say(f"{folder}  (bench.md, bench.csv, bench.json, bench.png, runs/)")
+
+
 @app.command("eval")
 def eval_(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data: Annotated[
         str | None, typer.Option(help="Another dataset with the same views. Default: the run's own.")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Default: the store the run was trained from.")] = None,
+    store: Annotated[str | None, typer.Option(help="Default: the store the run was trained from.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Score a trained run again on the test part of its own data, or of another corpus."""
@@ -96,7 +217,7 @@ def plot(
     run: Annotated[Path, typer.Argument(help="A run folder of the head hcl.", show_default=False)],
     what: Annotated[str, typer.Option(help="entropy, attention or tsne.", show_default=False)],
     seed: Annotated[int | None, typer.Option(help="Default: the one with the lowest validation loss.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Default: the store the run was trained from.")] = None,
+    store: Annotated[str | None, typer.Option(help="Default: the store the run was trained from.")] = None,
 ) -> None:
     """Draw the HCL paper's pictures of a run, and write the numbers behind them: PNG and CSV.
 

@@ -1,6 +1,6 @@
 """Runs as tables: every figure with its yardsticks, its spread and the pairing it was measured under."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,94 @@ def _verdict(run: "Run") -> list[str]:
         return []
     title = TITLES[name].replace("\n", " ")
     return [f"{run.model.name} does not beat the linear probe here ({title} {ours:.3f} against {probe:.3f})"]
+
+
+def bench_sheet(found: Mapping[str, Any]) -> Sheet:
+    """The table of `msa fuse bench`: heads from the best down, then what they are shown beside."""
+    names, shown = found["metrics"], []
+    for row in sorted(found["rows"], key=lambda row: row["yardstick"]):
+        shown.append((*_mean_row(_called(row), row, names), _against(row), *_spent(row["cost"])))
+        if printed := row.get("printed"):
+            shown.append(("  printed", *(_number(printed.get(name)) for name in names), *[""] * 6))
+    for name, scores in found["beside"].items():
+        shown.append((*_mean_row(name, scores, names), *[""] * 6))
+    columns = (
+        "",
+        *(TITLES[name] for name in names),
+        "behind\n(p, Holm)",
+        "params",
+        "GFLOP",
+        "memory",
+        "s/epoch",
+        "ms, one",
+    )
+    return Sheet(found["title"], columns, tuple(shown), tuple(_bench_remarks(found)))
+
+
+def complexity_sheet(title: str, rows: Sequence[Mapping[str, Any]], remark: str) -> Sheet:
+    """What heads cost beside what a paper prints of them."""
+    columns = ("", "params", "printed", "GFLOP", "printed", "step of 64", "ms, one", "ms a sample, 64")
+    shown = [
+        (
+            row["name"],
+            f"{row['parameters']:,}",
+            f"{row['printed']['parameters']:,.0f}",
+            f"{row['flops'] / 1e9:.3f}",
+            f"{row['printed']['flops'] / 1e9:.3f}",
+            f"{row['step_bytes'] / 1e6:,.0f} MB",
+            f"{row['latency_ms']:.2f}",
+            f"{row['per_sample_ms']:.2f}",
+        )
+        for row in rows
+    ]
+    lengths = ", ".join(f"{n} {m}" for m, n in rows[0]["lengths"].items())
+    return Sheet(title, columns, tuple(shown), (f"one sample of {lengths} steps", f"of the paper: {remark}"))
+
+
+def _called(row: Mapping[str, Any]) -> str:
+    preset = "" if row["preset"] == "default" else f" ({row['preset']})"
+    return row["name"] + preset + (" [reconstruction]" if row["fidelity"] == "C" else "")
+
+
+def _against(row: Mapping[str, Any]) -> str:
+    if "behind" not in row:
+        return "the best" if not row["yardstick"] else "-"
+    return f"{row['behind']:.3f}\n({_small(row['p_holm'])})"
+
+
+def _small(p: float) -> str:
+    return f"p {p:.2f}" if p >= 0.01 else f"p {p:.3f}"
+
+
+def _spent(cost: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{cost['parameters']:,}",
+        f"{cost['flops'] / 1e9:.3f}",
+        f"{cost['step_bytes'] / 1e6:,.0f} MB",
+        f"{cost['seconds_per_epoch']:.2f}",
+        f"{cost['latency_ms']:.2f}",
+    )
+
+
+def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
+    machine = found["machine"]
+    yield (
+        "mean ± sd over seeds [95 % bootstrap interval over test samples]; behind: the best less this, in "
+        + TITLES[found["decisive"]].replace("\n", " ")
+        + ", paired bootstrap, adjusted for the number of rows by Holm"
+    )
+    yield (
+        f"costs on {machine['device']}: GFLOP of one sample of median length, memory of a training step, seconds of an "
+        f"epoch with {machine['at_once']} trainings at once, latency of a batch of one"
+    )
+    yield from found["audits"]
+    for row in found["rows"]:
+        if row["collapsed"]:
+            yield f"{row['name']}: COLLAPSED to one answer with seed {', '.join(map(str, row['collapsed']))}"
+        if row["restarted"]:
+            yield f"{row['name']}: restarted at a lower rate with seed {', '.join(map(str, row['restarted']))}"
+    for name, reason in found["failed"].items():
+        yield f"{name} could not be trained: {reason}"
 
 
 def markdown(sheet: Sheet) -> str:

@@ -20,7 +20,7 @@ from msa.fuse.train import predict
 from msa.types import Modality, Split
 
 
-def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -> tuple[str, dict[str, Any]]:
+def evaluate(folder: Path, store: str | Path | None = None, data: str | None = None) -> tuple[str, dict[str, Any]]:
     """Name of the data, and scores of every seed on its test part. Raises ConfigError where the data do not fit."""
     run = Run.open(folder)
     own = Experiment.from_json(run.record["experiment"])
@@ -29,7 +29,7 @@ def evaluate(folder: Path, store: Path | None = None, data: str | None = None) -
     if data is None:
         table = own.data.load(store_of(run, store))
     else:
-        opened = FeatureStore.open(store or Path(run.record["data"]["store"]))
+        opened = FeatureStore.open(store or run.record["data"]["store"])
         table = _other(run, own.data, data.split("+"), opened).load(opened)
     notes = set(check_fit(run, table))
     table = table.only([m for m in table.columns if m in run.dims])

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from msa.cache import history
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.fuse import metrics, pairing
 from msa.fuse.data import Normalisation, Table, table
 from msa.fuse.model import Model
-from msa.fuse.run import Run, SeedResult, drawn_only
+from msa.fuse.run import CHECKPOINT, FIT, Run, SeedResult, drawn_only
 from msa.fuse.train import Fit, Watch, fit, predict
 from msa.types import Modality, Split
 
@@ -62,7 +63,7 @@ class Data:
         if not wanted:
             asked = f" of {', '.join(self.modalities)}" if self.modalities else ""
             raise StoreError(
-                f"{store.path} holds no hidden states{asked} for {name}", fix=f"msa extract --dataset {name}"
+                f"{store.where} holds no hidden states{asked} for {name}", fix=f"msa extract --dataset {name}"
             )
         return {m: self.views.get(m) for m in wanted}
 
@@ -76,7 +77,7 @@ def choose(store: FeatureStore, modalities: Sequence[str] = ()) -> tuple[tuple[s
     with_states = [name for name, found in views.items() if found]
     if not with_states:
         asked = f" of {', '.join(modalities)}" if modalities else " yet"
-        raise StoreError(f"{store.path} holds no hidden states{asked}", fix="msa extract --dataset NAME --root PATH")
+        raise StoreError(f"{store.where} holds no hidden states{asked}", fix="msa extract --dataset NAME --root PATH")
     has = {name: {view.modality for view in views[name]} for name in with_states}
     size = {name: max(view.samples for view in views[name]) for name in with_states}
     first = max(with_states, key=lambda name: (len(has[name]), size[name]))
@@ -116,31 +117,63 @@ def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
     return replace(experiment, data=replace(data, corpora=corpora, views=views))
 
 
-def store_of(run: Run, store: Path | None = None) -> FeatureStore:
+def store_of(run: Run, store: str | Path | None = None) -> FeatureStore:
     """The store a run was trained from as it was then, so that what was added since has no part; or another store."""
-    then = Path(run.record["data"]["store"])
+    then = str(run.record["data"]["store"])
     now = FeatureStore.open(store or then)
-    if now.path.resolve() != then:
+    if now.address != then:
         return now
-    Experiment.from_json(run.record["experiment"]).data.load(now)  # says so where something was removed since
-    return FeatureStore.open(then, run.record["data"]["generation"])
+    data = Experiment.from_json(run.record["experiment"]).data.load(now)  # says so where something was removed since
+    pinned = FeatureStore.open(then, run.record["data"]["generation"])
+    if now.blocks is None and history.lacking(pinned.path, pinned.manifest):  # compacted since, and swept
+        states = {m: int(column.present.sum()) for m, column in data.columns.items()}
+        return now if states == run.record["data"]["hidden_states"] else pinned
+    return pinned
 
 
-def run(experiment: Experiment, store: FeatureStore, folder: Path, watch: Watch = lambda line: None) -> Run:
-    """Train, test once, write the run's folder. A folder that was interrupted is taken up where it stopped."""
-    experiment = pin(experiment, store)
-    data = experiment.data.load(store)
-    _check(experiment.model, data)
-    result = Run.begin(folder, experiment.to_json(), _facts(store, data))
+def run(
+    experiment: Experiment,
+    store: FeatureStore,
+    folder: Path,
+    watch: Watch = lambda line: None,
+    yardsticks: bool = True,
+) -> Run:
+    """Train, test once, write the run's folder. A folder that was interrupted is taken up where it stopped.
+
+    Without `yardsticks` no probe is trained beside it: for a caller that shows the run next to probes of its own.
+    """
+    result, experiment, data = begin(experiment, store, folder)
     if result.metrics:
         watch(f"{folder} is finished already")
         return result
     watch(_told(data))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    main = _train(experiment.model, data, experiment.seeds, device, folder / "seeds", watch)
-    beside = {name: _train(model, one, experiment.seeds, device) for name, (model, one) in _beside(main).items()}
-    _test(result, main, beside, device)
+    main = _train(experiment.model, data, experiment.seeds, _device(), folder / "seeds", watch)
+    others = _beside(main) if yardsticks else {}
+    beside = {name: _train(model, one, experiment.seeds, _device()) for name, (model, one) in others.items()}
+    _test(result, main, beside, _device())
     return Run.open(folder)
+
+
+def train_seed(experiment: Experiment, store: FeatureStore, folder: Path, seed: int) -> None:
+    """Train one seed of an experiment and keep what came of it in its folder: `run` finds it there, and tests it."""
+    result, experiment, data = begin(experiment, store, folder)
+    if not result.metrics:
+        _train(experiment.model, data, [seed], _device(), folder / "seeds")
+
+
+def begin(experiment: Experiment, store: FeatureStore, folder: Path) -> tuple[Run, Experiment, Table]:
+    """Open or make the folder of an experiment; it, the experiment with its views pinned, and its data.
+
+    Raises ConfigError where the model does not fit the data, before anything is written.
+    """
+    experiment = pin(experiment, store)
+    data = experiment.data.load(store)
+    _check(experiment.model, data)
+    return Run.begin(folder, experiment.to_json(), _facts(store, data)), experiment, data
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _told(data: Table) -> str:
@@ -189,14 +222,30 @@ def _train(
     folder: Path | None = None,
     watch: Watch = lambda line: None,
 ) -> _Trained:
-    train, valid = data.part(Split.TRAIN), data.part(Split.VALID)
+    sealed, dims, task = data.sealed(), data.dims, data.task  # nothing below can reach a test label
+    train, valid = sealed.part(Split.TRAIN), sealed.part(Split.VALID)
     norm = Normalisation.fit(train, model.training.normalise)
-    make = lambda: model.build(data.dims, data.task)  # noqa: E731
+    make = lambda: model.build(dims, task)  # noqa: E731
     fits = {}
     for seed in seeds:
-        checkpoint = folder / str(seed) / "checkpoint.pt" if folder else None
+        kept = folder / str(seed) / FIT if folder else None
+        if kept is not None and kept.exists():
+            fits[seed] = Fit(**torch.load(kept, weights_only=True))
+            watch(f"seed {seed}: trained already")
+            continue
+        checkpoint = kept.with_name(CHECKPOINT) if kept else None
         fits[seed] = fit(make, train, valid, norm, model.training, seed, device, checkpoint, watch)
+        if kept is not None:
+            _keep(fits[seed], kept)
     return _Trained(model, data, norm, fits)
+
+
+def _keep(fit: Fit, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(vars(fit), temporary)
+    temporary.replace(path)
+    path.with_name(CHECKPOINT).unlink(missing_ok=True)
 
 
 def _beside(main: _Trained) -> dict[str, tuple[Model, Table]]:
@@ -225,7 +274,7 @@ def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
         "task": asdict(data.task),
         "protocol": data.protocol,
         "drawn": list(data.drawn),
-        "store": str(store.path.resolve()),
+        "store": store.address,
         "generation": store.manifest["generation"],
         "samples": split,
         "hidden_states": {m: int(c.present.sum()) for m, c in data.columns.items()},

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +12,29 @@ from torch import Tensor, nn
 
 from msa.types import Modality, Task
 
+_NOT_SAID = torch.empty(0, dtype=torch.int64)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples, padded to the longest of each modality. A modality a sample lacks has an all-False mask row."""
+    """B samples, padded to the longest of each modality. A modality a sample lacks has an all-False mask row.
+
+    Samples of one dialogue or video share a `group` number and are ordered by `position`; a sample that belongs to
+    none is a group of its own. Where nobody says, all are.
+    """
 
     x: Mapping[Modality, Tensor]  # each (B, T_m, D_m) float32
     mask: Mapping[Modality, Tensor]  # each (B, T_m) bool, True = valid
     y: Tensor  # (B,) int64 class numbers or float32 values; (B, classes) float32 where several labels may hold
     row: Tensor  # (B,) int64, the sample's row in the training table: an address for per-sample memory
+    group: Tensor = _NOT_SAID  # (B,) int64
+    position: Tensor = _NOT_SAID  # (B,) int64, the order inside the group
+
+    def __post_init__(self) -> None:
+        if self.group is _NOT_SAID:
+            object.__setattr__(self, "group", torch.arange(len(self.row), device=self.row.device))
+        if self.position is _NOT_SAID:
+            object.__setattr__(self, "position", torch.zeros_like(self.group))
 
     def __len__(self) -> int:
         return len(self.row)
@@ -27,7 +42,8 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         move = lambda tensors: {m: t.to(device, non_blocking=True) for m, t in tensors.items()}  # noqa: E731
-        return Batch(move(self.x), move(self.mask), self.y.to(device), self.row.to(device))
+        numbers = (t.to(device) for t in (self.y, self.row, self.group, self.position))
+        return Batch(move(self.x), move(self.mask), *numbers)
 
 
 class FusionHead(nn.Module, ABC):
@@ -35,6 +51,9 @@ class FusionHead(nn.Module, ABC):
 
     A subclass is built as `Head(config, dims, task)`, where `dims` maps every modality present to its width.
     """
+
+    whole_groups: ClassVar[bool] = False  # True: no batch splits a dialogue or video; see batching.py for long ones
+    means_only: ClassVar[bool] = False  # True: sees no more of x and mask than masked_mean, so the loop may give that
 
     def __init__(self, task: Task) -> None:
         super().__init__()

@@ -91,8 +91,7 @@ def bootstrap(
     The same samples are drawn for every seed: the interval says what another test set of this size might have
     given, not what another seed would. A metric that no draw defines has no interval.
     """
-    n, rng = len(y), np.random.default_rng(seed)
-    w = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]).astype(np.float64)
+    w = _draws(len(y), seed)
     seeds = [_measured(task, y, output, w) for output in outputs]
     means = {name: np.mean([found[name] for found in seeds], 0) for name in headline(task) if name in seeds[0]}
     return {
@@ -100,6 +99,39 @@ def bootstrap(
         for name, v in means.items()
         if not np.isnan(v).all()
     }
+
+
+def paired(
+    task: Task, y: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0
+) -> tuple[float, float]:
+    """By how much `first` beats `second` in the decisive metric, averaged over seeds, and the two-sided p-value.
+
+    Paired bootstrap (Efron and Tibshirani, 1993, ch. 16): both are scored on the same drawn test sets; p is twice the
+    share of draws on the other side of 0. It says whether other test samples would have told the two apart as well,
+    not whether other seeds would.
+    """
+    name, sign = decisive(task)
+    w = np.concatenate([np.ones((1, len(y))), _draws(len(y), seed)])  # the test set itself, then the drawn ones
+    a, b = (np.mean([_measured(task, y, output, w)[name] for output in seeds], 0) for seeds in (first, second))
+    gain = sign * (a - b)
+    drawn = gain[1:][~np.isnan(gain[1:])]
+    other = min(np.mean(drawn <= 0), np.mean(drawn >= 0)) if len(drawn) else 0.5
+    return float(gain[0]), float(min(1.0, 2 * max(other, 1 / (len(drawn) + 1))))  # of R draws none is below 1 / (R + 1)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values of several comparisons, adjusted by Holm's step-down method (Scand. J. Statist. 6, 1979)."""
+    adjusted, highest = [0.0] * len(p), 0.0
+    for place, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, min(1.0, (len(p) - place) * p[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _draws(n: int, seed: int) -> np.ndarray:
+    """How often each of n samples is drawn into each of R test sets of the same size: (R, n)."""
+    rng = np.random.default_rng(seed)
+    return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]).astype(np.float64)
 
 
 def majority(task: Task, y_train: np.ndarray, n: int) -> np.ndarray:

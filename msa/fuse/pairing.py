@@ -156,6 +156,8 @@ def _union(first: Table, second: Table, name: str) -> Table:
         y=np.concatenate([first.y, second.y]),
         columns=columns,
         protocol="union",
+        group=np.concatenate([first.group, second.group + 1 + first.group.max(initial=-1)]),
+        position=np.concatenate([first.position, second.position]),
     )
 
 

@@ -53,7 +53,7 @@ FEWEST = 10  # points, below which t-SNE has nothing to show
 def plot(
     run_folder: Path,
     what: str,
-    store: Path | None = None,
+    store: str | Path | None = None,
     seed: int | None = None,
     watch: Watch = lambda line: None,
 ) -> list[Path]:
@@ -79,7 +79,7 @@ class Subject:
     watch: Watch
 
     @classmethod
-    def open(cls, folder: Path, store: Path | None, seed: int | None, watch: Watch) -> "Subject":
+    def open(cls, folder: Path, store: str | Path | None, seed: int | None, watch: Watch) -> "Subject":
         """Refuse what cannot be drawn, then load the data as the run saw them."""
         run = Run.open(folder)
         if run.model.name != "hcl":
@@ -177,7 +177,7 @@ def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[
     update_bn(subject.batches(data.part(Split.TRAIN)), head)  # mean 0 and variance 1 would be a COWA of no epoch
     found = [_bits(subject, head.eval())]
 
-    def measure(epoch: int, head: FusionHead) -> None:
+    def measure(epoch: int, head: FusionHead, _: object) -> None:
         del found[epoch:]  # where a collapsed training was begun again
         found.append(_bits(subject, head))
 

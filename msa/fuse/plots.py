@@ -85,6 +85,23 @@ def _mean_of(outputs: Sequence[np.ndarray]) -> str:
     return f"mean of {len(outputs)} seeds" if len(outputs) > 1 else "one seed"
 
 
+def forest(
+    path: Path, rows: Sequence[tuple[str, float, tuple[float, float], Sequence[float]]], score: str, title: str
+) -> None:
+    """Name, mean, interval and every seed of many heads in one score, the first on top."""
+    figure, axes = _figure(6.8, 1.4 + 0.3 * len(rows))
+    for place, (_, mean, (low, high), seeds) in enumerate(rows):
+        y = len(rows) - 1 - place
+        axes.plot([low, high], [y, y], color="0.6", linewidth=1.4)
+        axes.plot(seeds, [y] * len(seeds), "|", color="C0", markersize=7, alpha=0.7)
+        axes.plot(mean, y, "o", color="C0", markersize=5)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axes.set(xlabel=f"{score}: mean, every seed, 95 % interval over test samples", title=title)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    _save(figure, path)
+
+
 def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 

@@ -2,16 +2,21 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from msa import remember
 from msa.cache.store import FeatureStore
 from msa.config import by_modality, modality
 from msa.errors import ConfigError
-from msa.fuse import experiment
+from msa.fuse import bench as benching
+from msa.fuse import experiment, papers
+from msa.fuse import reproduce as reproducing
+from msa.fuse import tune as tuning
 from msa.fuse.experiment import SEEDS, Data, Experiment
 from msa.fuse.model import Model
+from msa.fuse.race import Workers
 from msa.fuse.run import Run
 from msa.fuse.train import Watch
 
@@ -35,7 +40,7 @@ class Request:
 
 
 def train(
-    asked: Request, store: Path | None, out: Path | None, resume: Path | None, like: Path | None, watch: Watch
+    asked: Request, store: str | Path | None, out: Path | None, resume: Path | None, like: Path | None, watch: Watch
 ) -> Run:
     """Carry a request out; says what it chose where nothing was said."""
     if again := resume or like:
@@ -51,6 +56,62 @@ def train(
     folder = resume or out or _folder(wanted)
     watch(_said(wanted, opened, folder))
     return experiment.run(wanted, opened, folder, watch)
+
+
+def bench(
+    asked: Request, models: Sequence[str], store: str | Path | None, out: Path | None, workers: Workers, watch: Watch
+) -> tuple[dict[str, Any], Path]:
+    """Carry out `msa fuse bench`: the table as plain values, and its folder."""
+    opened = FeatureStore.open(remember.store(store))
+    data = _data(asked, opened, watch)
+    folder = out or RUNS / f"bench-{_named(data)}"
+    watch(f"{', '.join(models)} on {_named(data)} from {opened.where} -> {folder}")
+    entrants = benching.heads(models, asked.preset)
+    return benching.bench(entrants, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
+
+
+def tune(
+    asked: Request,
+    models: Sequence[str],
+    trials: int,
+    store: str | Path | None,
+    out: Path | None,
+    workers: Workers,
+    watch: Watch,
+) -> tuple[dict[str, Any], Path]:
+    """Carry out `msa fuse tune`: search, then compare the winners over all seeds; the table and its folder."""
+    opened = FeatureStore.open(remember.store(store))
+    data = _data(asked, opened, watch)
+    folder = out or RUNS / f"tune-{_named(data)}"
+    names = list(benching.heads(models, asked.preset))
+    watch(f"{trials} trials each of {', '.join(names)} on {_named(data)} from {opened.where} -> {folder}")
+    found = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, watch)
+    winners = {name: benching.Entrant(model) for name, model in found.items()}
+    return benching.bench(winners, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
+
+
+def reproduce(
+    asked: Request, name: str, store: str | Path | None, out: Path | None, workers: Workers, watch: Watch
+) -> tuple[dict[str, Any], Path]:
+    """Carry out `msa fuse reproduce`: the table and its folder."""
+    experiment = papers.named(name)
+    opened = FeatureStore.open(remember.store(store))
+    if asked.data is None and (there := reproducing.corpora(experiment, opened)):
+        asked = replace(asked, data="+".join(there))
+    data = _data(asked, opened, watch)
+    folder = out or RUNS / f"{name.replace(':', '-')}-{_named(data)}"
+    watch(f"{experiment.title}, on {_named(data)} from {opened.where} -> {folder}")
+    return reproducing.reproduce(name, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
+
+
+def complexity(name: str) -> dict[str, Any]:
+    """`msa fuse reproduce` of a table that needs no data: its title, rows and remark."""
+    experiment = papers.named(name)
+    return {"title": experiment.title, "rows": reproducing.complexity(experiment), "remark": experiment.remark}
+
+
+def _named(data: Data) -> str:
+    return "+".join(name.partition("@")[0] for name in data.corpora)
 
 
 def _alone(asked: Request, out: Path | None, resume: Path | None, like: Path | None) -> None:
@@ -89,8 +150,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _folder(wanted: Experiment) -> Path:
-    corpora = "+".join(name.partition("@")[0] for name in wanted.data.corpora)
-    stem = f"{wanted.model.name}-{corpora}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{wanted.model.name}-{_named(wanted.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, n = RUNS / stem, 1
     while folder.exists():
         folder, n = RUNS / f"{stem}-{n}", n + 1
@@ -102,6 +162,5 @@ def _said(wanted: Experiment, store: FeatureStore, folder: Path) -> str:
     paired = f", pairing {data.pairing}" if len(data.corpora) > 1 else ""
     corpora = " + ".join(name.partition("@")[0] for name in data.corpora)
     seeds = ", ".join(map(str, wanted.seeds))
-    return (
-        f"{wanted.model.name} ({wanted.model.preset}) on {corpora}{paired} from {store.path}; seeds {seeds} -> {folder}"
-    )
+    head = f"{wanted.model.name} ({wanted.model.preset})"
+    return f"{head} on {corpora}{paired} from {store.where}; seeds {seeds} -> {folder}"

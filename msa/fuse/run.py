@@ -35,6 +35,9 @@ from msa.fuse.model import Model
 from msa.fuse.train import Fit
 from msa.types import Modality, Task
 
+CHECKPOINT = "checkpoint.pt"  # below seeds/42, after every epoch
+FIT = "fit.pt"  # there when that seed is trained; both are deleted when the run is finished
+
 
 @dataclass(frozen=True)
 class SeedResult:
@@ -48,6 +51,15 @@ class SeedResult:
 def drawn_only(drawn: Sequence[str]) -> str:
     """The row without which a leaky pairing is not shown: a probe of nothing but what was drawn by the label."""
     return f"probe, {' and '.join(drawn)} only"
+
+
+@dataclass(frozen=True)
+class Tested:
+    """(corpus, id) of every test sample, labels (n,) or (n, classes), and outputs (n, outputs) of each seed."""
+
+    ids: list[tuple[str, str]]
+    y: np.ndarray
+    outputs: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,25 @@ class Run:
         self._draw(task, test, rows)
         _write_json(self.folder / "metrics.json", summary(task, test, rows, others, constant, head))
         for row in rows:
-            (self.folder / "seeds" / str(row.seed) / "checkpoint.pt").unlink(missing_ok=True)
+            for name in (CHECKPOINT, FIT):
+                (self.folder / "seeds" / str(row.seed) / name).unlink(missing_ok=True)
+
+    def trained(self, seed: int) -> bool:
+        """Has this seed been trained, whether or not the run is finished?"""
+        home = self.folder / "seeds" / str(seed)
+        return (home / FIT).exists() or (home / "head.safetensors").exists()
+
+    def tested(self) -> "Tested":
+        """What every seed said of the test part, from predictions.csv."""
+        columns = [f"p_{name}" for name in self.task.classes] or ["predicted"]
+        said: dict[str, list[list[float]]] = {}
+        labels: dict[tuple[str, str], str] = {}
+        with open(self.folder / "predictions.csv", newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                said.setdefault(row["seed"], []).append([float(row[column]) for column in columns])
+                labels[row["corpus"], row["id"]] = row["label"]
+        y = np.array([_number(self.task, label) for label in labels.values()])
+        return Tested(list(labels), y, [np.array(rows) for rows in said.values()])
 
     @property
     def pictures(self) -> list[str]:
@@ -205,6 +235,13 @@ def _words(task: Task, y: Any, p: np.ndarray) -> tuple[object, ...]:
     return (task.classes[int(y)], task.classes[int(p.argmax())]) if task.classes else (float(y),)
 
 
+def _number(task: Task, label: str) -> Any:
+    """The label that was written down: a class number, a value, or of several labels which hold."""
+    if task.multilabel:
+        return [name in label.split(", ") for name in task.classes]
+    return task.classes.index(label) if task.classes else float(label)
+
+
 def summary(
     task: Task,
     test: Part,
@@ -258,6 +295,8 @@ def _seed(row: SeedResult, score: metrics.Score) -> dict[str, Any]:
         "best_epoch": row.fit.best_epoch + 1,
         "epochs": len(row.fit.history),
         "seconds": round(row.fit.seconds, 2),
+        "data_share": round(row.fit.data_seconds / row.fit.seconds, 4) if row.fit.seconds else 0.0,
+        "padding": round(row.fit.padding, 4),
         "collapsed": row.fit.collapsed,
         "restarted_at": row.fit.restarted_at,
         "skipped_steps": row.fit.skipped_steps,

@@ -1,13 +1,14 @@
 """The one training loop, for every head.
 
-It is handed the training and the validation part and never sees the test part: no choice it makes - when to stop,
-which weights are best, when a rate was too high - can depend on test labels.
+It is handed the training and the validation part, and seals the table behind them: test labels and test hidden states
+cannot be reached from here, so no choice - when to stop, which weights are best, when a rate was too high - depends on
+them.
 """
 
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from msa.config import checked, modality
 from msa.errors import ConfigError
+from msa.fuse import batching, memory
 from msa.fuse.data import Normalisation, Part
-from msa.fuse.head import FusionHead, answers
+from msa.fuse.head import Batch, FusionHead, answers
+from msa.fuse.resident import Source
 from msa.types import Task
 
 RESTART_FACTOR = 0.25  # of the learning rate, after a collapse
@@ -32,6 +35,7 @@ class TrainConfig:
     lr: float = 3e-4
     weight_decay: float = 3e-3
     batch: int = 16
+    bucket: bool = True  # samples of similar length in a batch, so that less than a tenth of it is padding
     epochs: int = 50
     patience: int = 5  # epochs without a better validation, by `select`
     select: Literal["loss", "mae"] = "loss"  # on validation, which weights are best; mae is of values, else the loss
@@ -68,9 +72,12 @@ class Fit:
     restarted_at: float | None = None  # the lower learning rate, after a collapse
     skipped_steps: int = 0  # whose gradient was not finite
     seconds: float = 0.0  # of all epochs, before and after an interruption or a restart
+    data_seconds: float = 0.0  # of these, how long training steps waited for their batches
+    padding: float = 0.0  # the share of the numbers in the last epoch's batches that was padding
 
 
 Watch = Callable[[str], None]
+AfterEpoch = Callable[[int, FusionHead, Mapping[str, float]], None]
 
 
 def fit(
@@ -83,12 +90,12 @@ def fit(
     device: str,
     checkpoint: Path | None = None,
     watch: Watch = lambda line: None,
-    after_epoch: Callable[[int, FusionHead], None] | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> Fit:
     """Train one head with one seed; restarted once at a quarter of the rate when it collapses to one answer.
 
     `checkpoint` is a file the state after every epoch is kept in: the same call after a kill goes on from there.
-    `after_epoch` is shown the head, in evaluation mode, after the validation of epoch 1, 2, ...; of 1 again after a
+    `after_epoch` is shown the head, in evaluation mode, and the losses after epoch 1, 2, ...; after 1 again after a
     restart.
     """
     if not len(train) or not len(valid):
@@ -96,6 +103,7 @@ def fit(
             f"{train.table.name}: {len(train)} training and {len(valid)} validation samples",
             fix="both must hold some: check the splits with `msa cache info`",
         )
+    train, valid = train.sealed(), valid.sealed()
     loop = _Loop(make, train, valid, norm, config, seed, device, checkpoint, watch, after_epoch)
     result = loop.run()
     if result.collapsed:
@@ -103,7 +111,8 @@ def fit(
         watch(f"seed {seed}: collapsed to one answer at lr {config.lr:g}; once more at lr {rate:g}")
         slower = replace(config, lr=rate)
         again = _Loop(make, train, valid, norm, slower, seed, device, None, watch, after_epoch).run()
-        return replace(again, restarted_at=rate, seconds=result.seconds + again.seconds)
+        seconds, data = result.seconds + again.seconds, result.data_seconds + again.data_seconds
+        return replace(again, restarted_at=rate, seconds=seconds, data_seconds=data)
     return result
 
 
@@ -121,7 +130,7 @@ class _Loop:
         device: str,
         checkpoint: Path | None,
         watch: Watch,
-        after_epoch: Callable[[int, FusionHead], None] | None,
+        after_epoch: AfterEpoch | None,
     ) -> None:
         torch.manual_seed(seed)
         self.head = make().to(device)
@@ -136,12 +145,16 @@ class _Loop:
         self.scaler = torch.amp.GradScaler(enabled=self.amp)
         self.criterion = config.criterion(train.table.task)
         self.steps_per_epoch = math.ceil(len(train) / config.batch)
+        self.make = make
+        self.lengths, self.widths = train.lengths()
         self.epoch, self.stale, self.best = 0, 0, math.inf
         self.result = Fit(state={})
 
     def run(self) -> Fit:
         self._resume()
-        while self.epoch < self.config.epochs and self.stale < self.config.patience:
+        if more := self._goes_on():
+            self._begin()
+        while self._goes_on():
             started = time.monotonic()
             losses = self._train_epoch()
             found = validate(self.head, self.valid, self.norm, self.config.batch, self.device)
@@ -153,7 +166,9 @@ class _Loop:
             self.result.seconds += time.monotonic() - started
             self._save()
             if self.after_epoch:
-                self.after_epoch(self.epoch, self.head)
+                self.after_epoch(self.epoch, self.head, losses)
+        if more:
+            self._tell()
         if not self.result.state:
             raise ConfigError(
                 f"seed {self.seed}: the validation loss was never finite",
@@ -161,20 +176,64 @@ class _Loop:
             )
         return self.result
 
+    def _goes_on(self) -> bool:
+        return self.epoch < self.config.epochs and self.stale < self.config.patience
+
+    def _begin(self) -> None:
+        """Bring the hidden states, say where they are, and refuse a step there is no memory for."""
+        table, means = self.train.table, self.head.means_only
+        lengths = {m: 1 if means else max(int(n), 1) for m, n in zip(table.columns, self.lengths.max(0), strict=True)}
+        source = self._source()
+        memory.check(self.make, lengths, table.dims, table.task, self.config.batch, self.device, self.amp)
+        self.watch(f"seed {self.seed}: {source.told}")
+
+    def _source(self) -> Source:
+        return self.train.source(self.norm, self.device, self.head.means_only)
+
     def _train_epoch(self) -> dict[str, float]:
         self.head.train()
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.train))
-        total: dict[str, float] = {}
-        for step, batch in enumerate(self.train.batches(self.config.batch, self.norm, order)):
+        plan = self._plan()
+        self.steps_per_epoch = len(plan)
+        told: dict[str, list[Tensor]] = {}
+        sizes = [len(at) for at in plan]
+        for step, batch in enumerate(self._timed(self._source().batches(plan))):
             self._set_rate(self.epoch + step / self.steps_per_epoch, step)
             with torch.autocast("cuda", torch.float16, enabled=self.amp):
-                terms = self.head.loss(batch.to(self.device))
-            loss = torch.stack([term.float() for term in terms.values()]).sum()
-            self._step(loss)
+                terms = self.head.loss(batch)
+            self._step(torch.stack([term.float() for term in terms.values()]).sum())
             for name, term in terms.items():
-                total[name] = total.get(name, 0.0) + float(term.detach()) * len(batch)
-        losses = {f"train_{name}": value / len(self.train) for name, value in total.items()}
+                told.setdefault(name, []).append(term.detach())  # read at the end: a device is not to be waited for
+        losses = {f"train_{name}": _mean(terms, sizes) for name, terms in told.items()}
         return {"train_loss": sum(losses.values()), **(losses if len(losses) > 1 else {})}
+
+    def _plan(self) -> batching.Plan:
+        size, chance = self.config.batch, (self.seed, self.epoch)
+        if self.head.whole_groups:
+            plan = batching.whole_groups(*self.train.groups(), size, chance)
+        else:
+            bucket = self.config.bucket and not self.head.means_only
+            plan = batching.shuffled(self.lengths, self.widths, size, chance, bucket)
+        self.result.padding = 0.0 if self.head.means_only else batching.padding(plan, self.lengths, self.widths)
+        return plan
+
+    def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, with a clock on how long they are waited for."""
+        waiting = iter(batches)
+        while True:
+            began = time.perf_counter()
+            batch = next(waiting, None)
+            self.result.data_seconds += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    def _tell(self) -> None:
+        result = self.result
+        share = result.data_seconds / result.seconds if result.seconds else 0.0
+        self.watch(
+            f"seed {self.seed}: {result.seconds:.1f} s, {share:.1%} of it waiting for data; "
+            f"{result.padding:.1%} of a batch is padding"
+        )
 
     def _step(self, loss: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)
@@ -280,15 +339,44 @@ def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, devic
     head.eval()
     total, error = 0.0, 0.0
     said: set[Any] = set()
-    for batch in part.batches(size, norm):
-        moved = batch.to(device)
-        total += float(sum(term.float() for term in head.loss(moved).values())) * len(batch)
-        output = head(moved).float()
-        said |= _distinct(head.task, output)
+    for _, batch in _every_sample(head, part, norm, size, device):
+        terms, output = _loss_and_output(head, batch)
+        total += float(sum(term.float() for term in terms.values())) * len(batch)
+        said |= _distinct(head.task, output.float())
         if not head.task.classes:
-            error += float((output.squeeze(1) - moved.y).abs().sum())
+            error += float((output.float().squeeze(1) - batch.y).abs().sum())
     losses = {"valid_loss": total / len(part)}
     return Validation(losses if head.task.classes else losses | {"valid_mae": error / len(part)}, len(said))
+
+
+def _every_sample(
+    head: FusionHead, part: Part, norm: Normalisation, size: int, device: str
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every sample once, in batches with little padding, or of whole groups: positions in the part, and the batch."""
+    plan = batching.whole_groups(*part.groups(), size) if head.whole_groups else batching.ordered(*part.lengths(), size)
+    return zip(plan, part.source(norm, device, head.means_only).batches(plan), strict=True)
+
+
+def _loss_and_output(head: FusionHead, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """`loss` nearly always asks for `head(batch)`; then its answer is overheard, and not asked for again."""
+    heard: list[Tensor] = []
+
+    def listen(_: FusionHead, args: tuple[Batch, ...], output: Tensor) -> None:
+        if args and args[0] is batch:
+            heard.append(output)
+
+    hook = head.register_forward_hook(listen)
+    try:
+        terms = head.loss(batch)
+    finally:
+        hook.remove()
+    return terms, heard[0] if heard else head(batch)
+
+
+def _mean(terms: list[Tensor], sizes: list[int]) -> float:
+    """Mean over samples of what was told of every batch."""
+    told = torch.stack(terms).tolist()
+    return sum(value * size for value, size in zip(told, sizes, strict=True)) / sum(sizes)
 
 
 def _distinct(task: Task, output: Tensor) -> set[Any]:
@@ -304,7 +392,9 @@ def _distinct(task: Task, output: Tensor) -> set[Any]:
 
 @torch.inference_mode()
 def predict(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> np.ndarray:
-    """Probabilities (n, classes) or values (n, 1) for a part, float64."""
+    """Probabilities (n, classes) or values (n, 1) for a part, in its order, float64."""
     head.eval()
-    found = [answers(head.task, head(batch.to(device)).float()) for batch in part.batches(size, norm)]
-    return torch.cat(found).cpu().numpy().astype(np.float64)
+    found = np.empty((len(part), head.task.outputs))
+    for at, batch in _every_sample(head, part, norm, size, device):
+        found[at] = answers(head.task, head(batch).float()).cpu().numpy()
+    return found

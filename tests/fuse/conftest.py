@@ -42,6 +42,8 @@ def add_corpus(store, name, n=60, modalities=(TEXT, IMAGE), task=SENTIMENT, miss
     fields = {
         "ids": [f"{name}-{i}" for i in range(n)],
         "split": split_of(n),
+        "group": [""] * n,
+        "position": np.arange(n, dtype=np.int64),
         "labels": (classes_of(n) if task.classes else rng.uniform(-3, 3, n).astype(np.float32))[:, None],
     } | changed
     digests = {m: rng.integers(1, 255, (n, 16), dtype=np.uint8) for m in WIDTH}
@@ -49,8 +51,6 @@ def add_corpus(store, name, n=60, modalities=(TEXT, IMAGE), task=SENTIMENT, miss
         name=name,
         task=task,
         label_names=("label",),
-        group=[""] * n,
-        position=np.arange(n, dtype=np.int64),
         text=[""] * n,
         digests=digests,
         about={},
@@ -97,8 +97,23 @@ class Memory:
     view: View
     states: list
 
+    @property
+    def length(self):
+        return np.array([len(states) for states in self.states], np.int32)
+
     def read(self, row):
         return self.states[row]
+
+    def gather(self, rows):
+        states = [self.read(row) for row in rows]
+        x = np.zeros((len(rows), max(map(len, states)), self.view.dim), states[0].dtype)
+        for i, own in enumerate(states):
+            x[i, : len(own)] = own
+        return x, np.array([len(own) for own in states], np.int32)
+
+    def flat(self, rows):
+        states = [self.read(row) for row in rows]
+        return np.concatenate(states), np.cumsum([0, *map(len, states)])
 
 
 def memory_view(modality, width=None, view_id=None):

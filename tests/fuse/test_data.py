@@ -11,8 +11,10 @@ from msa.cache import layout
 from msa.cache.index import Index
 from msa.errors import ConfigError, StoreError
 from msa.fuse.data import Column, Normalisation, pad, table
+from msa.fuse.head import Batch
+from msa.fuse.pairing import pair
 from msa.types import SENTIMENT, Split
-from tests.fuse.batches import EMOTIONS, add_emotions, emotions_of
+from tests.fuse.batches import EMOTIONS, add_emotions, emotions_of, emotions_table
 from tests.fuse.conftest import (
     AUDIO,
     FACE,
@@ -165,6 +167,66 @@ def test_a_column_reads_each_sample_from_the_reader_it_came_from():
     one, two = (Memory(memory_view(TEXT), [np.full((1, 8), n * 10 + i) for i in range(3)]) for n in (1, 2))
     column = Column((one, two), np.array([0, 1, 1]), np.array([2, 0, 2]))
     assert [column.states(i)[0, 0] for i in range(3)] == [12, 20, 22]
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def test_samples_know_their_group_and_their_place_in_it(store):
+    names = ["film-b", "", "film-a", "film-b", ""] * 4
+    position = np.arange(20)[::-1].copy()
+    index = add_corpus(store, "clips", 20, group=names, position=position)
+    found = table(store, "clips", BOTH)
+    assert [found.group[i] == found.group[0] for i in (3, 5, 8, 2, 1)] == [True, True, True, False, False]
+    alone = [i for i, name in enumerate(names) if not name]
+    assert len(set(found.group[alone])) == len(alone)  # who belongs to no group is one
+    batch = found.part(Split.TRAIN).batch(np.array([7, 0, 2]), RAW)
+    assert batch.group.tolist() == found.group[[7, 0, 2]].tolist()
+    assert batch.position.tolist() == index.position[[7, 0, 2]].tolist()
+    taken = found.take(np.array([3, 1]))
+    assert taken.group.tolist() == found.group[[3, 1]].tolist()
+    assert taken.position.tolist() == [16, 18]
+
+
+def test_corpora_brought_together_share_no_group(store):
+    for name in ("one", "two"):
+        add_corpus(store, name, 10, group=["film"] * 5 + [""] * 5)
+    first, second = (table(store, name, BOTH) for name in ("one", "two"))
+    both = pair(first, second, "union")
+    assert len(set(both.group[:10]) | set(both.group[10:])) == 12
+    assert not set(both.group[:10]) & set(both.group[10:])
+    assert both.position.tolist() == [*first.position, *second.position]
+    assert pair(first.only([TEXT]), second.only([IMAGE]), "random").group.tolist() == first.group.tolist()
+
+
+def test_where_nobody_speaks_of_groups_every_sample_is_one():
+    batch = memory_table().part(Split.TRAIN).batch(np.array([4, 0]), RAW)
+    assert len(set(batch.group.tolist())) == 2
+    assert batch.position.tolist() == [0, 0]
+    moved = Batch(batch.x, batch.mask, batch.y, batch.row).to("cpu")
+    assert len(set(moved.group.tolist())) == 2
+    assert moved.position.tolist() == [0, 0]
+
+
+# --- what training may know ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [memory_table(), emotions_table()], ids=["classes", "labels"])
+def test_a_sealed_table_lacks_labels_and_hidden_states_of_the_test_part_and_nothing_else(whole):
+    sealed, test = whole.sealed(), whole.part(Split.TEST).rows
+    assert np.isnan(sealed.y[test]).all()
+    rest = np.setdiff1d(np.arange(60), test)
+    np.testing.assert_array_equal(sealed.y[rest], whole.y[rest])
+    for m, column in sealed.columns.items():
+        assert not column.present[test].any()
+        assert all((column.states(int(i)) == whole.columns[m].states(int(i))).all() for i in rest)
+    assert sealed.sealed() is sealed
+    for split in (Split.TRAIN, Split.VALID):
+        assert sealed.part(split).rows.tolist() == whole.part(split).rows.tolist()
+    with pytest.raises(ConfigError, match="the test part was asked for while training"):
+        sealed.part(Split.TEST)
+    with pytest.raises(ConfigError, match="12 test samples among those to train or to choose on"):
+        whole.part(Split.TEST).sealed()
 
 
 # --- batches ------------------------------------------------------------------------------------------------------

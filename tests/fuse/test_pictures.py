@@ -148,7 +148,7 @@ def test_entropy_follows_the_very_training_of_the_run(clips, seen):
         row = next(r for r in found if (r["variant"], r["modality"], r["epoch"]) == ("with COWA", m, str(best)))
         assert float(row["channel_entropy_bits"]) == close(wanted.mean())
         assert float(row["sd_bits"]) == close(wanted.std())
-    assert [line for line in said if "trains anew" in line] == [said[0], said[1 + EPOCHS]]
+    assert [line for line in said if "trains anew" in line] == [said[0], said[3 + EPOCHS]]  # two more: data, time
 
 
 def test_before_training_the_variants_differ_by_cowa_alone(clips, seen):
@@ -170,7 +170,7 @@ def test_a_training_that_is_begun_again_leaves_no_epochs_behind(clips, monkeypat
         for epoch in (1, 2, 3, 4, 1, 2):
             with torch.no_grad():
                 head.embed[FACE].h0.fill_(epoch)
-            after_epoch(epoch, head)
+            after_epoch(epoch, head, {})
         return Fit(state={}, restarted_at=2.5e-5)
 
     monkeypatch.setattr(pictures, "fit", restarted)
@@ -305,9 +305,9 @@ def test_tsne_of_a_large_part_takes_some_samples(run, monkeypatch):
 
 @pytest.mark.parametrize("what", pictures.PICTURES)
 def test_no_picture_touches_the_test_part_or_the_run(run, what, monkeypatch):
-    looked, batch = set(), Part.batch
-    spy = lambda part, rows, norm: looked.update(part.table.split[rows].tolist()) or batch(part, rows, norm)  # noqa: E731
-    monkeypatch.setattr(Part, "batch", spy)
+    looked, labelled = set(), Part.labelled
+    spy = lambda part, x, k, rows: looked.update(part.table.split[rows].tolist()) or labelled(part, x, k, rows)  # noqa: E731
+    monkeypatch.setattr(Part, "labelled", spy)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     pictures.plot(run, what)
     assert looked == ({0, 1} if what == "entropy" else {1})

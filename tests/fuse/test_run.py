@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from msa import predict as predicting
 from msa import results
+from msa.cache import compacting, history, sweeping
 from msa.cache.housekeeping import remove
 from msa.cache.store import FeatureStore
 from msa.errors import BackboneError, ConfigError, StoreError, UnknownNameError
@@ -99,7 +100,7 @@ def strictly(path):
 def timeless(found):
     """metrics.json without how long it took."""
     if isinstance(found, dict):
-        return {name: timeless(value) for name, value in found.items() if name != "seconds"}
+        return {name: timeless(value) for name, value in found.items() if name not in ("seconds", "data_share")}
     return [timeless(value) for value in found] if isinstance(found, list) else found
 
 
@@ -380,20 +381,20 @@ def test_the_test_part_is_read_after_the_last_seed_of_the_last_yardstick_is_trai
     made, tmp_path, no_plots, monkeypatch
 ):
     events, data = [], Data(("posts", "voices"), "label_matched").load(made)
-    read, fit, test = Column.states, experiment.fit, data.part(Split.TEST).rows
+    read, fit, test = Column.pieces, experiment.fit, data.part(Split.TEST).rows
     of_test = {(column.view.id, row) for column in data.columns.values() for row in column.rows[test]}
 
-    def reading(self, i):
-        if self.rows[i] >= 0 and (self.view.id, self.rows[i]) in of_test:
+    def reading(self):
+        if of_test & {(self.view.id, row) for row in self.rows[self.present]}:
             events.append("test read")
-        return read(self, i)
+        return read(self)
 
     def fitting(*args):
         found = fit(*args)
         events.append("fitted")
         return found
 
-    monkeypatch.setattr(Column, "states", reading)
+    monkeypatch.setattr(Column, "pieces", reading)
     monkeypatch.setattr(experiment, "fit", fitting)
     experiment.run(wanted(pairing="label_matched"), made, tmp_path / "run")
     assert events[:6] == ["fitted"] * 6  # two seeds of cmsta, of the probe and of the probe of the sound
@@ -529,14 +530,14 @@ def test_an_interrupted_run_is_resumed_and_ends_as_the_uninterrupted_one(finishe
     with pytest.raises(Killed):
         experiment.run(wanted(), made, folder, kill_in("seed 43", "epoch 3"))
     left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert left == {"run.json", "seeds/42/checkpoint.pt", "seeds/43/checkpoint.pt"}  # one for each seed
+    assert left == {"run.json", "seeds/42/fit.pt", "seeds/43/checkpoint.pt"}  # trained, and under way
     for way in (lambda: results.sheet(Run.open(folder)), lambda: evaluate(folder), lambda: Run.open(folder).best_seed):
         with pytest.raises(ConfigError, match="is not finished") as error:
             way()
         assert error.value.fix == f"msa fuse train --resume {folder}"
     lines = []
     resumed = train(None, resume=folder, watch=lines.append)
-    assert "seed 42: goes on after epoch 3" in lines
+    assert "seed 42: trained already" in lines
     assert "seed 43: goes on after epoch 2" in lines
     assert timeless(resumed.metrics) == timeless(finished.metrics)
     assert (folder / "predictions.csv").read_bytes() == (finished.folder / "predictions.csv").read_bytes()
@@ -872,3 +873,16 @@ def test_a_table_of_facts_counts_what_is_in_it(made):
     assert facts["samples"] == {"train": 36, "valid": 12, "test": 12}
     assert facts["drawn"] == [Modality.AUDIO]
     assert facts["generation"] == made.manifest["generation"]
+
+
+def test_a_run_outlives_the_compaction_of_its_store(store, tmp_path, no_plots):
+    index = store.index("posts")
+    add_view(store, index, TEXT, [0, 8])  # a second segment: those that were missing
+    first = probed(FeatureStore.open(store.path), tmp_path / "first")
+    compacting.compact(FeatureStore.open(store.path))
+    swept = sweeping.sweep(FeatureStore.open(store.path), grace_s=0.0)
+    assert history.lacking(store.path, FeatureStore.open(store.path, first.record["data"]["generation"]).manifest)
+    _, found = evaluate(first.folder)
+    assert [row["values"] for row in found["seeds"]] == [row["values"] for row in first.metrics["seeds"]], swept
+    again = train(tmp_path / "again", like=first.folder)
+    assert (again.folder / "predictions.csv").read_bytes() == (first.folder / "predictions.csv").read_bytes()

@@ -1,7 +1,11 @@
 """The training loop: what it sees, what it keeps, and that it can be stopped and gone on with."""
 
+import gc
 import math
+import sys
 from dataclasses import replace
+from itertools import pairwise
+from types import FunctionType, ModuleType
 
 import numpy as np
 import pytest
@@ -19,7 +23,7 @@ from msa.fuse.model import Model
 from msa.fuse.train import Fit, TrainConfig, Validation, fit, predict, validate
 from msa.types import SENTIMENT, Split
 from tests.fuse.batches import EMOTIONS, emotions_of, emotions_table
-from tests.fuse.conftest import IMAGE, TEXT, VALUES, memory_table
+from tests.fuse.conftest import IMAGE, TEXT, VALUES, Memory, memory_table
 
 RAW = Normalisation({})
 SMALL = {  # settings under which a head trains in no time; one that is not named here is taken as it is
@@ -80,12 +84,15 @@ class Forbidden:
 
     def __init__(self, values, rows):
         self.values, self.rows = values, set(rows.tolist())
+        self.length = np.array([len(own) for own in values]) if isinstance(values, list) else None
 
     def __getitem__(self, rows):
         assert not self.rows & set(np.atleast_1d(rows).tolist()), "a test sample was read"
         return self.values[rows]
 
     read = __getitem__
+
+    gather, flat = Memory.gather, Memory.flat
 
 
 def poisoned(whole):
@@ -118,7 +125,8 @@ def assert_same(one, two):
     """The same weights to the last bit, and the same history."""
     assert one.state.keys() == two.state.keys()
     assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
-    assert replace(one, state={}, seconds=0) == replace(two, state={}, seconds=0)
+    timeless = {"state": {}, "seconds": 0, "data_seconds": 0}
+    assert replace(one, **timeless) == replace(two, **timeless)
 
 
 @pytest.fixture
@@ -151,6 +159,59 @@ def test_training_never_reads_a_test_sample(name):
     head.load_state_dict(found.state)
     with pytest.raises(AssertionError, match="a test sample was read"):  # the poison works: the one test step meets it
         predict(head, whole.part(Split.TEST), norm, 8, "cpu")
+
+
+def reachable(*roots):
+    """Every object that can be reached through attributes, items and closures; not through modules and classes."""
+    seen, left = {}, list(roots)
+    while left:
+        found = left.pop()
+        if id(found) in seen or isinstance(found, type | ModuleType):
+            continue
+        seen[id(found)] = found
+        left += [c.cell_contents for c in found.__closure__ or ()] if isinstance(found, FunctionType) else []
+        left += [] if isinstance(found, FunctionType) else gc.get_referents(found)
+    return list(seen.values())
+
+
+def test_no_test_label_can_be_reached_from_where_training_stands(monkeypatch):
+    """Structural: of all that the head, the loop or a search could ever follow, nothing holds one of these numbers."""
+    y = np.random.default_rng(0).uniform(-3, 3, 60).astype(np.float32)  # every label is like no other
+    whole, labels = memory_table(task=VALUES, y=y), {}
+    for split in Split:
+        labels[split] = set(y[whole.part(split).rows].tolist())
+    found = []
+
+    class Nosy(Tiny):
+        def loss(self, batch):
+            if not found:
+                found.extend(reachable(*(sys._getframe(n).f_locals for n in (1, 2, 3))))  # up to `fit`
+            return super().loss(batch)
+
+    sealed = whole.sealed()  # as `experiment` hands it to `fit`
+    parts = sealed.part(Split.TRAIN), sealed.part(Split.VALID)
+    del whole
+    fit(lambda: Nosy(VALUES), *parts, RAW, config(epochs=1), 1, "cpu")
+    arrays = [a for a in found if isinstance(a, np.ndarray | torch.Tensor) and a.ndim]
+    numbers = {float(n) for a in arrays if "float32" in str(a.dtype) for n in np.asarray(a.tolist()).ravel()}
+    assert labels[Split.TRAIN] <= numbers  # the search finds what is there
+    assert labels[Split.VALID] <= numbers
+    assert not labels[Split.TEST] & numbers
+
+
+def test_the_loop_seals_what_it_is_handed():
+    seen = []
+
+    class Spy(Tiny):
+        def loss(self, batch):
+            seen.append(not self.training or sys._getframe(1).f_locals["self"].train.table.is_sealed)
+            return super().loss(batch)
+
+    trained(Spy, epochs=1)
+    assert seen and all(seen)
+    whole = memory_table()
+    with pytest.raises(ConfigError, match="test samples among those to train"):
+        fit(Tiny, whole.part(Split.TRAIN), whole.part(Split.TEST), RAW, config(), 1, "cpu")
 
 
 def test_the_validation_part_changes_no_weight_only_which_are_kept():
@@ -314,6 +375,65 @@ def test_validation_counts_every_sample_alike_whatever_the_batch_size():
     assert validate(head, part, RAW, 5, "cpu").distinct == len(set(predicted))
 
 
+def test_validation_asks_a_head_once_for_a_batch_unless_its_loss_does_not_ask():
+    asked = []
+
+    class Spy(Tiny):
+        def forward(self, batch):
+            asked.append(len(batch))
+            return super().forward(batch)
+
+    class Apart(Spy):
+        def loss(self, batch):
+            return {"task": F.cross_entropy(self.out(self.body(masked_mean(batch.x[TEXT], batch.mask[TEXT]))), batch.y)}
+
+    part, found = memory_table().part(Split.VALID), []
+    for kind in (Spy, Apart):
+        torch.manual_seed(0)
+        asked.clear()
+        found.append(validate(kind(), part, RAW, 5, "cpu"))
+        assert asked == [5, 5, 2]
+    assert found[0] == found[1]
+
+
+def test_a_head_that_asks_for_whole_groups_gets_them_in_training_and_in_testing():
+    seen = []
+
+    class Talk(Tiny):
+        whole_groups = True
+
+        def forward(self, batch):
+            seen.append((self.training, batch.group.tolist(), batch.position.tolist()))
+            return super().forward(batch)
+
+    order = np.random.default_rng(0).permutation(60)
+    whole = memory_table(group=order // 4, position=order % 4)
+    found = trained(Talk, whole=whole, epochs=2)
+    assert len(found.history) == 2
+    whole_part = whole.part(Split.TEST)
+    head = Talk()
+    head.load_state_dict(found.state)
+    out = predict(head, whole_part, RAW, 8, "cpu")
+    alone = predict(head, whole_part, RAW, 1, "cpu")
+    np.testing.assert_allclose(out, alone, atol=1e-6)  # in the order of the part, however they are batched
+    for group in range(15):
+        there = group in whole.group[whole.part(Split.TRAIN).rows]
+        assert sum(group in groups for training, groups, _ in seen if training) == 2 * there  # once an epoch
+    for _, groups, places in seen:
+        assert len(groups) <= 8 or len(set(groups)) == 1
+        pairs = list(zip(groups, places, strict=True))
+        assert all(a[1] < b[1] for a, b in pairwise(pairs) if a[0] == b[0])
+
+
+def test_what_a_training_spent_on_data_is_told(monkeypatch):
+    lines = []
+    found = trained(epochs=2, watch=lines.append)
+    assert 0 < found.data_seconds < found.seconds
+    assert 0 < found.padding < 0.5
+    assert "kept in memory" in lines[0]
+    assert lines[-1].startswith("seed 1: ") and "waiting for data" in lines[-1]
+
+
 def test_predictions_are_probabilities_in_the_order_of_the_part():
     torch.manual_seed(0)
     head, part = Tiny(), memory_table().part(Split.TEST)
@@ -427,7 +547,7 @@ def kill_at(*epochs):
 
 
 HOW = {
-    "plateau": {"schedule": "plateau", "warmup_epochs": 1.0, "epochs": 12, "lr": 0.05},
+    "plateau": {"schedule": "plateau", "warmup_epochs": 1.0, "epochs": 12, "lr": 0.2},
     "cosine": {"schedule": "cosine", "warmup_epochs": 1.5, "epochs": 6},
     "early stop": {"schedule": "none", "patience": 2, "epochs": 30, "lr": 0.1},
 }

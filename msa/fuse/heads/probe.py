@@ -43,6 +43,8 @@ TRAIN: dict[str, dict[str, object]] = {
 
 
 class LinearProbe(FusionHead):
+    means_only = True
+
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
         self.modalities = [m for m in Modality if m in dims]

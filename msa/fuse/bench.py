@@ -1,0 +1,184 @@
+"""Many heads on one store under one protocol: same hidden states, splits, pairing, seeds, early stopping.
+
+bench.json      everything below as plain values
+bench.md, bench.csv, bench.png
+runs/<head>/    a run folder for each, as `msa fuse train` writes it
+
+Every table carries what it takes to believe it: linear probes of all modalities and of each alone, the majority
+class, what the parts of the data share, collapsed runs, and paired tests against the best.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from msa import catalog
+from msa.cache.store import FeatureStore
+from msa.errors import ConfigError
+from msa.fuse import audits, cost, metrics, plots
+from msa.fuse.data import Table
+from msa.fuse.experiment import Data, Experiment
+from msa.fuse.model import Model
+from msa.fuse.race import Workers, race
+from msa.fuse.run import Run
+from msa.fuse.train import Watch
+from msa.types import Split, Task
+
+RECORD = "bench.json"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row: a model, and where it shall see less than all the modalities, which."""
+
+    model: Model
+    modalities: tuple[str, ...] = ()
+
+
+def heads(names: Sequence[str], preset: str = "default") -> dict[str, Entrant]:
+    """Entrants by name; `all` is every head but the probe, which stands beside them anyway."""
+    known = [name for name in catalog.names("head") if name != "probe"]
+    wanted = known if list(names) == ["all"] else list(dict.fromkeys(names))
+    if not wanted:
+        raise ConfigError("no head is named", fix="--models all, or some: --models cmsta,lmf")
+    return {name: Entrant(Model.of(name, preset)) for name in wanted}
+
+
+def bench(
+    entrants: Mapping[str, Entrant],
+    named: Data,
+    seeds: Sequence[int],
+    store: FeatureStore,
+    folder: Path,
+    workers: Workers,
+    watch: Watch = lambda line: None,
+) -> dict[str, Any]:
+    """Train, test and compare; the table as plain values, which lies in `folder` too.
+
+    A folder with the runs of an interrupted bench is gone on with. An entrant that cannot be trained is named with the
+    reason and loses nobody else's work; ConfigError where none can.
+    """
+    data = named.load(store)
+    probes = {name: Entrant(model, tuple(m)) for name, (model, m) in audits.probes(data).items()}
+    everyone = {**entrants, **{name: one for name, one in probes.items() if name not in entrants}}
+    experiments = {
+        name: Experiment(one.model, replace(named, modalities=one.modalities or named.modalities), tuple(seeds))
+        for name, one in everyone.items()
+    }
+    runs, failed = race(experiments, store, folder / "runs", workers, watch)
+    if not runs:
+        raise ConfigError("none of the heads could be trained: " + "; ".join(failed.values()), fix="see the reasons")
+    watch("measuring what each costs")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    costs = {name: asdict(cost.measure(run.model, data.only(list(run.dims)), device)) for name, run in runs.items()}
+    found = {
+        "title": f"{data.name}, seeds {', '.join(map(str, seeds))}",
+        "task": asdict(data.task),
+        "corpora": [name.partition("@")[0] for name in named.corpora],
+        "backbones": {str(m): column.view.name for m, column in data.columns.items()},
+        "metrics": list(metrics.headline(data.task)),
+        "decisive": metrics.decisive(data.task)[0],
+        "machine": next(iter(runs.values())).record["machine"] | {"at_once": workers.here},
+        "seeds": list(seeds),
+        "rows": _rows(data.task, runs, costs, set(probes) - set(entrants)),
+        "beside": {metrics.majority_name(data.task): _majority(data)},
+        "failed": failed,
+        "audits": audits.remarks(store, named, data),
+    }
+    write(found, folder)
+    return found
+
+
+def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], yardsticks: set[str]) -> list[dict[str, Any]]:
+    """One of each run, the best first, each compared with the best that has the same test samples."""
+    name, sign = metrics.decisive(task)
+    order = sorted(runs, key=lambda one: -sign * _value(runs[one], name))
+    best = next(one for one in order if one not in yardsticks) if set(order) - yardsticks else order[0]
+    compared = _against(task, runs[best], {one: runs[one] for one in order if one != best})
+    return [_row(one, runs[one], costs[one], one in yardsticks) | compared.get(one, {}) for one in order]
+
+
+def _value(run: Run, name: str) -> float:
+    found = run.metrics["values"][name]
+    return -np.inf if found is None else float(found)
+
+
+def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict[str, Any]:
+    seeds = run.metrics["seeds"]
+    epochs = sum(row["epochs"] for row in seeds)
+    return {
+        "name": name,
+        "yardstick": yardstick,
+        "fidelity": fidelity(run.model),
+        "preset": run.model.preset,
+        **{key: run.metrics[key] for key in ("values", "sd", "interval", "notes", "test_samples")},
+        "by_corpus": run.metrics.get("by_corpus", {}),
+        "cost": dict(spent) | {"seconds_per_epoch": sum(row["seconds"] for row in seeds) / max(epochs, 1)},
+        "epochs": epochs / len(seeds),
+        "seeds": [{"seed": row["seed"], "values": row["values"]} for row in seeds],
+        "collapsed": [row["seed"] for row in seeds if row["collapsed"] or _says_one_thing(row)],
+        "restarted": [row["seed"] for row in seeds if row["restarted_at"]],
+        "run": str(run.folder.name),
+    }
+
+
+def _says_one_thing(row: Mapping[str, Any]) -> bool:
+    """Did this seed give one answer to every test sample?"""
+    return row["values"].get("predicted_classes") == 1 or any("constant" in note for note in row["notes"])
+
+
+def fidelity(model: Model) -> str:
+    """A, B or C, as the head's own docstring states it; empty for a head that states none."""
+    found = re.search(r"^Fidelity\s+([ABC])", model.module.__doc__ or "", re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict[str, float]]:
+    """Gain of the best over each other run in the decisive metric, and p-values, adjusted for their number."""
+    ours, found = best.tested(), {}
+    for name, run in others.items():
+        theirs = run.tested()
+        if theirs.ids == ours.ids:  # a probe of one modality may see fewer samples
+            gain, p = metrics.paired(task, ours.y, ours.outputs, theirs.outputs)
+            found[name] = {"behind": gain, "p": p}
+    adjusted = metrics.holm([row["p"] for row in found.values()])
+    return {name: row | {"p_holm": p} for (name, row), p in zip(found.items(), adjusted, strict=True)}
+
+
+def _majority(data: Table) -> dict[str, Any]:
+    test = data.part(Split.TEST)
+    constant = metrics.majority(data.task, data.part(Split.TRAIN).y, len(test))
+    return {"values": dict(metrics.score(data.task, test.y, constant).values)}
+
+
+def write(found: Mapping[str, Any], folder: Path) -> None:
+    """bench.json, and the same as CSV and as a picture; the table people read is made from it, see msa/results.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by = found["decisive"]
+    drawn = [
+        (row["name"], row["values"][by], row["interval"][by], [seed["values"][by] for seed in row["seeds"]])
+        for row in found["rows"]
+        if row["values"][by] is not None and by in row["interval"]
+    ]
+    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"])
+    temporary = folder / f"{RECORD}.tmp"
+    temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False), "utf-8")
+    temporary.replace(folder / RECORD)
+    with open(folder / "bench.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        scores = sorted({name for row in found["rows"] for name in row["values"]})
+        spent = ["parameters", "flops", "latency_ms", "per_sample_ms", "seconds_per_epoch"]
+        table.writerow(
+            ["name", "fidelity", *scores, *(f"sd_{name}" for name in scores), "behind", "p", "p_holm", *spent]
+        )
+        for row in found["rows"]:
+            values = [row["values"].get(name) for name in scores] + [row["sd"].get(name) for name in scores]
+            against = [row.get(name) for name in ("behind", "p", "p_holm")]
+            table.writerow([row["name"], row["fidelity"], *values, *against, *(row["cost"][name] for name in spent)])

@@ -1,0 +1,217 @@
+"""MISA: each modality in a space all share and in one of its own (Hazarika et al., ACM Multimedia 2020).
+
+Paper    https://arxiv.org/abs/2005.03545
+Fidelity A
+Differs  Text is the mean of frozen states; the authors train BERT itself. Its recurrent layers have as many units as
+         their input has features, which at 2,048 would be 170 million weights: `rnn` is the most here.
+         The losses are those of the authors' code: the similarity averages pairs, the difference the d x d products
+         of vectors of length 1, and their weights are its defaults. Its adversarial alternative to the similarity and
+         its second discriminator, whose loss it never adds, are left out.
+Missing  M modalities make 2 M vectors. A lone one has no similarity, for which two are needed. One that a sample lacks
+         is hidden from the Transformer, ends as 0, and that sample counts in no auxiliary loss with it.
+Traps    Similarity and difference compare batches: of one sample they are 0, of a few little more than noise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from msa.config import checked
+from msa.errors import ConfigError
+from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
+from msa.fuse.modules.attention import Attention
+from msa.types import Modality, Task
+
+Parts = dict[Modality, Tensor]  # one tensor per modality
+
+
+@dataclass(frozen=True)
+class Config:
+    """The defaults of the authors' code."""
+
+    dim: int = 128  # d_h
+    heads: int = 2  # of the Transformer layer
+    ffn: int = 2048  # its inner width, PyTorch's default
+    encode: Literal["lstm", "mean"] = "lstm"  # how audio, image and face become vectors; text is a mean
+    rnn: int = 64  # units of a recurrent layer, at most; theirs are as many as features, 74 and 35 on MOSEI
+    moments: int = 5  # K of the similarity loss
+    similarity: float = 1.0  # weight, alpha
+    difference: float = 0.3  # weight, beta
+    reconstruction: float = 1.0  # weight, gamma
+    transformer_dropout: float = 0.1  # PyTorch's default
+    dropout: float = 0.5  # before the last layer
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if self.dim % self.heads:
+            raise ConfigError(
+                f"dim {self.dim} cannot be split into {self.heads} heads", fix="make dim a multiple of heads"
+            )
+
+
+PRESETS = {"default": Config(), "small": Config(dim=32, ffn=64, rnn=16)}
+TRAIN: dict[str, dict[str, object]] = {
+    "default": {
+        "lr": 1e-4,  # the authors'
+        "batch": 64,  # the authors', MOSI
+        "patience": 6,  # the authors'
+    }
+}
+
+
+class MISA(FusionHead):
+    def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
+        super().__init__(task)
+        c = self.config = config
+        self.modalities = [m for m in Modality if m in dims]
+        recurrent = [m for m in self.modalities if m != Modality.TEXT and c.encode == "lstm"]
+        self.read = nn.ModuleDict({m: Recurrent(dims[m], min(dims[m], c.rnn)) for m in recurrent})
+        width = {m: 4 * min(dims[m], c.rnn) if m in recurrent else dims[m] for m in self.modalities}
+        self.project = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(width[m], c.dim), nn.ReLU(), nn.LayerNorm(c.dim)) for m in self.modalities}
+        )
+        self.private = nn.ModuleDict({m: _sigmoid_layer(c.dim) for m in self.modalities})
+        self.shared = _sigmoid_layer(c.dim)
+        self.rebuild = nn.ModuleDict({m: nn.Linear(c.dim, c.dim) for m in self.modalities})
+        self.transformer = TransformerLayer(c)
+        n = len(self.modalities)
+        self.classify = nn.Sequential(
+            nn.Linear(2 * n * c.dim, n * c.dim), nn.Dropout(c.dropout), nn.ReLU(), nn.Linear(n * c.dim, task.outputs)
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        u = self.vectors(batch)
+        return self.fuse(self.own(u), self.common(u), self.present(batch))  # (B, outputs)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        u, present, c = self.vectors(batch), self.present(batch), self.config
+        own, common = self.own(u), self.common(u)  # h_m^p and h_m^c
+        terms = {
+            "task": task_loss(self.task, self.fuse(own, common, present), batch.y),
+            "difference": c.difference * difference(own, common, present),
+            "reconstruction": c.reconstruction * self.reconstruction(u, own, common, present),
+        }
+        pairs = list(combinations(self.modalities, 2))
+        if pairs:
+            found = [cmd(common[a], common[b], present[a] & present[b], c.moments) for a, b in pairs]
+            terms["similarity"] = c.similarity * torch.stack(found).mean()
+        return terms
+
+    def present(self, batch: Batch) -> Parts:
+        """Which samples have a modality, each (B,)."""
+        return {m: batch.mask[m].any(1) for m in self.modalities}
+
+    def vectors(self, batch: Batch) -> Parts:
+        """u_m, each (B, d)."""
+        return {m: self.project[m](self._pooled(m, batch.x[m], batch.mask[m])) for m in self.modalities}
+
+    def _pooled(self, m: Modality, x: Tensor, mask: Tensor) -> Tensor:
+        return self.read[m](x, mask) if m in self.read else masked_mean(x, mask)  # (B, width)
+
+    def own(self, u: Parts) -> Parts:
+        """h_m^p, what a modality has for itself, each (B, d)."""
+        return {m: self.private[m](x) for m, x in u.items()}
+
+    def common(self, u: Parts) -> Parts:
+        """h_m^c, from one encoder for all, each (B, d)."""
+        return {m: self.shared(x) for m, x in u.items()}
+
+    def fuse(self, own: Parts, common: Parts, present: Parts) -> Tensor:
+        """2 M vectors (B, d) meet in a Transformer layer and are joined -> (B, outputs)."""
+        x = torch.stack([*own.values(), *common.values()], 1)  # (B, 2M, d)
+        there = torch.stack([*present.values(), *present.values()], 1)  # (B, 2M)
+        x = self.transformer(x, there) * there[:, :, None]  # (B, 2M, d)
+        return self.classify(x.flatten(1))
+
+    def reconstruction(self, u: Parts, own: Parts, common: Parts, present: Parts) -> Tensor:
+        """Mean squared error of u_m from h_m^p + h_m^c, averaged over the modalities -> ()."""
+        errors = []
+        for m, x in u.items():
+            error = (self.rebuild[m](own[m] + common[m]) - x).float().square().mean(1)  # (B,)
+            errors.append((error * present[m]).sum() / present[m].sum().clamp(min=1))
+        return torch.stack(errors).mean()
+
+
+def _sigmoid_layer(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, dim), nn.Sigmoid())
+
+
+class Recurrent(nn.Module):
+    """Two bidirectional LSTMs with a norm between; the last states of both are joined, 4 x units wide."""
+
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        self.first = nn.LSTM(width, units, batch_first=True, bidirectional=True)
+        self.norm = nn.LayerNorm(2 * units)
+        self.second = nn.LSTM(2 * units, units, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) under mask (B, T) -> (B, 4 units); what a sample without steps gives is not to be read."""
+        length = mask.sum(1).clamp(min=1).cpu()  # (B,)
+        states, (h_1, _) = self.first(pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False))
+        normed = self.norm(pad_packed_sequence(states, batch_first=True)[0])  # (B, T, 2 units)
+        _, (h_2, _) = self.second(pack_padded_sequence(normed, length, batch_first=True, enforce_sorted=False))
+        return torch.cat([h_1, h_2], 2).transpose(0, 1).flatten(1)  # forward of both, then backward of both
+
+
+class TransformerLayer(nn.Module):
+    """PyTorch's encoder layer, norms last: x = LN(x + attention), then LN(x + FFN)."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.attention = Attention(c.dim, c.heads, c.transformer_dropout)
+        self.ffn = nn.Sequential(
+            nn.Linear(c.dim, c.ffn), nn.ReLU(), nn.Dropout(c.transformer_dropout), nn.Linear(c.ffn, c.dim)
+        )
+        self.norm_1, self.norm_2 = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
+        self.drop = nn.Dropout(c.transformer_dropout)
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """Vectors x (B, N, d), of which `there` (B, N) can be seen -> (B, N, d)."""
+        x = self.norm_1(x + self.drop(self.attention(x, x, x, there)))  # (B, N, d)
+        return self.norm_2(x + self.drop(self.ffn(x)))
+
+
+# --- Losses; in fp32: AMP would lose small differences ----------------------------------------------------------------
+
+
+def cmd(x: Tensor, y: Tensor, both: Tensor, moments: int) -> Tensor:
+    """Central moment discrepancy of x and y (B, d) over the samples that have `both` (B,) -> ().
+
+    |E x - E y| + sum_k |C_k x - C_k y| for k = 2..K, where C_k is the k-th central moment of each dimension; the
+    interval of a sigmoid is 1 wide, so the paper's division by its powers is by 1.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        w = both.float() / both.sum().clamp(min=1)  # (B,)
+        x, y = x.float(), y.float()
+        mean_x, mean_y = w @ x, w @ y  # (d,)
+        x, y = x - mean_x, y - mean_y  # (B, d)
+        total = torch.linalg.vector_norm(mean_x - mean_y)
+        for k in range(2, moments + 1):
+            total = total + torch.linalg.vector_norm(w @ x.pow(k) - w @ y.pow(k))
+        return total
+
+
+def difference(own: Parts, common: Parts, present: Parts) -> Tensor:
+    """How far from orthogonal h_m^p and h_m^c are, and each pair of h_m^p, summed -> ()."""
+    found = [overlap(own[m], common[m], present[m]) for m in own]
+    found += [overlap(own[a], own[b], present[a] & present[b]) for a, b in combinations(own, 2)]
+    return torch.stack(found).sum()
+
+
+def overlap(x: Tensor, y: Tensor, both: Tensor) -> Tensor:
+    """Mean square of the entries of X^T Y (d, d), whose rows are centred over the batch and then of length 1 -> ()."""
+    with torch.autocast(x.device.type, enabled=False):
+        w = both.float()[:, None]  # (B, 1)
+        x, y = (_unit(z.float(), w) for z in (x, y))  # (B, d)
+        return (x.T @ y).square().mean()
+
+
+def _unit(x: Tensor, w: Tensor) -> Tensor:
+    x = (x - (w * x).sum(0) / w.sum().clamp(min=1)) * w  # (B, d)
+    return x / (torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True) + 1e-6)  # the length is a constant here

@@ -1,0 +1,127 @@
+"""TFN: the outer product of one vector per modality, each with a 1 appended (Zadeh et al., EMNLP 2017).
+
+Paper    https://arxiv.org/abs/1707.07250
+Fidelity A
+Differs  The default widths are those of a public reimplementation's training script, because the paper's (PRESETS,
+         "paper") give 18 million weights for three modalities and 593 million for four: the product grows with
+         every modality, and one too large is refused.
+         The language subnetwork reads the LSTM's last state; the others read the mean over the valid steps.
+         Values are squeezed into the range of the task, as in the paper; the error is squared, as for all heads here.
+Missing  A modality absent from `dims` is no factor of the product. One that a sample lacks is embedded as 0, so that
+         with its 1 it is neutral: what remains of the product is that of the others.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from msa.errors import ConfigError
+from msa.fuse.head import Batch, FusionHead, masked_mean
+from msa.fuse.modules.steps import last_valid
+from msa.types import Modality, Task
+
+LARGEST = 1 << 20  # elements of the product; times `post` it is the number of weights behind it
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where nothing else is said, the values with which the public reimplementation trains on MOSI."""
+
+    text_hidden: int = 128  # units of the LSTM
+    text_out: int = 64  # width of z_l; 128 in the paper
+    hidden: int = 16  # width of z_v and z_a, and of the layers before; 32 in the paper
+    post: int = 32  # units of the two layers behind the product; 128 in the paper
+    dropout: float = 0.3  # on what the subnetworks read, and on the product
+
+
+PRESETS = {
+    "default": Config(),
+    "small": Config(text_hidden=32, text_out=32),
+    "paper": Config(text_out=128, hidden=32, post=128),  # Sec. 4.1 and 4.3
+}
+TRAIN: dict[str, dict[str, object]] = {
+    "default": {
+        "lr": 1e-3,  # Adam's own, the reimplementation names none
+        "weight_decay": 1e-2,  # ours: the product has far more weights than a corpus has samples
+        "batch": 32,  # ours
+    }
+}
+TRAIN["paper"] = TRAIN["default"]
+
+
+class TFN(FusionHead):
+    """Sec. 4: embed each modality, multiply, infer."""
+
+    def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
+        super().__init__(task)
+        c = config
+        self.modalities = [m for m in Modality if m in dims]
+        widths = [c.text_out if m == Modality.TEXT else c.hidden for m in self.modalities]
+        size = math.prod(w + 1 for w in widths)
+        if size > LARGEST:
+            raise ConfigError(
+                f"the product of {', '.join(self.modalities)} has {' x '.join(str(w + 1) for w in widths)} = {size:,} "
+                f"elements, more than {LARGEST:,}",
+                fix="narrow its factors, such as --set hidden=8 --set text_out=32",
+            )
+        self.embed = nn.ModuleDict(
+            {m: LanguageNet(dims[m], c) if m == Modality.TEXT else MeanNet(dims[m], c) for m in self.modalities}
+        )
+        self.infer = nn.Sequential(  # Sec. 4.3
+            nn.Dropout(c.dropout),
+            nn.Linear(size, c.post),
+            nn.ReLU(),
+            nn.Linear(c.post, c.post),
+            nn.ReLU(),
+            nn.Linear(c.post, task.outputs),
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        z = [self.embed[m](batch.x[m], batch.mask[m]) for m in self.modalities]  # z_m, each (B, d_m), 0 where absent
+        output = self.infer(outer(z))  # (B, outputs)
+        if self.task.classes or not self.task.low < self.task.high:
+            return output
+        return self.task.low + (self.task.high - self.task.low) * output.sigmoid()  # (B, 1)
+
+
+def outer(z: list[Tensor]) -> Tensor:
+    """[z_1; 1] x [z_2; 1] x ..., Sec. 4.2: vectors (B, d_m) -> (B, product of d_m + 1).
+
+    It holds every z_m, every product of two and that of all: what modalities say alone, in pairs and together.
+    """
+    fused = z[0].new_ones(len(z[0]), 1)  # (B, 1)
+    for z_m in z:
+        one = torch.cat([z_m, z_m.new_ones(len(z_m), 1)], 1)  # (B, d_m + 1)
+        fused = (fused[:, :, None] * one[:, None]).flatten(1)  # (B, what it was times d_m + 1)
+    return fused
+
+
+class LanguageNet(nn.Module):
+    """Spoken language: the last state of an LSTM, through one layer."""
+
+    def __init__(self, width: int, c: Config) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, c.text_hidden, batch_first=True)
+        self.drop = nn.Dropout(c.dropout)
+        self.linear = nn.Linear(c.text_hidden, c.text_out)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) under mask (B, T) -> z_l (B, text_out)."""
+        h = last_valid(self.lstm(x)[0], mask)  # (B, text_hidden)
+        return self.linear(self.drop(h)) * mask.any(1, keepdim=True)
+
+
+class MeanNet(nn.Module):
+    """Vision or acoustics: three layers over the mean of the steps."""
+
+    def __init__(self, width: int, c: Config) -> None:
+        super().__init__()
+        steps = [[nn.Linear(d, c.hidden), nn.ReLU()] for d in (width, c.hidden, c.hidden)]
+        self.mlp = nn.Sequential(nn.Dropout(c.dropout), *[step for pair in steps for step in pair])
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) under mask (B, T) -> z_m (B, hidden)."""
+        return self.mlp(masked_mean(x, mask)) * mask.any(1, keepdim=True)

@@ -1,0 +1,155 @@
+"""TMBL: Transformers whose queries, keys and values are of three modalities (Huang et al., KBS 2024).
+
+Paper    https://doi.org/10.1016/j.knosys.2023.111346 (Knowledge-Based Systems 285)
+Fidelity B: its ideas in a form that holds for one sample at a time. The authors publish research code in many versions,
+         none of which is named as the paper's; where it is legible we follow the one with all three ideas.
+Differs  In that code every sample is one vector per modality, and the axis along which Transformers attend and
+         modalities are bound is the batch: a prediction depends on its neighbours. Here it is time, on the clock of the
+         words: one step per word, and the mean of what falls into it. Binding two modalities is their sum, as in
+         its fallback. All three of its streams query text; here every modality asks in its turn. A token that all
+         modalities share stands before each sequence and is what is read of it. Three linear maps in a row in its
+         feed-forward are two, and the 1x1 convolution that queries and keys share stands before their maps, not behind.
+         Of its losses we know that one is of similarity and one of difference: here they are cosines. Its MLP-mixer
+         between vectors is left out. Half its width, two layers for its five.
+Missing  The modality after the last is the first. Of two, the other is both key and value; a lone one is all three, and
+         has no loss of similarity. One that a sample lacks is 0 wherever it is read, ends as 0, and counts in no loss.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msa.errors import ConfigError
+from msa.fuse.head import Batch, FusionHead, task_loss
+from msa.fuse.modules.attention import Attention
+from msa.fuse.modules.crossmodal import sinusoids
+from msa.fuse.modules.losses import average, cosine
+from msa.fuse.modules.memory import common_clock
+from msa.types import Modality, Task
+
+
+@dataclass(frozen=True)
+class Config:
+    """Ours where nothing is said."""
+
+    dim: int = 128  # d; 256 in the code
+    heads: int = 8  # the code's
+    layers: int = 2  # of every stream; 5 in the code
+    ffn: int = 256  # inner width; 512 in the code
+    dropout: float = 0.5  # the code's, everywhere
+    similarity: float = 0.1  # weight of the loss between what modalities share
+    difference: float = 0.1  # weight of the loss between what is shared and what is not
+    steps: int = 50  # longest clock; the aligned files of MOSI and MOSEI have 50
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or self.dim % 2:
+            raise ConfigError(
+                f"dim {self.dim} cannot be split into {self.heads} heads, or in two", fix="a multiple of both"
+            )
+        if self.layers < 1:
+            raise ConfigError("layers must be 1 or more", fix="the default is 2")
+
+
+PRESETS = {"default": Config(), "small": Config(dim=32, heads=2, layers=1, ffn=32)}
+TRAIN: dict[str, dict[str, object]] = {
+    "default": {
+        "lr": 1e-4,  # the code's
+        "batch": 64,  # the code's, MOSI
+        "patience": 6,  # the code's
+    }
+}
+
+
+class TMBL(FusionHead):
+    def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
+        super().__init__(task)
+        c = self.config = config
+        self.modalities = [m for m in Modality if m in dims]
+        self.project = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(dims[m], c.dim), nn.ReLU(), nn.LayerNorm(c.dim)) for m in self.modalities}
+        )
+        self.token = nn.Parameter(0.1 * torch.randn(1, 1, c.dim))  # before every sequence, of all modalities
+        self.enter = nn.Sequential(nn.Dropout(c.dropout), nn.LayerNorm(c.dim))
+        names = [f"{m}_{depth}" for m in self.modalities for depth in range(c.layers)]
+        self.private, self.bound = (nn.ModuleDict({name: Layer(c) for name in names}) for _ in range(2))
+        self.fuse = nn.Sequential(
+            nn.Conv1d(c.dim, c.dim // 2, 3, padding=1),
+            nn.Dropout(c.dropout),
+            nn.ReLU(),
+            nn.Conv1d(c.dim // 2, task.outputs, 3, padding=1),
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.answer(*self.vectors(batch))  # (B, outputs)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        own, common = self.vectors(batch)  # each (B, M, d)
+        there = self.present(batch)  # (B, M)
+        terms = {"task": task_loss(self.task, self.answer(own, common), batch.y)}
+        overlap = cosine(own, common).square()  # (B, M)
+        terms["difference"] = self.config.difference * average(overlap, there)
+        if pairs := list(combinations(range(len(self.modalities)), 2)):
+            a, b = (torch.tensor(side, device=there.device) for side in zip(*pairs, strict=True))  # each (P,)
+            unlike = 1 - cosine(common[:, a], common[:, b])  # (B, P)
+            terms["similarity"] = self.config.similarity * average(unlike, there[:, a] & there[:, b])
+        return terms
+
+    def present(self, batch: Batch) -> Tensor:
+        """Which samples have which modality, (B, M)."""
+        return torch.stack([batch.mask[m].any(1) for m in self.modalities], 1)
+
+    def vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What a modality has for itself, and what binding gives it, each (B, M, d); 0 where a sample lacks it."""
+        x, seen = self.sequences(batch)  # M of (B, T, d), (B, 1 + T)
+        n = len(x)
+        own = [self.begin(s) for s in x]  # each (B, 1 + T, d)
+        bound = [self.begin(s + x[(i + 1) % n]) if n > 1 else own[0] for i, s in enumerate(x)]  # two modalities
+        for depth in range(self.config.layers):
+            last = depth == self.config.layers - 1  # of which the token alone is read
+            ask = lambda s, last=last: s[:, :1] if last else s  # noqa: E731
+            names = [f"{m}_{depth}" for m in self.modalities]
+            own = [self.private[name](ask(s), s, s, seen) for name, s in zip(names, own, strict=True)]
+            bound = [  # three modalities
+                self.bound[name](ask(s), bound[(i + 1) % n], bound[(i + 2) % n if n > 2 else (i + 1) % n], seen)
+                for i, (name, s) in enumerate(zip(names, bound, strict=True))
+            ]
+        there = self.present(batch)[:, :, None]  # (B, M, 1)
+        return torch.cat(own, 1) * there, torch.cat(bound, 1) * there
+
+    def sequences(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """Every modality on one clock, M of (B, T, d), 0 where it is absent; and what can be seen, (B, 1 + T)."""
+        mask = {m: batch.mask[m] for m in self.modalities}
+        x, clock = common_clock({m: batch.x[m] for m in self.modalities}, mask, self.config.steps)  # (B, T)
+        here = {m: (clock & mask[m].any(1, keepdim=True))[:, :, None] for m in self.modalities}  # each (B, T, 1)
+        return [self.project[m](x[m]) * here[m] for m in self.modalities], F.pad(clock, (1, 0), value=True)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """The token before x (B, T, d), and positions -> (B, 1 + T, d)."""
+        s = torch.cat([self.token.expand(len(x), -1, -1), x], 1)  # (B, 1 + T, d)
+        return self.enter(s + sinusoids(s.shape[1], s.shape[2], s.device))
+
+    def answer(self, own: Tensor, common: Tensor) -> Tensor:
+        """A convolution along the 2 M vectors, each (B, M, d), and the mean of what it finds -> (B, outputs)."""
+        return self.fuse(torch.cat([own, common], 1).transpose(1, 2)).mean(2)
+
+
+class Layer(nn.Module):
+    """LN(x + attention(conv x, conv y, z)), then LN(x + W_2 (relu(a) * b)) where a and b are halves of conv W_1 x."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.fine = nn.Linear(c.dim, c.dim)  # a 1x1 convolution that query and key share
+        self.attention = Attention(c.dim, c.heads, c.dropout)
+        self.w_1, self.gate, self.w_2 = nn.Linear(c.dim, c.ffn), nn.Linear(c.ffn, 2 * c.ffn), nn.Linear(c.ffn, c.dim)
+        self.norm_1, self.norm_2 = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
+        self.drop = nn.Dropout(c.dropout)
+
+    def forward(self, x: Tensor, y: Tensor, z: Tensor, seen: Tensor) -> Tensor:
+        """x (B, L, d) asks y (B, S, d) where `seen` (B, S), and reads z (B, S, d) there -> (B, L, d)."""
+        x = self.norm_1(x + self.drop(self.attention(self.fine(x), self.fine(y), z, seen)))  # (B, L, d)
+        a, b = self.gate(self.w_1(x)).chunk(2, 2)  # each (B, L, ffn)
+        return self.norm_2(x + self.drop(self.w_2(a.relu() * b)))

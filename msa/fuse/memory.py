@@ -1,0 +1,224 @@
+"""How much memory is free, and how much a training step will take: asked before the first one, not found out by it.
+
+A step is run on two small batches of the longest samples while every tensor that lives is counted, and carried over to
+the real batch along a straight line. Very long samples are shortened to three shares s of their lengths and carried
+over along a parabola: attention's products of steps, within a modality and between two, are all in s^2.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from msa.errors import ConfigError
+from msa.fuse.head import Batch, FusionHead
+from msa.types import Modality, Task
+
+SAMPLES = (2, 4)  # of the small batches
+STEPS = 1500  # of all modalities together; samples of more are shortened
+SHARES = (0.5, 0.75, 1.0)  # of that many steps
+SPARE = 0.8  # of the free memory a step may take: allocators leave gaps, estimates fell short by up to 17 %
+HARMLESS = 2000  # times the inputs, at WIDE numbers per step: what is smaller than that is not measured
+WIDE = 512
+
+
+def free(device: str) -> int:
+    """Bytes that may still be taken: of the device, or of the machine and the control group this process is in."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return min([psutil.virtual_memory().available, *_left_in_groups()])
+
+
+def named(device: str) -> str:
+    """What the memory of a device is called."""
+    return "memory" if device == "cpu" else "the GPU's memory"
+
+
+def human(size: float) -> str:
+    """1.5 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Limit less use of this process's control group and of those it is in, version 2 and 1; none where none is set."""
+    lines = own.read_text("utf-8").splitlines() if own.exists() else []
+    paths = {kinds: path for _, kinds, path in (line.split(":", 2) for line in lines)}
+    v1, v2 = next((path for kinds, path in paths.items() if "memory" in kinds.split(",")), "/"), paths.get("", "/")
+    for home, path, limit, used in (
+        (root, v2, "memory.max", "memory.current"),
+        (root / "memory", v1, "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        place = home / path.strip("/")
+        for folder in (place, *place.parents):
+            if not folder.is_relative_to(home):
+                break
+            try:
+                most, now = ((folder / name).read_text("utf-8").strip() for name in (limit, used))
+                kept = dict(line.split() for line in (folder / "memory.stat").read_text("utf-8").splitlines())
+            except OSError:  # inside a container the path may be that of the machine outside
+                continue
+            if most != "max":
+                yield max(int(most) - int(now) + int(kept.get("inactive_file", 0)), 0)  # the page cache gives way
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a training step by the number of samples in its batch."""
+
+    fixed: float  # weights, their gradients and Adam's two moments
+    sample: float  # a sample of the longest lengths
+
+    def of(self, batch: int) -> float:
+        """Bytes of a step of so many samples."""
+        return self.fixed + batch * self.sample
+
+    def fitting(self, room: float) -> int:
+        """The largest batch there is room for, a power of 2; 0 where not one sample fits."""
+        most = int((room - self.fixed) // self.sample)
+        return 1 << (most.bit_length() - 1) if most > 0 else 0
+
+
+def check(
+    make: Callable[[], FusionHead],
+    lengths: Mapping[Modality, int],
+    dims: Mapping[Modality, int],
+    task: Task,
+    batch: int,
+    device: str,
+    amp: bool = False,
+) -> None:
+    """Raise ConfigError where a step of `batch` samples of these lengths would not fit, with the batch that does."""
+    room = SPARE * free(device)
+    if harmless(lengths, dims, batch) < room:
+        return
+    need = estimate(make, lengths, dims, task, device, amp)
+    if need.of(batch) <= room:
+        return
+    steps = ", ".join(f"{n} {m}" for m, n in lengths.items())
+    fits = need.fitting(room)
+    raise ConfigError(
+        f"a training step of batch={batch} with {steps} steps needs about {human(need.of(batch))}, and "
+        f"{human(room)} of {named(device)} are free",
+        fix=f"--set batch={fits} needs about {human(need.of(fits))}"
+        if fits
+        else f"a single sample needs {human(need.of(1))}: take a smaller preset, shorter features or a larger machine",
+    )
+
+
+def harmless(lengths: Mapping[Modality, int], dims: Mapping[Modality, int], batch: int) -> float:
+    """Bytes no head known takes: most trainings are so small that there is nothing to be measured."""
+    steps = sum(lengths.values())
+    inputs = sum(n * max(dims[m], WIDE) for m, n in lengths.items())
+    return 4.0 * HARMLESS * batch * (inputs + steps**2)
+
+
+def estimate(
+    make: Callable[[], FusionHead],
+    lengths: Mapping[Modality, int],
+    dims: Mapping[Modality, int],
+    task: Task,
+    device: str,
+    amp: bool = False,
+) -> Need:
+    """What a step takes, carried over from small ones. The numbers drawn for it are drawn from no one else's chance."""
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    most = min(1.0, STEPS / sum(lengths.values()))
+    shares = [1.0] if most == 1 else [most * share for share in SHARES]
+    with torch.random.fork_rng(devices):
+        head = make().to(device).train()
+        found = []
+        for share in shares:
+            steps = {m: max(1, round(share * n)) for m, n in lengths.items()}
+            few, more = (_step(head, noise(n, steps, dims, task, device), amp) for n in SAMPLES)
+            sample = (more - few) / (SAMPLES[1] - SAMPLES[0])
+            found.append((few - SAMPLES[0] * sample, sample))
+    fixed, sample = (
+        float(np.polyval(np.polyfit(shares, values, len(shares) - 1), 1.0)) for values in zip(*found, strict=True)
+    )
+    state = sum(p.numel() * p.element_size() for p in head.parameters())
+    return Need(max(fixed, 0.0) + 3 * state, max(sample, 1.0))  # gradients and moments come to the weights
+
+
+def noise(samples: int, steps: Mapping[Modality, int], dims: Mapping[Modality, int], task: Task, device: str) -> Batch:
+    """A batch of noise without padding."""
+    x = {m: torch.randn(samples, n, dims[m]) for m, n in steps.items()}
+    mask = {m: torch.ones(samples, n, dtype=torch.bool) for m, n in steps.items()}
+    if task.multilabel:
+        y = torch.randint(2, (samples, task.outputs)).float()
+    else:
+        y = torch.arange(samples) % task.outputs if task.classes else torch.randn(samples)
+    return Batch(x, mask, y, torch.arange(samples)).to(device)
+
+
+def _step(head: FusionHead, batch: Batch, amp: bool) -> int:
+    """Bytes that a step has at once beside the head's own and its gradients, the batch among them.
+
+    On a CPU: what forward leaves for backward, and thrice the largest tensor, for backward makes a gradient from
+    another while it still holds what both belong to.
+    """
+    inputs = [*batch.x.values(), *batch.mask.values(), batch.y, batch.row, batch.group, batch.position]
+    own = sum(t.numel() * t.element_size() for t in inputs)
+    head.zero_grad(set_to_none=True)
+    if (device := inputs[0].device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        _loss(head, batch, amp).backward()
+        gradients = sum(p.numel() * p.element_size() for p in head.parameters() if p.grad is not None)
+        return own + max(torch.cuda.max_memory_allocated(device) - before - gradients, 0)
+    with Living([*inputs, *head.parameters(), *head.buffers()]) as living:
+        loss = _loss(head, batch, amp)
+        left = living.now
+    del loss
+    return own + max(living.peak, left + 3 * living.largest)
+
+
+def _loss(head: FusionHead, batch: Batch, amp: bool) -> Tensor:
+    with torch.autocast("cuda", torch.float16, enabled=amp):
+        terms = head.loss(batch)
+    return torch.stack([term.float() for term in terms.values()]).sum()
+
+
+class Living(TorchDispatchMode):
+    """Counts the storage of every tensor an operation makes, until nobody holds it any more."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = self.largest = 0  # bytes
+        self.alive: set[int] = set()
+        for tensor in known:
+            self._count(tensor, 0)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to be skipped would import the compiler, for seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, Tensor):
+                self._count(made, made.untyped_storage().nbytes())
+        return out
+
+    def _count(self, tensor: Tensor, size: int) -> None:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self.alive:
+            self.alive.add(id(storage))
+            self.now += size
+            self.peak, self.largest = max(self.peak, self.now), max(self.largest, size)
+            weakref.finalize(storage, self._gone, id(storage), size)
+
+    def _gone(self, name: int, size: int) -> None:
+        self.alive.discard(name)
+        self.now -= size

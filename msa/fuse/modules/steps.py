@@ -1,0 +1,12 @@
+"""Steps of padded sequences. The valid ones come first, so a causal network need not know where they end."""
+
+import torch
+from torch import Tensor
+
+
+def last_valid(x: Tensor, mask: Tensor) -> Tensor:
+    """Row of x (B, T, D) at the last valid step of mask (B, T); zero where there is none -> (B, D)."""
+    step = torch.arange(1, mask.shape[1] + 1, device=mask.device)  # (T,)
+    last = (mask * step).amax(1)  # (B,), 0 = none
+    rows = x.gather(1, (last - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[2])).squeeze(1)  # (B, D)
+    return rows.masked_fill((last == 0)[:, None], 0.0)

@@ -1,0 +1,173 @@
+"""Many experiments on one store, at once: on the cores or GPUs of this machine, or on a dask cluster.
+
+The unit of work is one seed of one entrant. What is finished is kept in the entrant's folder, so a race that was
+interrupted goes on where it stopped; an entrant that fails is named with its reason, and the others go on.
+"""
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msa.cache.store import FeatureStore
+from msa.errors import ConfigError, MsaError
+from msa.fuse import experiment as experiments
+from msa.fuse.experiment import Experiment
+from msa.fuse.run import Run
+from msa.fuse.train import Watch
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the seeds are trained: `jobs` processes here, one for each GPU where there are some, or a dask cluster."""
+
+    jobs: int | None = None  # None: as many as there are GPUs, or else cores
+    scheduler: str | None = None  # of dask: tcp://HOST:PORT or its file
+
+    @property
+    def here(self) -> int:
+        """How many processes on this machine."""
+        return self.jobs or torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One seed of one entrant, as plain values: it travels to another process."""
+
+    name: str
+    seed: int
+    experiment: Mapping[str, Any]
+    store: str
+    generation: int
+    folder: str
+
+    def do(self) -> None:
+        """Train it. What is not the data's or the settings' fault is a bug, and leaves its traceback in the folder."""
+        try:
+            store = FeatureStore.open(self.store, self.generation)
+            experiments.train_seed(Experiment.from_json(self.experiment), store, Path(self.folder), self.seed)
+        except MsaError:
+            raise
+        except Exception:
+            (Path(self.folder) / f"error-{self.seed}.txt").write_text(traceback.format_exc(), "utf-8")
+            raise
+
+
+def race(
+    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, watch: Watch
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """Train every entrant, then test every entrant; its finished runs, and name -> reason of those that failed.
+
+    No entrant is tested before all are trained. Runs lie in `folder`, one folder each, called like the entrant.
+    """
+    runs: dict[str, Run] = {}
+    failed: dict[str, str] = {}
+    tasks = []
+    for name, entrant in entrants.items():
+        home = folder / slug(name)
+        try:
+            run, pinned, _ = experiments.begin(entrant, store, home)
+        except MsaError as error:
+            failed[name] = error.what
+            watch(f"{name}: cannot be trained: {error.what}")
+            continue
+        if run.metrics:
+            runs[name] = run
+            continue
+        plain, generation = pinned.to_json(), store.manifest["generation"]
+        left = [seed for seed in pinned.seeds if not run.trained(seed)]
+        tasks += [Task(name, seed, plain, store.address, generation, str(home)) for seed in left]
+    _train(tasks, workers, watch, failed)
+    for name, entrant in entrants.items():
+        if name not in runs and name not in failed:
+            runs[name] = experiments.run(entrant, store, folder / slug(name), yardsticks=False)
+    return {name: runs[name] for name in entrants if name in runs}, failed
+
+
+def slug(name: str) -> str:
+    """A name as a folder: `probe, text only` -> `probe-text-only`."""
+    return "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).split())
+
+
+def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[str, str]) -> None:
+    """Train all of them; a process that dies takes nobody with it: what was under way is tried again, alone."""
+    total, done = len(tasks), 0
+    left = list(tasks)
+
+    def settle(task: Task, future: "Future[None]") -> None:
+        nonlocal done
+        left.remove(task)
+        done += 1
+        if (error := future.exception()) is None:
+            return watch(f"[{done}/{total}] {task.name}, seed {task.seed}")
+        failed.setdefault(task.name, _reason(error))
+        return watch(f"[{done}/{total}] {task.name}, seed {task.seed}: failed: {_reason(error)}")
+
+    _all_at_once(left, workers, settle)
+    for task in list(left):  # only after a process died: which of them killed it, nobody knows
+        with pool(Workers(jobs=1)) as process:
+            future = process.submit(Task.do, task)
+            future.exception()
+            settle(task, future)
+
+
+def _all_at_once(tasks: Sequence[Task], workers: Workers, settle: Callable[[Task, "Future[None]"], None]) -> None:
+    if not tasks:
+        return
+    with pool(workers) as processes:
+        futures = {processes.submit(Task.do, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                if isinstance(future.exception(), BrokenProcessPool):
+                    return
+                settle(futures[future], future)
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "its process was killed, most likely for want of memory"
+    return error.what if isinstance(error, MsaError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def pool(workers: Workers) -> Iterator[Executor]:
+    """Processes to train in. Raises ConfigError where the scheduler does not answer."""
+    if workers.scheduler is not None:
+        from distributed import Client
+
+        where = {"scheduler_file": workers.scheduler} if Path(workers.scheduler).exists() else {}
+        try:
+            client = Client(**where or {"address": workers.scheduler}, timeout=30)
+        except OSError as error:
+            raise ConfigError(
+                f"no dask scheduler answers at {workers.scheduler}: {error}", fix="start one, or leave --scheduler out"
+            ) from None
+        with client, client.get_executor(pure=False) as processes:
+            yield processes
+        return
+    spawn = multiprocessing.get_context("spawn")  # CUDA and thread pools do not survive a fork
+    turns = spawn.SimpleQueue()
+    for n in range(workers.here):
+        turns.put(n)
+    threads = max(1, len(os.sched_getaffinity(0)) // workers.here)
+    with ProcessPoolExecutor(workers.here, spawn, initializer=_settle_in, initargs=(turns, threads)) as processes:
+        yield processes
+
+
+def _settle_in(turns: Any, threads: int) -> None:
+    """In a new process: its share of the cores, and a GPU of its own where there are several."""
+    mine = turns.get()
+    torch.set_num_threads(threads)
+    if torch.cuda.device_count() > 1:
+        torch.cuda.set_device(mine % torch.cuda.device_count())
