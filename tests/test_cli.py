@@ -205,8 +205,8 @@ def test_weights_are_missed_before_a_store_is_made(msa, posts, tmp_path):
 
 def test_a_newer_store_is_refused(msa, posts, tmp_path):
     msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
-    path = tmp_path / "store" / "zarr.json"
-    path.write_text(path.read_text().replace('"msa_format": 1', '"msa_format": 9'))
+    for path in (tmp_path / "store" / "zarr.json", *(tmp_path / "store" / "manifests").glob("0*.json")):
+        path.write_text(path.read_text().replace('"msa_format": 1', '"msa_format": 9'))
     for words in (("cache", "ls"), ("fuse", "train"), ("cache", "verify")):
         code, _, err = msa(*words)
         assert (code, "store format 9" in err, "upgrade" in err) == (1, True, True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache import fingerprint, trust
+from msa.cache import fingerprint, manifest, trust
 from msa.cache.examine import READABLE, Corpus, Problem, corpus, faults, modality_of
 from msa.cache.examine_segment import Segment, segment
 from msa.cache.files import TEMPORARY
@@ -87,17 +87,20 @@ def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = 
 def _newest(path: Path) -> Report:
     """The newest generation that can be read; every one that cannot is a problem."""
     numbers = sorted(int(m[1]) for p in (path / "manifests").glob("*.json") if (m := _GENERATION.fullmatch(p.name)))
-    found = Report(path, 0, {"msa_format": FORMAT, "generation": 0, "datasets": {}, "views": {}})
+    found, newer = Report(path, 0, {"msa_format": FORMAT, "generation": 0, "datasets": {}, "views": {}}), False
     for number in numbers:
         where = f"manifests/{number:08d}.json"
         try:
             known = trust.read_json(path / where)
+            newer |= type(known.get("msa_format")) is int and known["msa_format"] > FORMAT
             trust.check_inside(path, path / where)
             trust.check_manifest(where, known)
         except READABLE as error:
             found.damaged[number] = str(getattr(error, "what", error))
         else:
             found.generation, found.manifest = number, known
+    if newer:
+        manifest.read(path)  # says which format, and that this version is too old to judge it
     for number, what in found.damaged.items():
         instead = "" if number < found.generation else f"; what follows is of generation {found.generation}"
         found.problems.append(Problem(f"manifests/{number:08d}.json", what + instead))
