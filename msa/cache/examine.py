@@ -216,7 +216,8 @@ def _rows_of(folder: Path, file: str, table: Mapping[str, np.ndarray], n: int) -
     offsets = table.get(name.replace("_bytes", "_offsets"))
     if offsets is None or len(offsets) != n + 1:
         return range(n)
-    return np.flatnonzero((offsets[:-1] < low + size) & (offsets[1:] > low)).tolist()
+    touched = (offsets[:-1] < low + size) & (offsets[1:] > low) & (offsets[1:] > offsets[:-1])
+    return np.flatnonzero(touched).tolist()
 
 
 def modality_of(attributes: Mapping[str, Any]) -> Modality | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from msa import __version__, catalog
-from msa.cache import fingerprint
+from msa.cache import fingerprint, manifest
 from msa.cache.store import FeatureStore
 from msa.errors import BackboneError
 from msa.extract import media, presets, weights
@@ -165,8 +165,20 @@ def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
         "device": device,
         "versions": {"msa": __version__, "python": platform.python_version(), **backbone.versions},
         "platform": platform.platform(),
+        "creator": manifest.creator(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_gpu(device),
     }
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    """The card and the libraries that drive it."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    cudnn = torch.backends.cudnn.version()
+    return {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "cudnn": cudnn}
 
 
 def _is_local(spec: BackboneSpec) -> bool:

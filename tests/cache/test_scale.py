@@ -1,12 +1,15 @@
 """A corpus is read as far as somebody asks: what opens does not grow with the number of samples."""
 
+import json
 import os
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from msa import cli
 from msa.cache import index as module
 from msa.cache import sharing
 from msa.cache.index import Index, Texts
@@ -176,6 +179,15 @@ def test_citations_name_every_corpus_and_backbone_once(store, index):
     assert named["dataset tiny"] == "Tiny (2020), https://tiny.example"
     assert named["audio made.up"] == "its paper is not known"
     assert "Zarr" in named["stores"]
+
+
+def test_info_prints_what_to_cite(store, index):
+    fill(store, index)
+    done = CliRunner().invoke(cli.app, ["cache", "info", str(store.path), "--cite"])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[:2] == ["dataset tiny: made in a test", "audio made.up: its paper is not known"]
+    told = json.loads(CliRunner().invoke(cli.app, ["cache", "info", str(store.path), "--cite", "--json"]).output)
+    assert told == dict(citations(store))
 
 
 def test_the_benchmark_runs_and_tells_what_it_found(tmp_path, monkeypatch):

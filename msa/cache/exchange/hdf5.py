@@ -4,7 +4,8 @@ Layout   Attributes of the file: format = "msa", version = 1, name, task and sou
          split, group, text (strings, UTF-8), position, labels (n, k) float32 with the attribute names. A group
          features/MODALITY with data (rows, D), start (n,) and length (n,), and the attributes backbone, columns and
          provenance (JSON). docs/exchange.md has it in full.
-Lengths  `length` rows from `start` on; nothing is padded. -1: the sample lacks this modality; 0: it should have it.
+Lengths  `length` rows from `start` on; nothing is padded. -1: the sample lacks this modality; 0: it should have it,
+         and `reason` (n,), where it is there, says why it has not.
 Needed   id and one group of features. Without start the samples' rows follow one another; without length, too, each
          sample has one row. Without split, parts are drawn. Without task it is judged from the labels.
 Traps    Links and data in other files are not followed; rows that were never written are failures, not zeros.
@@ -208,6 +209,7 @@ class _Stored:
     group: Any
     rows: _hdf5.Rows
     spans: Mapping[str, tuple[int, int]]  # id -> start, length; without those that lack it
+    reasons: Mapping[str, str]  # id -> why it has no hidden states, where the file says so
 
     @classmethod
     def of(cls, path: Path, group: Any, ids: Sequence[str]) -> "_Stored":
@@ -223,7 +225,8 @@ class _Stored:
         if start is None:
             start = np.cumsum([0, *length.clip(min=0)[:-1]])
         spans = {id: (int(s), int(t)) for id, s, t in zip(ids, start, length, strict=True) if t >= 0}
-        return cls(group, rows, spans)
+        told = zip(ids, _strings(path, group, "reason", n), strict=True)
+        return cls(group, rows, spans, {id: reason for id, reason in told if reason})
 
     def feature(self, name: str, ids: Sequence[str]) -> Feature:
         kind = _corpus.modality_of(str(_hdf5.attribute(self.group, "modality") or name))
@@ -249,7 +252,7 @@ class _Stored:
         """(T, D) of a sample."""
         start, length = self.spans[id]
         if not length:
-            raise Unreadable("no hidden states in the file")
+            raise Unreadable(self.reasons.get(id, "no hidden states in the file"))
         return self.rows.read(start, start + length)
 
     def _digest(self, name: str, id: str) -> bytes:
@@ -302,7 +305,14 @@ def _rows(reader: ViewReader) -> int:
     return int(reader.length.clip(min=0).sum(dtype=np.int64))
 
 
+def _reason(failure: Mapping[str, Any] | None) -> str:
+    """Why a sample could not be had, and at which stage; nothing where it could."""
+    return f"{failure['stage']}: {failure['reason']}".replace("\0", "") if failure else ""
+
+
 def _write_feature(group: Any, modality: Modality, reader: ViewReader, index: Index, about: Mapping[str, Any]) -> None:
+    import h5py
+
     expected = index.has(modality) | np.isin(np.arange(len(index)), list(reader.failures))
     length = np.where(reader.length >= 0, reader.length, np.where(expected, 0, -1)).astype(np.int64)
     start = np.cumsum([0, *length.clip(min=0)[:-1]])
@@ -315,6 +325,9 @@ def _write_feature(group: Any, modality: Modality, reader: ViewReader, index: In
     for row in np.flatnonzero(length > 0).tolist():
         data[start[row] : start[row] + length[row]] = reader.read(row)
     group["start"], group["length"] = start, length
+    if reader.failures:
+        reasons = [_reason(reader.failures.get(row)) for row in range(len(index))]
+        group.create_dataset("reason", data=reasons, dtype=h5py.string_dtype())
     group.attrs["backbone"] = reader.view.name
     group.attrs["columns"] = about["columns"]
     group.attrs["provenance"] = json.dumps(about, ensure_ascii=False, default=str)

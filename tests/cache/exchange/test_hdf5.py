@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from msa.cache.exchange import _hdf5, hdf5
-from msa.cache.foreign import Unreadable
+from msa.cache.foreign import Bundle, Unreadable
 from msa.cache.importing import bring_in
+from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
 from msa.errors import SourceError, StoreError
 from msa.types import SENTIMENT, Modality, Split, Task
+from tests.cache.conftest import make_index
 from tests.cache.exchange.corpora import (
     AUDIO,
     FACE,
@@ -85,7 +87,7 @@ def test_a_corpus_comes_back_bit_for_bit(kind, made, tmp_path):
     back, reports, remarks = there_and_back(bundle, hdf5, tmp_path / "out.h5", tmp_path / "b")
     assert_equal(bundle, back)
     assert {report.modality: report.failed for report in reports} == {
-        TEXT: [], FACE: [], AUDIO: [(IDS[2], "no hidden states in the file")],
+        TEXT: [], FACE: [], AUDIO: [(IDS[2], "decode: no sound")],
     }  # fmt: skip
     assert back.index.has(FACE).tolist() == [True] * 11 + [False]
     assert "1 of 12 samples have no audio states: nothing stands for them" in remarks
@@ -93,6 +95,22 @@ def test_a_corpus_comes_back_bit_for_bit(kind, made, tmp_path):
     assert (attributes["columns"], attributes["dtype"]) == (["f0", "f1"], "float16")
     assert attributes["facts"]["exported from"]["backbone"] == "made.audio"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "out.h5"], "nothing temporary is left"
+
+
+def test_bfloat16_comes_back_with_the_same_bits_in_a_float32_view(tmp_path):
+    store, index = FeatureStore.create(tmp_path / "a"), make_index()
+    dataset = store.add_index(index)
+    store.add_view("b" * 16, {"modality": "audio", "backbone": "made.up", "dim": 8, "dtype": "bfloat16"})
+    writer = store.writer("b" * 16, dataset, Form(8, "bfloat16", 16, 64), {})
+    bits = np.random.default_rng(0).integers(0, 0x7F80, (3, 8), np.uint16)  # subnormal numbers too, none infinite
+    writer.write(4, index.digests[AUDIO][4].tobytes(), bits)
+    store.publish("b" * 16, [writer.seal()])
+    said = hdf5.write(Bundle(index, {AUDIO: store.reader(store.view(dataset, AUDIO))}), tmp_path / "out.h5")
+    assert "audio is bfloat16 here, and written as float32: equal values, twice the size" in said
+    back, _, _ = imported(tmp_path / "out.h5", tmp_path)
+    found = back.states("tiny", "audio")["id4"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.view(np.uint32), bits.astype(np.uint32) << 16)
 
 
 def test_the_page_on_the_format_reads_it_with_plain_h5py(made, tmp_path, monkeypatch):
