@@ -110,7 +110,7 @@ def kills(folder: Path, count: int, per_trial: int = PER_TRIAL) -> Outcome:
     found.compacted = sum(what == "compacted" for what, _ in told)
     sweeping.sweep(FeatureStore.open(store.path), GRACE_S)
     found.generations = len(manifest.generations(store.path))
-    found.problems = [str(problem) for problem in verify(FeatureStore.open(store.path))]
+    found.problems = [str(problem) for problem in verify(FeatureStore.open(store.path), deep=True)]
     return found
 
 
@@ -265,7 +265,7 @@ def fill_up(folder: Path, refused: float = 0.0) -> dict[str, int]:
     reader = store.reader(store.view("made", Modality.TEXT))
     wrong = sum(reader.length[row] < 0 or not np.array_equal(reader.read(row), hidden(row)) for row in range(CORPUS))
     litter = len(list(store.path.rglob(".tmp-*")))
-    problems = len(verify(store)) + len(history.lacking(store.path, store.manifest))
+    problems = len(verify(store, deep=True)) + len(history.lacking(store.path, store.manifest))
     return {"full": times, "samples": CORPUS, "wrong": int(wrong), "litter": litter, "problems": problems}
 
 

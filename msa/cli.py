@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from msa import __version__, catalog, cli_cache, cli_fuse, remember, terminal
-from msa.commands import DeviceOption, JsonOption, StoreOption, about, listed, print_json, print_run
+from msa.commands import DeviceOption, FolderOption, JsonOption, about, listed, print_json, print_run
 from msa.errors import MsaError, UnknownNameError
 from msa.types import Modality
 
@@ -64,7 +64,7 @@ def _root(
 def extract(
     dataset: Annotated[str, typer.Option(help="What to read: see `msa list datasets`.")],
     root: Annotated[Path | None, typer.Option(help="Where it lies (for `table`: the file). Remembered.")] = None,
-    store: StoreOption = None,
+    store: FolderOption = None,
     preset: Annotated[str, typer.Option(help="paper (needs weights) or classic (needs none).")] = "paper",
     text: Annotated[str | None, typer.Option(help="Backbone for text, hf:PATH_OR_ID, or none.")] = None,
     image: Annotated[str | None, typer.Option(help="Backbone for images, timm:NAME[@CHECKPOINT], or none.")] = None,

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from msa import catalog, remember, terminal
-from msa.commands import JsonOption, StoreArgument, StoreOption, about, may_share, open_folder, open_store, print_json
+from msa.commands import (
+    FolderArgument,
+    FolderOption,
+    JsonOption,
+    StoreArgument,
+    StoreOption,
+    about,
+    may_share,
+    open_folder,
+    open_store,
+    print_json,
+)
 
 app = typer.Typer(help="Look into the store of hidden states, check it, clean it.", no_args_is_help=True)
 
@@ -58,7 +69,7 @@ def info(
 
 @app.command()
 def verify(
-    store: StoreArgument = None,
+    store: FolderArgument = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also every chunk's checksum, every number, and what zarr-python reads.")
     ] = False,
@@ -76,7 +87,7 @@ def verify(
 
 @app.command()
 def repair(
-    store: StoreArgument = None,
+    store: FolderArgument = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_: JsonOption = False,
@@ -87,17 +98,18 @@ def repair(
     """
     from msa.cache import repair as repairing
 
-    plan = repairing.plan(remember.folder(store), terminal.Bar())
+    plan = repairing.plan(remember.folder(store), terminal.Bar(), catalog.names("dataset"))
     print_json({"steps": [asdict(step) for step in plan.steps], "commands": plan.commands}, json_)
     if not json_:
         terminal.mending(plan.report.path, plan.steps, plan.commands)
     if dry_run or not plan.steps:
         return
     if not yes:
-        typer.confirm("do this?", abort=True)
+        typer.confirm("do this?", abort=True, err=json_)
     left = repairing.carry_out(plan, terminal.Bar())
     if not json_:
-        terminal.findings(left.path, left.problems, left.remarks)
+        then = "run what is said above" if plan.commands else ""
+        terminal.findings(left.path, left.problems, left.remarks, then)
     raise typer.Exit(code=bool(left.problems))
 
 
@@ -105,7 +117,7 @@ def repair(
 def rm(
     dataset: Annotated[str | None, typer.Option(help="A dataset, with its hidden states.")] = None,
     view: Annotated[str | None, typer.Option(help="A view, by id: see `msa cache ls`.")] = None,
-    store: StoreOption = None,
+    store: FolderOption = None,
     now: Annotated[
         bool, typer.Option("--now", help="Free the space at once; what a tag needs stays. There is no way back then.")
     ] = False,
@@ -119,14 +131,14 @@ def rm(
     opened = open_folder(store)
     if not yes:
         typer.confirm(f"remove {dataset or view} from {opened.path}?", abort=True)
-    terminal.removed(
-        str(dataset or view), opened.manifest["generation"], remove(opened, dataset=dataset, view=view, now=now)
-    )
+    before = opened.manifest["generation"]
+    found = remove(opened, dataset=dataset, view=view, now=now)
+    terminal.removed(str(dataset or view), opened.path, before, found)
 
 
 @app.command()
 def log(
-    store: StoreOption = None,
+    store: FolderOption = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many generations, the newest first.")] = 20,
     json_: JsonOption = False,
 ) -> None:
@@ -143,7 +155,7 @@ def log(
 def diff(
     before: Annotated[str, typer.Argument(help="A generation or a tag.", show_default=False)],
     after: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
-    store: StoreOption = None,
+    store: FolderOption = None,
     json_: JsonOption = False,
 ) -> None:
     """What differs between two generations of a store: datasets, views, samples, segments, bytes."""
@@ -162,13 +174,15 @@ def tag(
         str | None, typer.Argument(help="What it names: a generation or another tag. Default: the newest.")
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the tag; the generation stays.")] = False,
-    store: StoreOption = None,
+    store: FolderOption = None,
 ) -> None:
     """Name a generation of a store, so that it can be found again and is never swept; without a name, list the tags."""
     from msa.cache import history
 
     path = open_folder(store).path
     if name is None:
+        if delete:
+            raise typer.BadParameter("name the tag to delete")
         return terminal.show("", ["tag", "generation"], list(history.tags(path).items()), 1)
     if delete:
         history.untag(path, name)
@@ -179,7 +193,7 @@ def tag(
 @app.command()
 def rollback(
     generation: Annotated[str, typer.Argument(help="A generation or a tag: see `msa cache log`.", show_default=False)],
-    store: StoreOption = None,
+    store: FolderOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Make a store show again what an older generation showed, in a new generation: that can be rolled back too."""
@@ -196,7 +210,7 @@ def rollback(
 
 @app.command()
 def gc(
-    store: StoreArgument = None,
+    store: FolderArgument = None,
     grace: Annotated[
         str, typer.Option(help="Generations that were the newest within this time are kept: 24h, 7d, 30m, 0.")
     ] = "24h",
@@ -217,7 +231,7 @@ def gc(
         terminal.survey(found)
     if not dry_run and (found.litter or found.left):
         if not yes:
-            typer.confirm(f"sweep {opened.path}?", abort=True)
+            typer.confirm(f"sweep {opened.path}?", abort=True, err=json_)
         found, freed = sweeping.sweep(opened, span)
     print_json(asdict(found) | {"freed": freed}, json_)
     if not json_:
@@ -227,7 +241,7 @@ def gc(
 @app.command()
 def compact(
     view: Annotated[str | None, typer.Option(help="One view, by name or id: see `msa cache ls`. Default: all.")] = None,
-    store: StoreOption = None,
+    store: FolderOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of what, write nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -294,7 +308,7 @@ def pull(
         str,
         typer.Argument(metavar="FROM", help="Another store: a folder, s3://, gs:// or https://.", show_default=False),
     ],
-    store: StoreOption = None,
+    store: FolderOption = None,
     dataset: DatasetOption = None,
     view: ViewOption = None,
     split: SplitOption = None,
@@ -320,7 +334,7 @@ def merge(
     other: Annotated[
         str, typer.Argument(help="Another store: a folder, s3://, gs:// or https://.", show_default=False)
     ],
-    store: StoreOption = None,
+    store: FolderOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Add another store to a folder's and make corpora of one name one: the samples of both, each once.
@@ -356,7 +370,7 @@ def clone(
 def import_(
     format: Annotated[str, typer.Argument(help="What it is: see `msa list formats`.", show_default=False)],
     source: Annotated[Path, typer.Argument(help="The file or folder.", show_default=False)],
-    store: StoreOption = None,
+    store: FolderOption = None,
     name: Annotated[str | None, typer.Option(help="What to call the corpus. Default: after the file.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Of the format: `msa list formats NAME`.")

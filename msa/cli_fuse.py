@@ -107,7 +107,8 @@ def tune(
 ) -> None:
     """Seek settings on the validation part alone, as long for every head, then compare the winners over all seeds.
 
-    Trials that look hopeless are given up early; they count. The search sees a table without the test part.
+    Trials that look hopeless are given up early; they count, as do those that fail. The search sees a table without
+    the test part. Each number of trials has a table of its own, such as runs/tune-DATA/20-trials.
     """
     from msa.fuse import request
     from msa.fuse.race import Workers

@@ -24,6 +24,13 @@ StoreOption = Annotated[
 StoreArgument = Annotated[
     str | None, typer.Argument(help=f"The store: {WHERE}. Default: as with --store.", show_default=False)
 ]
+FolderOption = Annotated[
+    str | None,
+    typer.Option("--store", help="The store: a folder. Default: MSA_STORE, the last one extracted to, ./msa-store."),
+]
+FolderArgument = Annotated[
+    str | None, typer.Argument(help="The store: a folder. Default: as with --store.", show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DeviceOption = Annotated[str, typer.Option(help="auto (the GPU where there is one), cpu, cuda, cuda:1.")]
 

@@ -12,6 +12,7 @@ The command line prints `error:` and `fix:` and exits with 1. Any other exceptio
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class MsaError(Exception):
@@ -24,6 +25,15 @@ class MsaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\nfix: {self.fix}"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # one that was raised in another process arrives as it was
+        return _again, (type(self), self.what, self.fix)
+
+
+def _again(kind: type[MsaError], what: str, fix: str) -> MsaError:
+    error = kind.__new__(kind)
+    MsaError.__init__(error, what, fix=fix)
+    return error
 
 
 class UnknownNameError(MsaError):

@@ -52,7 +52,7 @@ def sheet(run: "Run", each_seed: bool = True) -> Sheet:
     if not found:
         raise ConfigError(f"{run.folder} is not finished", fix=f"msa fuse train --resume {run.folder}")
     protocol, drawn = run.record["data"]["protocol"], run.record["data"]["drawn"]
-    if pairing.is_leaky(protocol) and drawn_only(drawn) not in found["beside"]:
+    if pairing.is_leaky(protocol) and drawn and drawn_only(drawn) not in found["beside"]:
         raise ConfigError(
             f"{run.folder}: pairing {protocol!r} leaks the label through the {' and '.join(drawn)}, "
             f"and the row {drawn_only(drawn)!r} is missing",
@@ -98,7 +98,7 @@ def _remarks(run: "Run") -> list[str]:
     remarks = [f"{several}[95 % bootstrap interval over test samples]"]
     if protocol:
         remarks.append(f"pairing: {protocol}")
-    if pairing.is_leaky(protocol):
+    if pairing.is_leaky(protocol) and run.record["data"]["drawn"]:
         drawn = " and ".join(run.record["data"]["drawn"])
         remarks.append(f"LEAKY pairing: the {drawn} was chosen by the label; compare with the {drawn}-only row")
     for row in found["seeds"]:
@@ -133,10 +133,12 @@ def bench_sheet(found: Mapping[str, Any]) -> Sheet:
     names, shown = found["metrics"], []
     for row in sorted(found["rows"], key=lambda row: row["yardstick"]):
         shown.append((*_mean_row(_called(row), row, names), _against(row), *_spent(row["cost"])))
+        shown += _parts(row, names)
         if printed := row.get("printed"):
             shown.append(("  printed", *(_number(printed.get(name)) for name in names), *[""] * 6))
     for name, scores in found["beside"].items():
         shown.append((*_mean_row(name, scores, names), *[""] * 6))
+        shown += _parts(scores, names)
     columns = (
         "",
         *(TITLES[name] for name in names),
@@ -148,6 +150,12 @@ def bench_sheet(found: Mapping[str, Any]) -> Sheet:
         "ms, one",
     )
     return Sheet(found["title"], columns, tuple(shown), tuple(_bench_remarks(found)))
+
+
+def _parts(scores: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Where the test part is of several corpora: the scores on each by itself."""
+    parts = scores.get("by_corpus", {}).items()
+    return [(*_mean_row(f"  on {name}", part, names), *[""] * 6) for name, part in parts]
 
 
 def complexity_sheet(title: str, rows: Sequence[Mapping[str, Any]], remark: str) -> Sheet:
@@ -177,7 +185,7 @@ def _called(row: Mapping[str, Any]) -> str:
 
 def _against(row: Mapping[str, Any]) -> str:
     if "behind" not in row:
-        return "the best" if not row["yardstick"] else "-"
+        return "the best" if row.get("best") else "-"
     return f"{row['behind']:.3f}\n({_small(row['p_holm'])})"
 
 
@@ -200,13 +208,20 @@ def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "mean ± sd over seeds [95 % bootstrap interval over test samples]; behind: the best less this, in "
         + TITLES[found["decisive"]].replace("\n", " ")
-        + ", paired bootstrap, adjusted for the number of rows by Holm"
+        + ", paired bootstrap, adjusted for the number of rows by Holm; the best was chosen on the same test part, so this favours it"
     )
     yield (
         f"costs on {machine['device']}: GFLOP of one sample of median length, memory of a training step, seconds of an "
         f"epoch with {machine['at_once']} trainings at once, latency of a batch of one"
     )
     yield from found["audits"]
+    best = next(row for row in found["rows"] if row.get("best"))
+    for row in found["rows"]:
+        if "behind" not in row and row is not best:
+            yield (
+                f"{row['name']}: on the {row['test_samples']} test samples that have its modalities, {best['name']} on "
+                f"{best['test_samples']}: not to be compared"
+            )
     for row in found["rows"]:
         if row["collapsed"]:
             yield f"{row['name']}: COLLAPSED to one answer with seed {', '.join(map(str, row['collapsed']))}"

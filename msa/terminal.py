@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -239,14 +240,15 @@ def imported(found: Sequence[Any], store: Any) -> None:
     failures([(r.modality, id, "import", reason) for r in found for id, reason in r.failed])
 
 
-def findings(store: Any, problems: Sequence[Any], remarks: Sequence[Any]) -> None:
-    """What a check of a store found, and what is worth knowing besides."""
+def findings(store: Any, problems: Sequence[Any], remarks: Sequence[Any], then: str = "") -> None:
+    """What a check of a store found, and what is worth knowing besides. `then`: what to do about problems."""
     for problem in problems:
         say(str(problem))
     for remark in remarks:
         note(str(remark))
     count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
-    say(f"{store}: {f'{count}; msa cache repair mends them' if problems else 'everything is as it should be'}")
+    then = then or "`msa cache repair --dry-run` says what can be done"
+    say(f"{store}: {f'{count}; {then}' if problems else 'everything is as it should be'}")
 
 
 def mending(store: Any, steps: Sequence[Any], commands: Sequence[str]) -> None:
@@ -338,14 +340,14 @@ def citations(found: Sequence[tuple[str, str]]) -> None:
         say(f"{what}: {how}")
 
 
-def removed(what: str, generation: int, found: Any) -> None:
-    """`msa cache rm`."""
+def removed(what: str, store: Any, generation: int, found: Any) -> None:
+    """`msa cache rm` from a store that was at some generation before."""
     say(f"removed {what}" + (f", {size(found.freed)} freed" if found.freed else ""))
     if found.later and found.tags:
         say(f"  {size(found.later)} stay, because a tag needs them: {', '.join(found.tags)}")
     elif found.later:
         say(f"  {size(found.later)} are freed by `msa cache gc`, a day from now; until then the way back is")
-        say(f"  msa cache rollback {generation}")
+        say(f"  msa cache rollback {generation} --store {quote(str(store))}")
 
 
 def log(found: Sequence[Any]) -> None:

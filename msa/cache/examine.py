@@ -3,6 +3,7 @@
 Nothing here raises for damage: it is what these functions return.
 """
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -108,6 +109,9 @@ def corpus(root: Path, fingerprint: str, about: Mapping[str, Any]) -> Corpus:
     """Everything that can be said of an index."""
     folder, where = root / "index" / fingerprint, f"index/{fingerprint}"
     found = Corpus(about["name"], about["samples"])
+    if not os.path.lexists(folder):  # said once, not of every file
+        found.problems.append(Problem(where, "is missing", found.named(range(found.n))))
+        return found
     bad = faults(root, folder, about["files"])
     table, why = arrays(folder, about["files"], bad)
     found.ids = _ids(table, found.n)

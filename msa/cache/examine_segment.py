@@ -367,6 +367,8 @@ def _number(name: str) -> int:
 
 def salvaged(data: Path, part: Segment, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Position and hidden states (T, D), as stored, of `chosen` (m,) samples, all of whose chunks match checksums."""
+    if not chosen.any():
+        return  # its metadata may be what is damaged
     laid = _Laid.read(data, None)
     for number in np.unique(part.start[chosen] // laid.shard).tolist():
         good = dict(_chunks(data / "c" / str(number) / "0", laid))

@@ -178,7 +178,9 @@ def number(store: Path, name: int | str) -> int:
         return int(name)
     named = tags(store)
     if name not in named:
-        raise UnknownNameError("generation or tag", name, named)
+        there = manifest.generations(store)
+        known = [f"generations {there[0]} to {there[-1]}"] if there else []
+        raise UnknownNameError("generation or tag", name, [*named, *known])
     return named[name]
 
 
@@ -232,7 +234,7 @@ def refuse_if_swept(store: Path, about: Manifest) -> None:
         raise StoreError(
             f"{store}: generation {about['generation']} needs {_many(len(gone), 'file')} that "
             f"{'is' if len(gone) == 1 else 'are'} not there any more, such as {gone[0]}",
-            fix="choose one that `msa cache log` calls whole; `msa cache tag` keeps a generation from being swept",
+            fix="choose one that `msa cache log` does not call swept; `msa cache tag` keeps one from being swept",
         )
 
 

@@ -95,7 +95,9 @@ def read(store: Path | Place, generation: int | None = None) -> Manifest:
     try:
         data = where.get(number)
     except FileNotFoundError:
-        raise StoreError(f"{where} has no generation {number}", fix=f"choose one of {_told(where.numbers())}") from None
+        known = where.numbers()
+        fix = f"choose one of {_told(known)}" if known else "extract or import something first"
+        raise StoreError(f"{where} has no generation {number}", fix=fix) from None
     found = trust.parse(name, data)
     check_format(name, found.get("msa_format"))  # before anything else of it is interpreted
     trust.check_manifest(name, found)
@@ -105,7 +107,10 @@ def read(store: Path | Place, generation: int | None = None) -> Manifest:
 def check_format(path: Path | str, found: object) -> None:
     """Refuse what a newer version wrote, before anything of it is interpreted."""
     if not isinstance(found, int):
-        raise StoreError(f"{path} is not part of an msa store", fix="give the folder that `msa extract` wrote to")
+        raise StoreError(
+            f"{path} is not part of an msa store",
+            fix="give the folder that `msa extract` wrote to; if this is it, mend it with `msa cache repair`",
+        )
     if found > FORMAT:
         raise StoreError(
             f"{path} has store format {found}, this version of msa reads up to {FORMAT}",
@@ -214,4 +219,4 @@ def _cannot_link(path: Path, error: OSError) -> Exception:
 
 
 def _told(known: list[int]) -> str:
-    return f"{known[0]} to {known[-1]}" if len(known) > 9 else ", ".join(map(str, known)) or "none"
+    return f"{known[0]} to {known[-1]}" if len(known) > 9 else ", ".join(map(str, known))

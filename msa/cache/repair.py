@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,6 +60,7 @@ class Plan:
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)  # entries that take the place of older ones
     views: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same: their `files`
     lost_views: set[str] = field(default_factory=set)
+    lost_datasets: set[str] = field(default_factory=set)  # whose index has to be made again
     commands: list[str] = field(default_factory=list)
 
     @property
@@ -69,9 +70,12 @@ class Plan:
         return bool(self.changes or self.datasets or self.views or self.lost_views or newest)
 
 
-def plan(path: Path, progress: Progress = Unwatched()) -> Plan:
-    """Examine a store to the last number and say what would be done about every fault."""
-    return _plan(report(path, deep=True, progress=progress))
+def plan(path: Path, progress: Progress = Unwatched(), corpora: Sequence[str] | None = None) -> Plan:
+    """Examine a store to the last number and say what would be done about every fault.
+
+    `corpora` are the names `msa extract` knows, where that is known: what bears another name was somebody's own table.
+    """
+    return _plan(report(path, deep=True, progress=progress), corpora)
 
 
 def carry_out(found: Plan, progress: Progress = Unwatched()) -> Report:
@@ -81,7 +85,7 @@ def carry_out(found: Plan, progress: Progress = Unwatched()) -> Report:
         for file, data in found.restored.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(file, data)
-        found = _plan(report(path, deep=True, progress=progress))  # with those in place, less may be damaged
+        found = _plan(report(path, deep=True, progress=progress), None)  # with those in place, less may be damaged
     if found.publishes:
         _publish(found)
     for file in found.aside:
@@ -89,7 +93,7 @@ def carry_out(found: Plan, progress: Progress = Unwatched()) -> Report:
     return report(path, deep=True, progress=progress)
 
 
-def _plan(found: Report) -> Plan:
+def _plan(found: Report, corpora: Sequence[str] | None) -> Plan:
     made = Plan(found)
     _groups(made)
     _restorable(made)
@@ -101,7 +105,7 @@ def _plan(found: Report) -> Plan:
         if problem.what == "not named by any manifest" or problem.where.startswith("tags/"):
             made.aside.append(found.path / problem.where)
             made.steps.append(Problem(problem.where, "is set aside"))
-    made.commands = list(_commands(made))
+    made.commands = list(_commands(made, corpora))
     return made
 
 
@@ -183,7 +187,9 @@ def _manifests(made: Plan) -> None:
         path = made.report.path / "manifests" / f"{number:08d}.json"
         made.aside.append(path)
         newest = number > made.report.generation
-        then = f"; generation {made.report.generation} is published again, with what came after it" if newest else ""
+        again = f"generation {made.report.generation} is published again, with what came after it"
+        again = again if made.report.generation else "what is whole on the disk is published again"
+        then = f"; {again}" if newest else ""
         made.steps.append(Problem(f"manifests/{path.name}", f"{what}: it is set aside{then}"))
 
 
@@ -202,10 +208,14 @@ def _datasets(made: Plan) -> None:
         if proved:
             made.datasets[dataset] = {"files": segment.files(folder), "samples": of.n}
             made.steps.append(Problem(where, "still is what its name, a hash of its contents, says: accepted as it is"))
-        elif folder.exists():
-            made.aside.append(folder)
+        else:
+            made.lost_datasets.add(dataset)
+            what = "is missing"
+            if os.path.lexists(folder):
+                made.aside.append(folder)
+                what = "is set aside"
             made.steps.append(
-                Problem(where, "is set aside; its hidden states stay, and fit it once it is made again", everyone)
+                Problem(where, f"{what}; its hidden states stay, and fit it once it is made again", everyone)
             )
 
 
@@ -442,31 +452,47 @@ def _set_aside(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _commands(made: Plan) -> Iterator[str]:
+def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
     """What brings back what is dropped: a command per corpus."""
     wanted: dict[str, dict[str, str]] = {}
     imported: list[str] = []
-    for change in made.changes:
-        part = change.part
-        if part.usable and bool((change.kept | change.moved).all()):
-            continue
+    in_store = set()  # corpora that were imported, whose texts are nowhere else
+    dropping = [c.part for c in made.changes if not (c.part.usable and bool((c.kept | c.moved).all()))]
+    of_lost = [part for part in made.report.segments if part.entry["dataset"] in made.lost_datasets]
+    for part in [*dropping, *of_lost]:
         name = made.report.manifest["datasets"].get(part.entry["dataset"], {}).get("name", "?")
+        if _origin(made, part.entry["dataset"]):
+            in_store.add(name)
         try:
             about = trust.read_json(made.report.path / "views" / part.view / "zarr.json")["attributes"]
             if known := about["identity"].get("imported"):
-                imported.append(f"msa cache import {known} FILE --name {_quoted(name)}  # {about['source']}")
+                into = f"--name {_quoted(name)} --store {_quoted(str(made.report.path))}"
+                imported.append(f"msa cache import {known} FILE {into}  # {about['source']}")
             else:
                 wanted.setdefault(name, {})[about["modality"]] = _backbone(about)
         except (MsaError, *READABLE):
             wanted.setdefault(name, {})
-    for dataset, of in made.report.corpora.items():
-        if made.report.path / "index" / dataset in made.aside:
-            wanted.setdefault(of.name, {})
+    for dataset in made.lost_datasets - {part.entry["dataset"] for part in of_lost}:
+        wanted.setdefault(made.report.corpora[dataset].name, {})
     for name, backbones in wanted.items():
         of_each = [f"--{m} {_quoted(backbones.get(m, 'none'))}" for m in ("text", "image", "audio", "face")]
         chosen = [] if not backbones else of_each
-        yield " ".join(["msa extract --dataset", _quoted(name), *chosen, "--store", _quoted(str(made.report.path))])
+        command = [*chosen, "--store", _quoted(str(made.report.path))]
+        if corpora is None or name in corpora or name in in_store:
+            yield " ".join(["msa extract --dataset", _quoted(name), *command])
+        else:
+            about = f"  # FILE: the table that {name} was read from"
+            yield " ".join(["msa extract --dataset table --root FILE", *command]) + about
     yield from dict.fromkeys(imported)
+
+
+def _origin(made: Plan, dataset: str) -> str:
+    """The foreign format a corpus was imported from; empty where it was not, or nobody can tell any more."""
+    try:
+        about = trust.read_json(made.report.path / "index" / dataset / "zarr.json")["attributes"]["about"]
+        return str(about.get("origin", ""))
+    except READABLE:
+        return ""
 
 
 def _backbone(about: Mapping[str, Any]) -> str:

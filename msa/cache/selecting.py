@@ -65,18 +65,9 @@ def select(store: FeatureStore, wanted: Selection, staging: Path, known: Mapping
     `known` are segments, by id, that the other side has: they are not made again.
     """
     parcel = Parcel(store, staging)
-    datasets = {store.dataset(name) for name in wanted.datasets} or set(store.manifest["datasets"])
-    views = _views(store, wanted.views)
+    datasets, views, rows = meant(store, wanted)
     there = [(v, e) for v, about in in_order(store.manifest["views"]) for e in about["segments"]]
     there = [(v, e) for v, e in there if v in views and e["dataset"] in datasets]
-    if wanted.views:
-        datasets &= {entry["dataset"] for _, entry in there}
-    if (wanted.datasets or wanted.views) and not datasets:
-        raise ConfigError(
-            f"{store.where} has no {', '.join(wanted.views)} of {', '.join(wanted.datasets) or 'any dataset'}",
-            fix="see what there is with `msa cache ls`",
-        )
-    rows = _rows(store, wanted, datasets) if wanted.by_sample else None
     for fingerprint, about in in_order(store.manifest["datasets"]):
         if fingerprint in datasets:
             parcel.manifest["datasets"][fingerprint] = about
@@ -87,6 +78,27 @@ def select(store: FeatureStore, wanted: Selection, staging: Path, known: Mapping
             mine = parcel.manifest["views"].setdefault(view_id, about | {"segments": []})
             mine["segments"].append(part)
     return parcel
+
+
+def meant(store: FeatureStore, wanted: Selection) -> tuple[set[str], set[str], dict[str, np.ndarray] | None]:
+    """Which corpora, which views, and of each corpus which samples, (n,) bool; None: all of them.
+
+    A corpus of which no sample is meant is left out: texts and labels of others are nobody's business. Raises
+    UnknownNameError or ConfigError where there is no such part.
+    """
+    datasets = {store.dataset(name) for name in wanted.datasets} or set(store.manifest["datasets"])
+    views = _views(store, wanted.views)
+    if wanted.views:
+        datasets &= {e["dataset"] for v in views for e in store.manifest["views"][v]["segments"]}
+    if (wanted.datasets or wanted.views) and not datasets:
+        raise ConfigError(
+            f"{store.where} has no {', '.join(wanted.views)} of {', '.join(wanted.datasets) or 'any dataset'}",
+            fix="see what there is with `msa cache ls`",
+        )
+    if not wanted.by_sample:
+        return datasets, views, None
+    rows = _rows(store, wanted, datasets)
+    return {fingerprint for fingerprint, kept in rows.items() if kept.any()}, views, rows
 
 
 def narrow(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entry | None:
@@ -257,7 +269,11 @@ def _ids(path: Path) -> set[str]:
     """Ids of a text file, one a line, or of the column `id` of a CSV, TSV or JSONL file."""
     try:
         if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson"):
-            return {str(cells["id"]) for _, cells in records.read(path)[1] if "id" in cells}
-        return {line.strip() for line in records.text_of(path).splitlines() if line.strip()}
+            found = {str(cells["id"]) for _, cells in records.read(path)[1] if "id" in cells}
+        else:
+            found = {line.strip() for line in records.text_of(path).splitlines() if line.strip()}
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", fix="name a file with one id a line") from None
+    if not found:
+        raise ConfigError(f"{path} names no sample", fix="give one id a line, or a CSV or JSONL with a column `id`")
+    return found

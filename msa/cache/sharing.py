@@ -20,7 +20,7 @@ from msa.cache.admission import Nothing, keeps_data
 from msa.cache.files import TEMPORARY, folder_durably
 from msa.cache.manifest import Manifest
 from msa.cache.remote import Disk, Site
-from msa.cache.selecting import Entry, Parcel, Selection, narrow, select
+from msa.cache.selecting import Entry, Parcel, Selection, meant, narrow, select
 from msa.cache.store import FeatureStore
 from msa.cache.transfer import File, Sent, Watch, absent, check, damaged, files, send, settle
 from msa.cache.view import View
@@ -89,12 +89,12 @@ def merge(other: str | Path, into: Path, watch: Watch | None = None) -> Result:
 def clone(origin: str | Path, to: str | Path, watch: Watch | None = None) -> Result:
     """Copy the newest generation of a store, number and all, to where there is none. History and tags stay behind."""
     store, target = FeatureStore.open(origin), remote.site(to)
+    _begin(target)
     if numbers := target.numbers():
         raise ConfigError(
             f"{target} holds a store already, at generation {numbers[-1]}",
             fix="name a new place, or add to this one with `msa cache push`",
         )
-    _begin(target)
     number = store.manifest["generation"]
     parcel = Parcel(store, store.path, deepcopy(store.manifest))
     asked, sent = _asked(parcel), _carry(parcel, {}, target, watch)
@@ -144,12 +144,13 @@ def may_be_handed_on(view: View) -> bool:
 
 def _meant(store: FeatureStore, wanted: Selection) -> Iterator[tuple[str, Any]]:
     """(fingerprint, None) of every corpus that is meant, and (fingerprint, view) of every view of it."""
-    part = select(store, Selection(wanted.datasets, wanted.views), store.path).manifest
-    for fingerprint, about in part["datasets"].items():
-        yield f"{about['name']}@{fingerprint}", None
-        for view in store.views(fingerprint):
-            if any(e["dataset"] == fingerprint for e in part["views"].get(view.id, {"segments": []})["segments"]):
-                yield f"{about['name']}@{fingerprint}", view
+    datasets, views, _ = meant(store, wanted)
+    for fingerprint, about in manifest.in_order(store.manifest["datasets"]):
+        if fingerprint in datasets:
+            yield f"{about['name']}@{fingerprint}", None
+            for view in store.views(fingerprint):
+                if view.id in views:
+                    yield f"{about['name']}@{fingerprint}", view
 
 
 def _source(store: FeatureStore, name: str) -> Mapping[str, Any]:
@@ -158,9 +159,9 @@ def _source(store: FeatureStore, name: str) -> Mapping[str, Any]:
 
 
 def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | None) -> Result:
+    meant(store, wanted)  # what cannot be meant is said before anything is made
     _begin(target)
-    beside = target.store / "views" if isinstance(target, Disk) else None  # it may be as large as what is asked for
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as name:
+    with _staging(target) as name:
         folder = Path(name)
         before = manifest.read(target)
         there = {e["id"]: e for about in before["views"].values() for e in about["segments"]}
@@ -170,6 +171,14 @@ def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | 
         sent = _carry(parcel, before, target, watch)
         _make(target)
         return _result(target, _publish(parcel, target), asked, sent, licences(store, wanted))
+
+
+def _staging(target: Site) -> tempfile.TemporaryDirectory:
+    """Where a part is laid out before it travels: beside a folder's views, for it may be as large as all of it."""
+    if not isinstance(target, Disk):
+        return tempfile.TemporaryDirectory(prefix=TEMPORARY)
+    with manifest.writable(target.store):
+        return tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=target.store / "views")
 
 
 def _begin(target: Site) -> None:

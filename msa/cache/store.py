@@ -67,6 +67,10 @@ class FeatureStore:
         try:
             root = layout.read_json(path / "zarr.json")
         except FileNotFoundError:
+            if (path / "manifests").is_dir():
+                raise StoreError(
+                    f"damaged store: {path / 'zarr.json'} is missing", fix=f"write it again: msa cache repair {path}"
+                ) from None
             raise StoreError(
                 f"there is no store at {path}", fix="make one with `msa extract --store PATH`, or name another folder"
             ) from None
@@ -100,12 +104,13 @@ class FeatureStore:
             return cls.open(path)
         if path.exists() and (not path.is_dir() or any(p.name not in PARTS for p in path.iterdir())):
             raise StoreError(f"{path} exists and is not a store", fix="name a new or an empty folder with --store")
-        (path / "manifests").mkdir(parents=True, exist_ok=True)
         root = layout.group_metadata({"msa_format": layout.FORMAT})
-        for folder in ("index", "views"):
-            (path / folder).mkdir(exist_ok=True)
-            write_durably(path / folder / "zarr.json", json.dumps(layout.group_metadata({})).encode())
-        write_durably(path / "zarr.json", json.dumps(root).encode())  # last: its presence makes the folder a store
+        with manifest.writable(path):
+            (path / "manifests").mkdir(parents=True, exist_ok=True)
+            for folder in ("index", "views"):
+                (path / folder).mkdir(exist_ok=True)
+                write_durably(path / folder / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+            write_durably(path / "zarr.json", json.dumps(root).encode())  # last: its presence makes the folder a store
         return cls.open(path)
 
     # reading
@@ -218,9 +223,10 @@ class FeatureStore:
     def add_index(self, index: Index) -> str:
         """Write and publish a corpus; the newest of a name is the one meant by it. Returns its fingerprint."""
         anew = not (self.path / "index" / index.fingerprint).exists()  # also where `repair` had to set it aside
-        folder = index.write(self.path / "index")
-        while not _touch(folder / "zarr.json"):
+        with manifest.writable(self.path):
             folder = index.write(self.path / "index")
+            while not _touch(folder / "zarr.json"):
+                folder = index.write(self.path / "index")
         about = {"name": index.name, "samples": len(index), "files": segment.files(folder)}
 
         def change(new: manifest.Manifest) -> None:

@@ -414,5 +414,5 @@ def _short(value: object) -> str:
 def _refuse(where: Path | str, what: str) -> NoReturn:
     raise StoreError(
         f"damaged store, or none that msa wrote: {where}: {what}",
-        fix="restore it from a copy or get it again from where it came from; `msa cache verify` says what is left",
+        fix="mend it with `msa cache repair`, restore it from a copy, or get it again from where it came from",
     )

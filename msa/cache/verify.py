@@ -131,10 +131,14 @@ def _root(found: Report) -> None:
 def _tags(found: Report) -> None:
     """Names of generations: each must say one that is there."""
     for path in sorted((found.path / "tags").glob("*.json")):
+        if path.name.startswith(TEMPORARY):  # set aside by a repair
+            continue
         where = f"tags/{path.name}"
         try:
             number = trust.read_json(path).get("generation")
-            if type(number) is not int or not (found.path / "manifests" / f"{number:08d}.json").is_file():
+            if number in found.damaged:
+                found.problems.append(Problem(where, f"names generation {number}, which cannot be read"))
+            elif type(number) is not int or not (found.path / "manifests" / f"{number:08d}.json").is_file():
                 found.problems.append(Problem(where, f"names generation {number!r}, which is not there"))
         except READABLE as error:
             found.problems.append(Problem(where, f"cannot be read: {getattr(error, 'what', error)}"))

@@ -147,7 +147,7 @@ def recipes(job: Job, found: Scan, store: FeatureStore | None) -> list[Recipe]:
 def chosen(job: Job, found: Scan) -> dict[Modality, str]:
     """The backbone for each modality the corpus has: the preset's, unless another or none was named."""
     index, there = found.index, found.modalities
-    if strange := sorted(set(job.backbones) - set(there)):
+    if strange := sorted({m for m, name in job.backbones.items() if name != SKIP} - set(there)):
         raise ConfigError(
             f"{index.name} has no {strange[0]}", fix=f"leave out --{strange[0]}; it has {', '.join(there)}"
         )

@@ -66,11 +66,14 @@ def scan(
 def of_store(index: Index) -> Scan:
     """A corpus that came into a store without its raw material: its texts are there, and can be extracted anew."""
     raws: list[dict[Modality, Raw]] = [{Modality.TEXT: Raw(text=text)} if text else {} for text in index.text]
+    files = (
+        "--root PATH" if index.name in catalog.names("dataset") else "--dataset table --root FILE, of your own table,"
+    )
     return Scan(
         index,
         raws,
         remark=f"{index.name} is taken from the store, which has its texts and no other raw material: "
-        "only text can be extracted (--root PATH reads the corpus's files)",
+        f"only text can be extracted ({files} reads the corpus's files)",
     )
 
 

@@ -27,7 +27,7 @@ from msa.fuse.data import Table
 from msa.fuse.experiment import Data, Experiment
 from msa.fuse.model import Model
 from msa.fuse.race import Workers, race
-from msa.fuse.run import Run
+from msa.fuse.run import Run, with_null
 from msa.fuse.train import Watch
 from msa.types import Split, Task
 
@@ -59,11 +59,12 @@ def bench(
     folder: Path,
     workers: Workers,
     watch: Watch = lambda line: None,
+    lost: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train, test and compare; the table as plain values, which lies in `folder` too.
 
     A folder with the runs of an interrupted bench is gone on with. An entrant that cannot be trained is named with the
-    reason and loses nobody else's work; ConfigError where none can.
+    reason and loses nobody else's work, as are those `lost` before; ConfigError where none can.
     """
     data = named.load(store)
     probes = {name: Entrant(model, tuple(m)) for name, (model, m) in audits.probes(data).items()}
@@ -74,7 +75,8 @@ def bench(
     }
     runs, failed = race(experiments, store, folder / "runs", workers, watch)
     if not runs:
-        raise ConfigError("none of the heads could be trained: " + "; ".join(failed.values()), fix="see the reasons")
+        why = "; ".join(dict.fromkeys(failed.values()))
+        raise ConfigError(f"none of the heads could be trained: {why}", fix="see the reasons")
     watch("measuring what each costs")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     costs = {name: asdict(cost.measure(run.model, data.only(list(run.dims)), device)) for name, run in runs.items()}
@@ -89,9 +91,10 @@ def bench(
         "seeds": list(seeds),
         "rows": _rows(data.task, runs, costs, set(probes) - set(entrants)),
         "beside": {metrics.majority_name(data.task): _majority(data)},
-        "failed": failed,
+        "failed": {**(lost or {}), **failed},
         "audits": audits.remarks(store, named, data),
     }
+    found = with_null(found)  # as it will be read again
     write(found, folder)
     return found
 
@@ -102,6 +105,7 @@ def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], yardsti
     order = sorted(runs, key=lambda one: -sign * _value(runs[one], name))
     best = next(one for one in order if one not in yardsticks) if set(order) - yardsticks else order[0]
     compared = _against(task, runs[best], {one: runs[one] for one in order if one != best})
+    compared[best] = {"best": True}
     return [_row(one, runs[one], costs[one], one in yardsticks) | compared.get(one, {}) for one in order]
 
 
@@ -113,6 +117,8 @@ def _value(run: Run, name: str) -> float:
 def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict[str, Any]:
     seeds = run.metrics["seeds"]
     epochs = sum(row["epochs"] for row in seeds)
+    straight = [row for row in seeds if not row["restarted_at"]] or seeds  # the others have the time of two trainings
+    taken = sum(row["seconds"] for row in straight) / max(sum(row["epochs"] for row in straight), 1)
     return {
         "name": name,
         "yardstick": yardstick,
@@ -120,7 +126,7 @@ def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict
         "preset": run.model.preset,
         **{key: run.metrics[key] for key in ("values", "sd", "interval", "notes", "test_samples")},
         "by_corpus": run.metrics.get("by_corpus", {}),
-        "cost": dict(spent) | {"seconds_per_epoch": sum(row["seconds"] for row in seeds) / max(epochs, 1)},
+        "cost": dict(spent) | {"seconds_per_epoch": taken},
         "epochs": epochs / len(seeds),
         "seeds": [{"seed": row["seed"], "values": row["values"]} for row in seeds],
         "collapsed": [row["seed"] for row in seeds if row["collapsed"] or _says_one_thing(row)],
@@ -140,9 +146,10 @@ def fidelity(model: Model) -> str:
     return found[1] if found else ""
 
 
-def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict[str, float]]:
+def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
     """Gain of the best over each other run in the decisive metric, and p-values, adjusted for their number."""
-    ours, found = best.tested(), {}
+    ours = best.tested()
+    found: dict[str, dict[str, Any]] = {}
     for name, run in others.items():
         theirs = run.tested()
         if theirs.ids == ours.ids:  # a probe of one modality may see fewer samples
@@ -155,7 +162,10 @@ def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict
 def _majority(data: Table) -> dict[str, Any]:
     test = data.part(Split.TEST)
     constant = metrics.majority(data.task, data.part(Split.TRAIN).y, len(test))
-    return {"values": dict(metrics.score(data.task, test.y, constant).values)}
+    of = lambda at: {"values": dict(metrics.score(data.task, test.y[at], constant[at]).values)}  # noqa: E731
+    corpora = sorted(set(test.corpus.tolist()))
+    parts = {name: of(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
+    return of(np.ones(len(test), bool)) | {"by_corpus": parts}
 
 
 def write(found: Mapping[str, Any], folder: Path) -> None:
@@ -169,7 +179,7 @@ def write(found: Mapping[str, Any], folder: Path) -> None:
     ]
     plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"])
     temporary = folder / f"{RECORD}.tmp"
-    temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False), "utf-8")
+    temporary.write_text(json.dumps(with_null(found), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
     temporary.replace(folder / RECORD)
     with open(folder / "bench.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

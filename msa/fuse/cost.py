@@ -66,13 +66,14 @@ def at(
 def flops(head: FusionHead, batch: Batch) -> int:
     """Floating-point operations of one forward, 2 for a multiplication with its addition.
 
-    Taken with the plain attention and LSTM kernels: the counter does not see into the fused ones of a CPU.
+    Taken on the CPU with the plain attention and LSTM kernels: the counter does not see into the fused ones, neither
+    those of a CPU nor cuDNN's LSTM.
     """
-    count, plain = FlopCounterMode(display=False), copy.deepcopy(head).requires_grad_(False)
+    count, plain = FlopCounterMode(display=False), copy.deepcopy(head).cpu().requires_grad_(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # switching oneDNN off speaks of Intel's GPUs
         with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False), count:
-            plain(batch)
+            plain(batch.to("cpu"))
     return int(count.get_total_flops())
 
 

@@ -56,6 +56,8 @@ def _other(run: Run, own: Data, corpora: Sequence[str], store: FeatureStore) -> 
     there = [view for name in corpora for view in store.views(name)]
     views = {}
     for m, view_id in own.views.items():
+        if m not in run.record["data"]["views"]:  # of a corpus that lent its labels only
+            continue
         name = run.record["data"]["views"][m]["attributes"]["backbone"]
         if any(view.id == view_id for view in there):
             views[m] = view_id
@@ -84,7 +86,7 @@ def _inputs(store: FeatureStore, name: str, parts: Sequence[Split]) -> dict[str,
 
 def _leak(run: Run, table: Table, own: bool) -> list[str]:
     """What must be said of a leaky pairing; without the row that shows the leak its figures are refused."""
-    if not pairing.is_leaky(table.protocol):
+    if not pairing.is_leaky(table.protocol) or not table.drawn:
         return []
     name = drawn_only(table.drawn)
     if not own or name not in run.metrics["beside"]:

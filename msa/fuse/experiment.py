@@ -16,7 +16,7 @@ from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.fuse import metrics, pairing
 from msa.fuse.data import Normalisation, Table, table
 from msa.fuse.model import Model
-from msa.fuse.run import CHECKPOINT, FIT, Run, SeedResult, drawn_only
+from msa.fuse.run import CHECKPOINT, FIT, Run, SeedResult, claimed, drawn_only
 from msa.fuse.train import Fit, Watch, fit, predict
 from msa.types import Modality, Split
 
@@ -45,6 +45,11 @@ class Data:
 
     def load(self, store: FeatureStore) -> Table:
         """Join labels, hidden states and corpora into one table."""
+        joined = self.joined(store)
+        return joined.only([Modality(m) for m in self.modalities]) if self.modalities else joined
+
+    def joined(self, store: FeatureStore) -> Table:
+        """The same with the modalities of corpora that have none of those that are wanted, but are paired with."""
         joined: Table | None = None
         for name in self.corpora:
             one = table(store, name, self._wanted(store, name))
@@ -55,17 +60,23 @@ class Data:
                 f"a view of {lost[0]} is named, and {joined.name} has {', '.join(joined.columns)}",
                 fix="leave that --view out, or add a corpus that has it",
             )
-        return joined.only([Modality(m) for m in self.modalities]) if self.modalities else joined
+        return joined
 
     def _wanted(self, store: FeatureStore, name: str) -> dict[Modality, str | None]:
-        there = {view.modality for view in store.views(name) if view.samples}
+        there = self._there(store, name)
         wanted = [m for m in Modality if m in there and (not self.modalities or m in self.modalities)]
+        if not wanted and any(self._there(store, other) & set(self.modalities) for other in self.corpora):
+            wanted = [m for m in Modality if m in there]  # the other corpus has it; this one has labels, or is drawn
         if not wanted:
             asked = f" of {', '.join(self.modalities)}" if self.modalities else ""
             raise StoreError(
                 f"{store.where} holds no hidden states{asked} for {name}", fix=f"msa extract --dataset {name}"
             )
         return {m: self.views.get(m) for m in wanted}
+
+    @staticmethod
+    def _there(store: FeatureStore, name: str) -> set[Modality]:
+        return {view.modality for view in store.views(name) if view.samples}
 
 
 def choose(store: FeatureStore, modalities: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
@@ -113,7 +124,7 @@ def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
     """The same experiment with every corpus and view named by fingerprint, so that newer ones cannot slip in."""
     data = experiment.data
     corpora = tuple(f"{name.partition('@')[0]}@{store.dataset(name)}" for name in data.corpora)
-    views = {str(m): column.view.id for m, column in data.load(store).columns.items()}
+    views = {str(m): column.view.id for m, column in data.joined(store).columns.items()}
     return replace(experiment, data=replace(data, corpora=corpora, views=views))
 
 
@@ -142,16 +153,18 @@ def run(
 
     Without `yardsticks` no probe is trained beside it: for a caller that shows the run next to probes of its own.
     """
-    result, experiment, data = begin(experiment, store, folder)
-    if result.metrics:
-        watch(f"{folder} is finished already")
-        return result
-    watch(_told(data))
-    main = _train(experiment.model, data, experiment.seeds, _device(), folder / "seeds", watch)
-    others = _beside(main) if yardsticks else {}
-    beside = {name: _train(model, one, experiment.seeds, _device()) for name, (model, one) in others.items()}
-    _test(result, main, beside, _device())
-    return Run.open(folder)
+    _, experiment, data = begin(experiment, store, folder)
+    with claimed(folder):
+        result = Run.open(folder)  # as it is now that nobody else is at work there
+        if result.metrics:
+            watch(f"{folder} is finished already")
+            return result
+        watch(_told(data))
+        main = _train(experiment.model, data, experiment.seeds, _device(), folder / "seeds", watch)
+        others = _beside(main) if yardsticks else {}
+        beside = {name: _train(model, one, experiment.seeds, _device()) for name, (model, one) in others.items()}
+        _test(result, main, beside, _device())
+        return Run.open(folder)
 
 
 def train_seed(experiment: Experiment, store: FeatureStore, folder: Path, seed: int) -> None:
@@ -252,7 +265,7 @@ def _beside(main: _Trained) -> dict[str, tuple[Model, Table]]:
     """The yardsticks of every result: a linear probe, and where pairing leaks, a probe of what was drawn, alone."""
     probe, data = Model.of("probe"), main.data
     rows = {} if main.model.name == "probe" else {"probe": (probe, data)}
-    if pairing.is_leaky(data.protocol):
+    if pairing.is_leaky(data.protocol) and data.drawn:
         rows[drawn_only(data.drawn)] = (probe, data.only(data.drawn))
     return rows
 

@@ -16,7 +16,7 @@ def learning_curve(path: Path, fits: Mapping[int, Fit], title: str) -> None:
     for n, (seed, fit) in enumerate(fits.items()):
         x = np.arange(1, len(fit.history) + 1)
         valid = [epoch["valid_loss"] for epoch in fit.history]
-        train = [epoch["train_loss"] for epoch in fit.history]
+        train = [epoch.get("train_task", epoch["train_loss"]) for epoch in fit.history]  # as validation: the task's own
         colour = f"C{n % 10}"
         axes.plot(x, train, colour, linestyle=":", linewidth=1.2)
         axes.plot(x, valid, colour, linewidth=1.6, label=f"seed {seed}")

@@ -20,8 +20,9 @@ import torch
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
 from msa.fuse import experiment as experiments
+from msa.fuse import resident
 from msa.fuse.experiment import Experiment
-from msa.fuse.run import Run
+from msa.fuse.run import Run, claimed
 from msa.fuse.train import Watch
 
 
@@ -35,7 +36,7 @@ class Workers:
     @property
     def here(self) -> int:
         """How many processes on this machine."""
-        return self.jobs or torch.cuda.device_count() or len(os.sched_getaffinity(0))
+        return self.jobs or torch.cuda.device_count() or _cores()
 
 
 @dataclass(frozen=True)
@@ -68,27 +69,45 @@ def race(
 
     No entrant is tested before all are trained. Runs lie in `folder`, one folder each, called like the entrant.
     """
+    with claimed(folder):
+        return _race(entrants, store, folder.absolute(), workers, watch)  # a worker may stand in another folder
+
+
+def _race(
+    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, watch: Watch
+) -> tuple[dict[str, Run], dict[str, str]]:
     runs: dict[str, Run] = {}
     failed: dict[str, str] = {}
+    begun: dict[str, tuple[Run, Sequence[int]]] = {}
     tasks = []
     for name, entrant in entrants.items():
         home = folder / slug(name)
         try:
             run, pinned, _ = experiments.begin(entrant, store, home)
         except MsaError as error:
-            failed[name] = error.what
-            watch(f"{name}: cannot be trained: {error.what}")
+            failed[name] = reason(error)
+            watch(f"{name}: cannot be trained: {failed[name]}")
             continue
         if run.metrics:
             runs[name] = run
             continue
+        begun[name] = run, pinned.seeds
         plain, generation = pinned.to_json(), store.manifest["generation"]
         left = [seed for seed in pinned.seeds if not run.trained(seed)]
         tasks += [Task(name, seed, plain, store.address, generation, str(home)) for seed in left]
     _train(tasks, workers, watch, failed)
-    for name, entrant in entrants.items():
-        if name not in runs and name not in failed:
-            runs[name] = experiments.run(entrant, store, folder / slug(name), yardsticks=False)
+    for name, (run, seeds) in begun.items():
+        if name in failed:
+            continue
+        if lost := [seed for seed in seeds if not run.trained(seed)]:
+            failed[name] = f"seed {', '.join(map(str, lost))} is not in {run.folder}: the workers see another one there"
+            continue
+        try:
+            runs[name] = experiments.run(entrants[name], store, run.folder, yardsticks=False)
+        except Exception as error:  # what one of them lacks shall not cost the others their figures
+            (run.folder / "error-test.txt").write_text(traceback.format_exc(), "utf-8")
+            failed[name] = f"trained, not tested: {reason(error)}"
+            watch(f"{name}: {failed[name]}")
     return {name: runs[name] for name in entrants if name in runs}, failed
 
 
@@ -98,7 +117,10 @@ def slug(name: str) -> str:
 
 
 def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[str, str]) -> None:
-    """Train all of them; a process that dies takes nobody with it: what was under way is tried again, alone."""
+    """Train all of them; a process that dies takes nobody with it.
+
+    What was under way is then tried again, each alone, because nobody knows which of them killed it.
+    """
     total, done = len(tasks), 0
     left = list(tasks)
 
@@ -108,36 +130,36 @@ def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[s
         done += 1
         if (error := future.exception()) is None:
             return watch(f"[{done}/{total}] {task.name}, seed {task.seed}")
-        failed.setdefault(task.name, _reason(error))
-        return watch(f"[{done}/{total}] {task.name}, seed {task.seed}: failed: {_reason(error)}")
+        failed.setdefault(task.name, reason(error))
+        return watch(f"[{done}/{total}] {task.name}, seed {task.seed}: failed: {reason(error)}")
 
-    _all_at_once(left, workers, settle)
-    for task in list(left):  # only after a process died: which of them killed it, nobody knows
-        with pool(Workers(jobs=1)) as process:
-            future = process.submit(Task.do, task)
-            future.exception()
-            settle(task, future)
+    while left:
+        _all_at_once(list(left), workers, settle)
+        for task in left[: workers.here]:  # those under way: they are begun in this order
+            with pool(Workers(jobs=1)) as process:
+                future = process.submit(Task.do, task)
+                future.exception()
+                settle(task, future)
 
 
 def _all_at_once(tasks: Sequence[Task], workers: Workers, settle: Callable[[Task, "Future[None]"], None]) -> None:
-    if not tasks:
-        return
+    """Settle all of them, but those whose process or whose neighbour's died."""
     with pool(workers) as processes:
         futures = {processes.submit(Task.do, task): task for task in tasks}
         try:
             for future in as_completed(futures):
-                if isinstance(future.exception(), BrokenProcessPool):
-                    return
-                settle(futures[future], future)
+                if not isinstance(future.exception(), BrokenProcessPool):
+                    settle(futures[future], future)
         finally:
             for future in futures:
                 future.cancel()
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why something failed and, where it is known, the way out: for a line in a table."""
     if isinstance(error, BrokenProcessPool):
         return "its process was killed, most likely for want of memory"
-    return error.what if isinstance(error, MsaError) else f"{type(error).__name__}: {error}"
+    return f"{error.what} ({error.fix})" if isinstance(error, MsaError) else f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -160,14 +182,21 @@ def pool(workers: Workers) -> Iterator[Executor]:
     turns = spawn.SimpleQueue()
     for n in range(workers.here):
         turns.put(n)
-    threads = max(1, len(os.sched_getaffinity(0)) // workers.here)
-    with ProcessPoolExecutor(workers.here, spawn, initializer=_settle_in, initargs=(turns, threads)) as processes:
+    threads = max(1, _cores() // workers.here)
+    starts = (turns, threads, workers.here)
+    with ProcessPoolExecutor(workers.here, spawn, initializer=_settle_in, initargs=starts) as processes:
         yield processes
 
 
-def _settle_in(turns: Any, threads: int) -> None:
-    """In a new process: its share of the cores, and a GPU of its own where there are several."""
+def _cores() -> int:
+    """Those this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _settle_in(turns: Any, threads: int, at_once: int) -> None:
+    """In a new process: its share of cores and memory, and a GPU of its own where there are several."""
     mine = turns.get()
     torch.set_num_threads(threads)
+    resident.AT_ONCE = at_once
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(mine % torch.cuda.device_count())

@@ -85,9 +85,10 @@ def tune(
     folder = out or RUNS / f"tune-{_named(data)}"
     names = list(benching.heads(models, asked.preset))
     watch(f"{trials} trials each of {', '.join(names)} on {_named(data)} from {opened.where} -> {folder}")
-    found = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, watch)
+    found, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, watch)
     winners = {name: benching.Entrant(model) for name, model in found.items()}
-    return benching.bench(winners, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
+    table = folder / f"{trials}-trials"  # more of them may find other settings, which are another experiment
+    return benching.bench(winners, data, _seeds(asked.seeds), opened, table, workers, watch, failed), table
 
 
 def reproduce(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from msa.fuse.data import Column, Normalisation, Part
 
 SHARE = 0.5  # of the free memory may hold hidden states; the rest is for the training
+AT_ONCE = 1  # processes on this machine that do so at the same time, see race.py
 AHEAD = 2  # batches that are read before they are asked for
 T = TypeVar("T")
 
@@ -94,7 +95,7 @@ class Source:
         columns = {m: column.take(part.rows) for m, column in part.table.columns.items()}
         size = {m: column.nbytes for m, column in columns.items()}
         places = dict.fromkeys([device, "cpu"])  # a device first
-        room = {place: SHARE * memory.free(place) for place in places}
+        room = {place: SHARE * memory.free(place) / _sharing(place) for place in places}
         states: dict[Modality, States] = {}
         told: dict[str, list[str]] = {}
         for m in sorted(columns, key=lambda m: size[m]):
@@ -137,6 +138,11 @@ class Source:
         if tensor.device.type == torch.device(self.device).type:
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def _sharing(place: str) -> int:
+    """How many processes a memory has to do for."""
+    return AT_ONCE if place == "cpu" else -(-AT_ONCE // max(torch.cuda.device_count(), 1))
 
 
 def prepared(x: Tensor, mask: Tensor, norm: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:

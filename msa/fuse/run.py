@@ -12,10 +12,13 @@ plots/              what `msa fuse plot` drew, each a PNG and a CSV
 """
 
 import csv
+import fcntl
 import json
 import math
+import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -46,6 +49,28 @@ class SeedResult:
     seed: int
     fit: Fit
     output: np.ndarray
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make a folder, and work in it as the only process. Raises ConfigError where another one is at work there.
+
+    Where the file system knows no locks, nobody is kept out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is at work in {folder}", fix="wait for it, or name another folder with --out"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(place)
 
 
 def drawn_only(drawn: Sequence[str]) -> str:
@@ -217,7 +242,7 @@ class Run:
             for row in rows:
                 for corpus, name, y, p in zip(test.corpus, test.ids, test.y, row.output, strict=True):
                     said = _words(task, y, p)
-                    writer.writerow([row.seed, corpus, name, *said, *(f"{value:.6f}" for value in p)])
+                    writer.writerow([row.seed, corpus, name, *said, *(f"{value:.9g}" for value in p)])
 
     def _write_history(self, rows: Sequence[SeedResult]) -> None:
         columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))
@@ -315,14 +340,14 @@ def _machine() -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(_with_null(value), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
+    temporary.write_text(json.dumps(with_null(value), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
     temporary.replace(path)
 
 
-def _with_null(value: Any) -> Any:
+def with_null(value: Any) -> Any:
     """JSON knows no NaN: a score that is undefined is null."""
     if isinstance(value, Mapping):
-        return {name: _with_null(v) for name, v in value.items()}
+        return {name: with_null(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_null(v) for v in value]
+        return [with_null(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -38,7 +38,7 @@ class TrainConfig:
     bucket: bool = True  # samples of similar length in a batch, so that less than a tenth of it is padding
     epochs: int = 50
     patience: int = 5  # epochs without a better validation, by `select`
-    select: Literal["loss", "mae"] = "loss"  # on validation, which weights are best; mae is of values, else the loss
+    select: Literal["loss", "mae"] = "loss"  # the task's, on validation, says which weights are best; mae is of values
     warmup_epochs: float = 1.0  # linear, from 0
     schedule: str = "plateau"  # plateau (factor 0.5, patience 2) | cosine | none
     clip: float = 1.0  # gradient norm; 0 = off
@@ -335,13 +335,17 @@ class Validation:
 
 @torch.inference_mode()
 def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> Validation:
-    """Mean loss over a part and, of values, their mean absolute error; in fp32, as the test will be."""
+    """Mean loss over a part and, of values, their mean absolute error; in fp32, as the test will be.
+
+    The loss is that of the task alone: auxiliary terms serve training and do not say which weights answer best.
+    """
     head.eval()
     total, error = 0.0, 0.0
     said: set[Any] = set()
     for _, batch in _every_sample(head, part, norm, size, device):
         terms, output = _loss_and_output(head, batch)
-        total += float(sum(term.float() for term in terms.values())) * len(batch)
+        task = terms["task"] if "task" in terms else sum(terms.values())
+        total += float(task) * len(batch)
         said |= _distinct(head.task, output.float())
         if not head.task.classes:
             error += float((output.float().squeeze(1) - batch.y).abs().sum())

@@ -2,13 +2,16 @@
 
 Training is handed a table without the test part, so no trial can see it. Every trial trains one seed with the head's
 usual early stopping; one that is worse at an epoch than the median of those before it is given up (optuna's median
-pruner). The search of each head is kept in its folder (`search.log`), and an interrupted one goes on.
+pruner). Such trials count, and so do those that cannot be trained. The search of each head is kept in its folder
+(`search.log`, and in `search.json` on what); one that was interrupted goes on, and finds what it would have found.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +22,11 @@ from msa.cache import layout
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
 from msa.fuse.data import Normalisation, Part, Table
-from msa.fuse.experiment import Data
+from msa.fuse.experiment import Data, Experiment, pin
 from msa.fuse.head import FusionHead
 from msa.fuse.model import Model
-from msa.fuse.race import Workers, pool, slug
+from msa.fuse.race import Workers, pool, reason, slug
+from msa.fuse.run import claimed
 from msa.fuse.train import Watch, fit
 from msa.types import Split
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 SEED = 42  # of the trials and of the search
 STARTUP = 5  # trials before any is pruned
 FIRST_EPOCHS = 3  # of a trial that are never pruned
+REASON = "reason"  # of a trial that cannot be trained
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class Search:
     def run(self) -> dict[str, Any]:
         """Do the trials that are still to be done; the best settings, its value, and how many trials there were."""
         store = FeatureStore.open(self.store, self.generation)
-        return search(self, without_test(self.data.load(store)))
+        with claimed(Path(self.folder)):
+            return search(self, without_test(self.data.load(store)))
 
 
 def tune(
@@ -61,32 +67,38 @@ def tune(
     trials: int,
     workers: Workers,
     watch: Watch = lambda line: None,
-) -> dict[str, Model]:
-    """The best settings of each head by `trials` trials each. Raises ConfigError where no trial of any came through."""
+) -> tuple[dict[str, Model], dict[str, str]]:
+    """The best settings of each head by `trials` trials each, and name -> reason of those that have none.
+
+    Raises ConfigError where no trial of any came through.
+    """
     if trials < 1:
         raise ConfigError(f"{trials} trials find nothing", fix="--trials 20")
     found: dict[str, Model] = {}
+    failed: dict[str, str] = {}
+    folder = folder.absolute()  # a worker may stand in another one
+    pinned = pin(Experiment(Model.of(models[0], preset), named), store).data
     searches = [
-        Search(name, preset, named, store.address, store.manifest["generation"],
-               str(folder / slug(name)), trials)
+        Search(name, preset, pinned, store.address, store.manifest["generation"], str(folder / slug(name)), trials)
         for name in models
-    ]  # fmt: skip
-    with pool(workers) as processes:
+    ]
+    with pool(replace(workers, jobs=min(workers.here, len(searches)))) as processes:
         futures = {processes.submit(Search.run, one): one.model for one in searches}
         for future in as_completed(futures):
             name = futures[future]
             try:
                 best = future.result()
-            except MsaError as error:
-                watch(f"{name}: cannot be tuned: {error.what}")
+            except Exception as error:  # what one of them lacks shall not cost the others their search
+                failed[name] = f"not tuned: {reason(error)}"
+                watch(f"{name}: {failed[name]}")
                 continue
             found[name] = Model.of(name, preset, best["settings"])
             told = ", ".join(best["settings"])
-            trials_told = f"{best['trials']} trials, {best['pruned']} of them pruned"
+            trials_told = f"{best['trials']} trials, {best['pruned']} of them pruned, {best['failed']} failed"
             watch(f"{name}: validation {best['value']:.4f} after {trials_told}: {told}")
     if not found:
         raise ConfigError("none of the heads could be tuned", fix="see the reasons above")
-    return {name: found[name] for name in models if name in found}
+    return {name: found[name] for name in models if name in found}, failed
 
 
 def without_test(data: Table) -> Table:
@@ -95,42 +107,78 @@ def without_test(data: Table) -> Table:
 
 
 def search(wanted: Search, data: Table) -> dict[str, Any]:
-    """Trials up to the budget on this data; the best of them."""
+    """Trials up to the budget on this data; the best of them. Raises ConfigError where none can be trained, and where
+    the folder holds a search on other data or from other settings."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are counted and told below
     folder = Path(wanted.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    start = Model.of(wanted.model, wanted.preset)
+    _same(folder, wanted, start)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "search.log")))
-    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    state = optuna.trial.TrialState
     study = optuna.create_study(
         storage=storage,
         study_name=f"{wanted.model}:{wanted.preset}",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=SEED, multivariate=True),
         pruner=optuna.pruners.MedianPruner(STARTUP, FIRST_EPOCHS),
     )
-    start = Model.of(wanted.model, wanted.preset)
-    if not study.trials:
+    if not _ended(study) and not study.get_trials(deepcopy=False, states=(state.WAITING,)):
         study.enqueue_trial(_defaults(start))  # a search must not end below where it began
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, valid = data.part(Split.TRAIN), data.part(Split.VALID)
-    while len(study.get_trials(deepcopy=False, states=done)) < wanted.trials:
-        study.optimize(lambda trial: _trial(trial, start, train, valid, device), n_trials=1, catch=(MsaError,))
-        if (
-            all(trial.state == optuna.trial.TrialState.FAIL for trial in study.trials[-STARTUP:])
-            and len(study.trials) >= STARTUP
-        ):
-            raise ConfigError(
-                f"{STARTUP} trials of {wanted.model} failed one after the other", fix="train it by itself to see why"
-            )
-    finished = study.get_trials(deepcopy=False, states=done)
+
+    def one(trial: "optuna.Trial") -> float:
+        try:
+            return _trial(trial, start, train, valid, device)
+        except MsaError as error:
+            trial.set_user_attr(REASON, reason(error))
+            raise
+
+    while len(finished := _ended(study)) < wanted.trials:
+        if len(finished) >= STARTUP and all(trial.state == state.FAIL for trial in finished):
+            break
+        # a seed for each: one that was interrupted would otherwise draw again what it had drawn before
+        study.sampler = optuna.samplers.TPESampler(seed=SEED + len(finished), multivariate=True)
+        study.optimize(one, n_trials=1, catch=(MsaError,))
+    finished = finished[: wanted.trials]  # there may be more, of a search that was longer
+    if all(trial.state == state.FAIL for trial in finished):
+        raise ConfigError(
+            f"all {len(finished)} trials of {wanted.model} failed, the last one: {finished[-1].user_attrs[REASON]}",
+            fix=f"mend that, and remove {folder}; or train it by itself",
+        )
+    complete = [trial for trial in finished if trial.state == state.COMPLETE]
+    best = min(complete, key=lambda trial: float(trial.value or 0))
     return {
-        "settings": _settings(study.best_trial.params),
-        "value": study.best_value,
+        "settings": _settings(best.params),
+        "value": best.value,
         "trials": len(finished),
-        "pruned": sum(trial.state == optuna.trial.TrialState.PRUNED for trial in finished),
+        "pruned": sum(trial.state == state.PRUNED for trial in finished),
+        "failed": sum(trial.state == state.FAIL for trial in finished),
     }
+
+
+def _ended(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """The trials that count. One that was interrupted or killed does not: it is done again."""
+    return [
+        t for t in study.get_trials(deepcopy=False) if t.state.name in ("COMPLETE", "PRUNED") or REASON in t.user_attrs
+    ]
+
+
+def _same(folder: Path, wanted: Search, start: Model) -> None:
+    """Keep on what and from where is searched; refuse a folder where it was something else."""
+    mine = json.loads(json.dumps(asdict(wanted.data) | start.to_json()))
+    record = folder / "search.json"
+    theirs = json.loads(record.read_text("utf-8")) if record.exists() else mine
+    if other := [f"{key} {theirs.get(key)}, now {mine[key]}" for key in mine if theirs.get(key) != mine[key]]:
+        raise ConfigError(
+            f"{folder} holds a search on other data or from other settings: {'; '.join(other)}",
+            fix="name another folder with --out",
+        )
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(json.dumps(mine, indent=1), "utf-8")
+    temporary.replace(record)
 
 
 def space(model: Model) -> dict[str, Callable[["optuna.Trial"], Any]]:
@@ -167,16 +215,17 @@ def _trial(trial: "optuna.Trial", start: Model, train: Part, valid: Part, device
     model = Model.of(start.name, start.preset, settings)
     data = train.table
     by = model.training.criterion(data.task)
+    steps = count(1)  # not the epoch: a collapsed training begins again, and has taken the time of both
 
     def judge(epoch: int, head: FusionHead, losses: Mapping[str, float]) -> None:
-        trial.report(losses[by], epoch)
+        trial.report(losses[by], next(steps))
         if trial.should_prune():
             raise optuna.TrialPruned
 
     norm = Normalisation.fit(train, model.training.normalise)
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
     found = fit(make, train, valid, norm, model.training, SEED, device, after_epoch=judge)
-    return min(losses[by] for losses in found.history)
+    return found.history[found.best_epoch][by]
 
 
 def _defaults(model: Model) -> dict[str, Any]:

@@ -192,3 +192,18 @@ def test_the_commands_tell_the_same(grown):
     assert "deleted" in run("tag", "paper", "--delete")
     assert json.loads(run("log", "--json"))[0]["number"] == 4
     assert json.loads(run("diff", "3", "4", "--json"))[0]["removed"] == 10
+
+
+def test_a_name_that_is_wrong_is_answered_with_those_there_are(grown):
+    history.tag(grown.path, "paper")
+    with pytest.raises(UnknownNameError) as error:
+        history.number(grown.path, "first")
+    assert error.value.fix == "known: generations 1 to 3, paper"
+    done = CliRunner().invoke(cli.app, ["cache", "tag", "--delete", "--store", str(grown.path)])
+    assert done.exit_code == 2
+    assert history.tags(grown.path) == {"paper": 3}
+
+
+def test_the_way_back_from_a_removal_names_the_store(grown):
+    done = CliRunner().invoke(cli.app, ["cache", "rm", "--dataset", "tiny", "--yes", "--store", str(grown.path)])
+    assert f"msa cache rollback 3 --store {grown.path}" in done.output.replace("\n", "")

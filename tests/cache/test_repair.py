@@ -6,11 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.storage import whole
-from msa.cache import manifest, repair
+from msa.cache import history, manifest, repair
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
 from msa.cache.verify import report, verify
 from msa.cli import app
+from msa.errors import StoreError
 from msa.types import Modality
 
 N = 20
@@ -203,6 +204,42 @@ def test_the_commands_verify_and_repair_say_what_they_found_and_did(path):
     assert report(path).problems
     done = run(app, ["cache", "repair", "--yes", str(path)])
     assert done.exit_code == 0
-    assert "msa extract --dataset voices --text made.words" in done.output.replace("\n", " ")
+    assert "msa extract --dataset table --root FILE --text made.words" in done.output.replace("\n", " ")
     assert "everything is as it should be" in done.output
     assert run(app, ["cache", "verify", str(path)]).exit_code == 0
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, lambda index: spoil(index / "labels" / "c" / "0" / "0", 1, 2)])
+def test_a_lost_index_is_one_problem_and_repair_says_what_makes_it_again(path, damage):
+    damage(next((path / "index").glob("[0-9a-f]*[0-9a-f]")))
+    plan = repair.plan(path, corpora=["mosi"])
+    assert "its hidden states stay" in plan.steps[0].what
+    (command,) = plan.commands
+    assert command.startswith("msa extract --dataset table --root FILE --text made.words --image none")
+    assert (
+        repair.plan(path, corpora=["voices"]).commands[0].startswith("msa extract --dataset voices --text made.words")
+    )
+    (left,) = repair.carry_out(plan).problems
+    assert (left.what, len(left.samples)) == ("is missing", N)
+    store = FeatureStore.open(path)
+    store.add_index(whole.corpus("voices", N))
+    assert verify(path, deep=True) == []
+    assert FeatureStore.open(path).views("voices")[0].samples == N - 1
+
+
+@pytest.mark.parametrize("file", ["tags/v1.json", "manifests/00000002.json"])
+def test_a_tag_that_names_nothing_any_more_is_set_aside_at_once(path, file):
+    history.tag(path, "v1")
+    (path / file).write_text("{")
+    assert any(problem.where == "tags/v1.json" for problem in report(path).problems)
+    assert repair.carry_out(repair.plan(path)).problems == []
+    assert repair.plan(path).steps == []
+    assert FeatureStore.open(path).views("voices")[0].samples == N - 1
+
+
+def test_a_store_without_its_root_group_says_how_to_write_it_again(path):
+    (path / "zarr.json").unlink()
+    with pytest.raises(StoreError, match="is missing") as error:
+        FeatureStore.open(path)
+    assert error.value.fix.endswith(f"msa cache repair {path}")
+    assert repair.carry_out(repair.plan(path)).problems == []

@@ -1,5 +1,6 @@
 """Handing stores on: only what is missing travels, nothing is seen before all is there, and nothing is lost."""
 
+import errno
 import json
 import os
 import re
@@ -524,6 +525,49 @@ def trainable(path, n=60):
         writer.write(i, index.digests[Modality.TEXT][i].tobytes(), rows.astype(np.float16))
     store.publish(V, [writer.seal()])
     return store
+
+
+def test_a_corpus_of_which_no_sample_is_meant_stays_where_it_is(full, tmp_path):
+    fill(full, make_index(name="other", seed=1), view_id="b" * 16)
+    ids = tmp_path / "ids.txt"
+    ids.write_text("only-here")
+    more = replace(make_index(name="third", seed=2), ids=["only-here", *(f"x{i}" for i in range(19))])
+    fill(full, more, view_id="b" * 16)
+    result = sharing.pull(full.path, tmp_path / "part", Selection(samples=ids))
+    assert (result.datasets, result.samples) == (["third"], 1)
+    assert [what for what, _ in result.licences] == ["audio made.up", "dataset third"]
+    assert len(list((tmp_path / "part" / "index").glob("*/id_bytes"))) == 1  # texts of no other corpus
+    assert verify(tmp_path / "part", deep=True) == []
+
+
+@pytest.mark.parametrize("wanted", [{"datasets": ["nope"]}, {"views": ["nope"]}, {"splits": ["nope"]}, {"samples": ""}])
+def test_a_part_that_is_not_there_leaves_nothing_behind(full, tmp_path, wanted):
+    if "samples" in wanted:
+        wanted = {"samples": tmp_path / "ids.csv"}
+        wanted["samples"].write_text("name,label\nid1,2\n")
+    with pytest.raises((UnknownNameError, ConfigError)) as error:
+        sharing.pull(full.path, tmp_path / "part", Selection(**wanted))
+    assert "nope" in error.value.what or "ids.csv names no sample" in error.value.what
+    assert not (tmp_path / "part").exists()
+
+
+def test_a_place_that_takes_nothing_is_named(full, tmp_path, monkeypatch):
+    def refuse(path, *rest):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match="is not a store"):
+        sharing.clone(full.path, tmp_path / "file")
+    there = FeatureStore.create(tmp_path / "there").path
+    monkeypatch.setattr(os, "mkdir", refuse)
+    for call in (sharing.push, lambda store, to: sharing.pull(store.path, to)):
+        with pytest.raises(StoreError, match="there cannot be written to"):
+            call(full, there)
+    for call in (sharing.push, sharing.clone):
+        with pytest.raises(StoreError, match="new cannot be written to"):
+            call(full if call is sharing.push else full.path, tmp_path / "new")
+    with pytest.raises(StoreError, match="there cannot be written to"):
+        FeatureStore.open(there).add_index(make_index())
 
 
 TRAIN = ("fuse", "train", "--model", "probe", "--seeds", "1", "--set", "epochs=2")

@@ -251,7 +251,7 @@ def test_half_a_question_is_the_end():
     """What a parent leaves that is killed while it writes."""
     words = [sys.executable, "-m", "msa.extract.encoders.apart"]
     question = pickle.dumps(("", (FAKE, (np.zeros(1000),))))
-    assert subprocess.run(words, input=question[:-100], timeout=20, capture_output=True).stdout == b""
+    assert subprocess.run(words, input=question[:-100], timeout=60, capture_output=True).stdout == b""
 
 
 PARENT = f"""
@@ -275,7 +275,7 @@ def test_the_process_ends_with_its_parent_in_the_midst_of_a_question(end):
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     os.killpg(parent.pid, end) if end == signal.SIGINT else parent.kill()  # a terminal interrupts the whole group
-    out, err = parent.communicate(timeout=20)
+    out, err = parent.communicate(timeout=60)
     assert err == ""
     assert out == ("interrupted\n" if end == signal.SIGINT else "")
     for _ in range(200):

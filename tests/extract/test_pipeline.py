@@ -18,8 +18,8 @@ from msa import catalog
 from msa.cache.segment import SegmentWriter
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
-from msa.errors import BackboneError, StoreError
-from msa.extract import media, pipeline, stages
+from msa.errors import BackboneError, ConfigError, StoreError
+from msa.extract import job, media, pipeline, stages
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
@@ -425,6 +425,13 @@ def test_texts_of_a_corpus_in_the_store_can_be_extracted_anew(store, table, ngra
     extract(store, scan("table", table), ngrams, "cpu")
     stored = of_store(store.index("posts"))
     assert stored.modalities == [TEXT]
+    assert "--dataset table --root FILE" in stored.remark
+    none = dict.fromkeys((Modality.IMAGE, Modality.AUDIO, Modality.FACE), job.SKIP)  # as `msa cache repair` writes it
+    assert job.chosen(job.Job("posts", None, "classic", {TEXT: "ngrams.words", **none}), stored) == {
+        TEXT: "ngrams.words"
+    }
+    with pytest.raises(ConfigError, match="posts has no audio"):
+        job.chosen(job.Job("posts", None, "classic", {Modality.AUDIO: "librosa.acoustic"}), stored)
     letters = Recipe.resolve(TEXT, "ngrams", ["dims=64"])
     report = extract(store, stored, letters, "cpu")
     assert report.written == 24

@@ -1,22 +1,24 @@
 """Many heads at once: the comparison, its audits and statistics, the search, and the papers' tables."""
 
 import json
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from msa import catalog, results
-from msa.errors import ConfigError
-from msa.fuse import audits, bench, cost, memory, metrics, papers, race, reproduce, tune
-from msa.fuse.experiment import Data
+from msa.errors import ConfigError, StoreError, UnknownNameError
+from msa.fuse import audits, bench, cost, memory, metrics, papers, race, reproduce, request, tune
+from msa.fuse.experiment import Data, Experiment, pin, run
 from msa.fuse.heads import probe
 from msa.fuse.model import Model
 from msa.fuse.race import Workers
-from msa.fuse.run import Run
+from msa.fuse.run import Run, claimed
 from msa.types import SENTIMENT, Split
-from tests.fuse.conftest import TEXT, VALUES
+from tests.fuse.conftest import AUDIO, TEXT, VALUES
 
 HERE = Workers(jobs=1)
 SHORT = ["epochs=2", "normalise=audio"]
@@ -88,9 +90,9 @@ def test_every_row_stands_beside_probes_the_majority_and_what_it_costs(done):
 def test_figures_are_those_of_the_runs_it_keeps(done):
     found, folder, _ = done
     for row in found["rows"]:
-        run = Run.open(folder / "runs" / row["run"])
-        assert row["values"] == run.metrics["values"]
-        assert not list(run.folder.glob("seeds/*/*.pt"))  # nothing is left of what was under way
+        kept = Run.open(folder / "runs" / row["run"])
+        assert row["values"] == kept.metrics["values"]
+        assert not list(kept.folder.glob("seeds/*/*.pt"))  # nothing is left of what was under way
 
 
 def test_a_bench_that_is_asked_again_trains_nothing(done, made, monkeypatch):
@@ -141,12 +143,15 @@ def test_a_bench_in_two_processes_gives_the_same_figures(done, made, tmp_path):
 def test_a_process_that_dies_takes_nobody_with_it(made, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", ".")
     lines = []
-    plain = [race.Task(name, 1, {}, "", 0, str(tmp_path)) for name in ("victim", "survivor")]
+    plain = [race.Task(name, 1, {}, "", 0, str(tmp_path)) for name in ("victim", "refused", "survivor")]
     monkeypatch.setattr(race.Task, "do", _killed_if_victim)
     failed = {}
     race._train(plain, HERE, lines.append, failed)
-    assert failed == {"victim": "its process was killed, most likely for want of memory"}
-    assert [line.partition(", seed")[0] for line in lines] == ["[1/2] victim", "[2/2] survivor"]
+    assert failed == {
+        "victim": "its process was killed, most likely for want of memory",
+        "refused": "too large (take a smaller one)",  # an error arrives as it was
+    }
+    assert [line.partition(", seed")[0] for line in lines] == ["[1/3] victim", "[2/3] refused", "[3/3] survivor"]
 
 
 def _killed_if_victim(task):
@@ -155,6 +160,73 @@ def _killed_if_victim(task):
 
     if task.name == "victim":
         os.kill(os.getpid(), signal.SIGKILL)
+    if task.name == "refused":
+        raise ConfigError("too large", fix="take a smaller one")
+
+
+def test_an_error_survives_the_way_from_one_process_to_another():
+    for error in (StoreError("gone", fix="look"), UnknownNameError("head", "lfm", ["lmf"])):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.what, again.fix, str(again)) == (type(error), error.what, error.fix, str(error))
+
+
+def test_workers_are_told_whole_paths_and_what_they_put_elsewhere_is_missed(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(race, "_train", lambda tasks, *_: seen.extend(tasks))
+    wanted = {"a": Experiment(Model.of("probe"), Data(("posts",)), (1, 2))}
+    runs, failed = race.race(wanted, made, Path("runs"), HERE, print)
+    assert [task.folder for task in seen] == [str(tmp_path / "runs" / "a")] * 2
+    assert not runs
+    assert failed["a"].startswith(f"seed 1, 2 is not in {tmp_path / 'runs' / 'a'}")
+
+
+def test_what_cannot_be_tested_costs_the_others_nothing(made, tmp_path, in_this_process, monkeypatch):
+    really = race.experiments.run
+
+    def fails_for_cmsta(entrant, *args, **named):
+        if entrant.model.name == "cmsta":
+            raise RuntimeError("out of memory")
+        return really(entrant, *args, **named)
+
+    monkeypatch.setattr(race.experiments, "run", fails_for_cmsta)
+    found = bench.bench({"cmsta": cmsta()}, Data(("posts",)), (1,), made, tmp_path, HERE)
+    assert found["failed"] == {"cmsta": "trained, not tested: RuntimeError: out of memory"}
+    assert "out of memory" in (tmp_path / "runs" / "cmsta" / "error-test.txt").read_text()
+    assert len(found["rows"]) == 3
+
+
+def test_a_folder_somebody_is_at_work_in_is_left_alone(made, tmp_path):
+    with claimed(tmp_path / "runs"), pytest.raises(ConfigError, match="another process is at work"):
+        race.race({}, made, tmp_path / "runs", HERE, print)
+    assert race.race({}, made, tmp_path / "runs", HERE, print) == ({}, {})
+
+
+def test_other_seeds_are_refused_with_the_way_out(done, made):
+    _, folder, entrants = done
+    with pytest.raises(ConfigError, match=r"holds another experiment \(name another folder with --out\)"):
+        bench.bench(entrants, Data(("posts",)), (3,), made, folder, HERE)
+
+
+def test_a_row_on_fewer_test_samples_is_said_not_to_be_comparable(done):
+    found, _, _ = done
+    rows = {row["name"]: row for row in found["rows"]}
+    assert (rows["probe, image only"]["test_samples"], rows["probe"]["test_samples"]) == (11, 12)
+    assert "p_holm" not in rows["probe, image only"]
+    sheet = results.bench_sheet(found)
+    assert any(r.startswith("probe, image only: on the 11 test samples that have") for r in sheet.remarks)
+    assert [row[0] for row in sheet.rows if "the best" in row] == [
+        next(r["name"] for r in rows.values() if "best" in r)
+    ]
+
+
+def test_several_corpora_are_shown_apart_too(made, tmp_path, in_this_process):
+    found = bench.bench({"cmsta": cmsta()}, Data(("posts", "voices"), "union"), (1,), made, tmp_path, HERE)
+    shown = [row[0] for row in results.bench_sheet(found).rows]
+    assert shown[:3] == ["cmsta", "  on posts", "  on voices"]
+    assert shown[-3:] == ["majority class", "  on posts", "  on voices"]
+    part = next(row for row in found["rows"] if row["name"] == "probe, audio only")
+    assert part["test_samples"] == 9  # the voices alone
 
 
 # --- statistics and audits --------------------------------------------------------------------------------------------
@@ -207,6 +279,48 @@ def test_inputs_that_stand_in_several_parts_are_counted(store):
     assert audits.shared_inputs(store, Data(("posts",)), data) == []
 
 
+def test_recordings_that_are_lent_are_looked_through_too(store):
+    index = store.index("voices")
+    digests = {m: d.copy() for m, d in index.digests.items()}
+    digests[AUDIO][index.rows(Split.TEST)[:2]] = digests[AUDIO][index.rows(Split.VALID)[0]]
+    store.add_index(replace(index, name="lent", digests=digests))
+    data = Data(("posts", "voices")).load(store)
+    assert audits.shared_inputs(store, Data(("posts", "voices")), data) == []
+    lines = audits.shared_inputs(store, Data(("posts", "lent")), data)
+    assert lines == ["lent: the audio of 2 of 9 test samples is also in training or validation"]
+
+
+def test_a_p_value_can_be_small_enough_for_many_comparisons():
+    y = np.resize(np.arange(3), 90)
+    right, wrong = np.eye(3)[y], np.eye(3)[(y + 1) % 3]
+    assert metrics.paired(SENTIMENT, y, [right], [wrong])[1] == pytest.approx(2 / (metrics.PAIRED * 50 + 1))
+    assert 30 * 2 / (metrics.PAIRED * 1000 + 1) < 0.05
+
+
+def test_one_modality_can_be_looked_at_alone_where_its_corpus_is_paired_with_another(made):
+    for pairing in ("random", "label_matched", "zip", "union"):
+        wanted = Experiment(Model.of("probe"), Data(("posts", "voices"), pairing, modalities=("audio",)), (1,))
+        pinned = pin(wanted, made).data
+        found, again = wanted.data.load(made), pinned.load(made)
+        assert list(found.columns) == [AUDIO]
+        assert set(pinned.views) == {"text", "image", "audio"}  # which posts there are hangs on these
+        assert (found.ids, found.y.tolist()) == (again.ids, again.y.tolist())
+        assert set(found.corpus) == {"voices" if pairing == "union" else "posts"}
+    with pytest.raises(StoreError, match="no hidden states of face for posts"):
+        Data(("posts", "voices"), modalities=("face",)).load(made)
+
+
+def test_a_leaky_pairing_stands_beside_what_was_drawn_alone(made, tmp_path, in_this_process):
+    named = Data(("posts", "voices"), "label_matched")
+    found = bench.bench({"cmsta": cmsta("epochs=1")}, named, (1,), made, tmp_path, HERE)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert {"probe, audio only", "probe, text only", "probe, image only"} < set(rows)
+    assert found["failed"] == {}
+    assert any("LEAKY" in line for line in found["audits"])
+    asleep = Experiment(Model.of("probe"), replace(named, modalities=("text",)), (1,))  # nothing drawn is in it
+    assert "LEAKY" not in str(results.sheet(run(asleep, made, tmp_path / "text")).remarks)
+
+
 # --- search -----------------------------------------------------------------------------------------------------------
 
 
@@ -238,16 +352,104 @@ def test_a_search_keeps_its_budget_over_an_interruption(made, tmp_path):
     more = tune.search(replace(wanted, trials=5), data)
     assert more["trials"] == 5
     assert tune.search(replace(wanted, trials=5), data) == more  # nothing was left to be done
+    assert tune.search(wanted, data)["trials"] == 2  # those of a longer search are no part of a shorter one
     start = Model.of("probe")
     assert f"lr={start.training.lr:.6g}" in tune._settings(tune._defaults(start))  # the first trial: where it began
 
 
 def test_the_winners_are_compared_over_all_seeds(made, tmp_path, in_this_process):
-    found = tune.tune(["probe"], "default", Data(("posts",)), made, tmp_path / "searches", 2, HERE)
+    found, failed = tune.tune(["probe"], "default", Data(("posts",)), made, tmp_path / "searches", 2, HERE)
+    assert failed == {}
     table = bench.bench({"probe": bench.Entrant(found["probe"])}, Data(("posts",)), (1, 2), made, tmp_path, HERE)
-    run = Run.open(tmp_path / "runs" / "probe")
-    assert run.model == found["probe"]
+    kept = Run.open(tmp_path / "runs" / "probe")
+    assert kept.model == found["probe"]
     assert [seed["seed"] for seed in table["rows"][0]["seeds"]] == [1, 2]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The settings of every trial, none of which is trained: the larger the rate, the better."""
+    found = []
+
+    def trial_of(trial, start, train, valid, device):
+        found.append({name: suggest(trial) for name, suggest in tune.space(start).items()})
+        return -found[-1]["lr"]
+
+    monkeypatch.setattr(tune, "_trial", trial_of)
+    return found
+
+
+def probe_search(folder, trials, **changed):
+    return tune.Search("probe", "default", Data(("posts",)), "", 0, str(folder), trials, **changed)
+
+
+def test_an_interrupted_search_tries_what_it_would_have_tried(made, tmp_path, drawn, monkeypatch):
+    data = tune.without_test(Data(("posts",)).load(made))
+    whole = tune.search(probe_search(tmp_path / "a", 12), data)
+    straight = list(drawn)
+    assert straight[0] == tune._defaults(Model.of("probe"))
+    drawn.clear()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    trial_of = tune._trial
+    for trials in (0, 3, 11):  # the last of these is killed under way
+        tune.search(probe_search(tmp_path / "b", trials), data) if trials else None
+        monkeypatch.setattr(tune, "_trial", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune.search(probe_search(tmp_path / "b", trials + 1), data)
+        monkeypatch.setattr(tune, "_trial", trial_of)
+    assert tune.search(probe_search(tmp_path / "b", 12), data) == whole
+    assert drawn == straight
+
+
+def test_a_search_on_other_data_is_not_taken_for_this_one(made, tmp_path, drawn):
+    data = tune.without_test(Data(("posts",)).load(made))
+    tune.search(probe_search(tmp_path, 1), data)
+    with pytest.raises(ConfigError, match=r"modalities \[\], now \['text'\]"):
+        tune.search(replace(probe_search(tmp_path, 1), data=Data(("posts",), modalities=("text",))), data)
+    with pytest.raises(ConfigError, match="other settings: name probe, now mutanet"):
+        tune.search(replace(probe_search(tmp_path, 1), model="mutanet"), data)
+
+
+def test_trials_that_fail_are_part_of_the_budget(made, tmp_path, monkeypatch):
+    data = tune.without_test(Data(("posts",)).load(made))
+    tried = []
+
+    def every_third(trial, *_):
+        tried.append(trial.number)
+        if len(tried) % 3:
+            raise ConfigError("too large", fix="take a smaller one")
+        return 1.0
+
+    monkeypatch.setattr(tune, "_trial", every_third)
+    found = tune.search(probe_search(tmp_path / "a", 7), data)
+    assert (len(tried), found["trials"], found["failed"]) == (7, 7, 5)
+    monkeypatch.setattr(tune, "_trial", lambda trial, *_: (_ for _ in ()).throw(ConfigError("too large", fix="less")))
+    with pytest.raises(ConfigError, match=r"all 5 trials of probe failed, the last one: too large \(less\)"):
+        tune.search(probe_search(tmp_path / "b", 20), data)
+
+
+def test_more_trials_may_find_another_winner(made, tmp_path, drawn, in_this_process):
+    asked = request.Request("", data="posts", seeds="1,")
+    for trials in (1, 3):
+        found, folder = request.tune(asked, ["probe"], trials, made.path, tmp_path, HERE, print)
+        best = max(drawn[:trials], key=lambda row: row["lr"])
+        assert found["failed"] == {}
+        assert Run.open(folder / "runs" / "probe").model.training.lr == pytest.approx(best["lr"], rel=1e-5)
+
+
+def test_a_search_that_fails_is_named_in_the_table(made, tmp_path, in_this_process, monkeypatch):
+    monkeypatch.setattr(
+        tune, "search", lambda wanted, data: 1 / 0 if wanted.model == "mfn" else {"settings": []} | BEST
+    )
+    asked = request.Request("", data="posts", seeds="1,")
+    found, _ = request.tune(asked, ["probe", "mfn"], 1, made.path, tmp_path, HERE, print)
+    assert found["failed"] == {"mfn": "not tuned: ZeroDivisionError: division by zero"}
+
+
+BEST = {"value": 0.5, "trials": 1, "pruned": 0, "failed": 0}
 
 
 @pytest.mark.parametrize("name", catalog.names("head"))

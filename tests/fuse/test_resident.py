@@ -98,6 +98,15 @@ def test_what_fits_is_kept_smallest_first_and_the_rest_is_read_ahead(made, monke
     assert_right(whole, source, RAW)
 
 
+def test_processes_at_work_at_once_share_the_memory(made, monkeypatch):
+    whole = posts_and_voices(made, "random")
+    size = sum(column.take(whole.part(Split.TRAIN).rows).nbytes for column in whole.columns.values())
+    monkeypatch.setattr(memory, "free", lambda device: 2 * size)
+    for at_once, kept in ((1, {Flat}), (4, {Flat, Stored})):
+        monkeypatch.setattr(resident, "AT_ONCE", at_once)
+        assert {type(found) for found in whole.part(Split.TRAIN).source(RAW).states.values()} == kept
+
+
 def test_a_recording_given_to_several_posts_is_kept_once(made):
     whole = posts_and_voices(made, "random")
     part = whole.part(Split.TRAIN)

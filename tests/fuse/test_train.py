@@ -353,6 +353,23 @@ def test_the_weights_kept_are_those_of_the_lowest_validation_loss():
     assert whole == pytest.approx(losses[found.best_epoch], rel=1e-6)
 
 
+def test_auxiliary_terms_have_no_say_in_which_weights_are_kept():
+    """One that falls for ever would keep the last epoch; the task's own loss has long risen by then."""
+
+    class Distracted(Tiny):
+        age = 0
+
+        def loss(self, batch):
+            self.age += self.training
+            return super().loss(batch) | {"auxiliary": torch.tensor(1000.0 / (1 + self.age))}
+
+    y = np.random.default_rng(0).integers(0, 3, 60).astype(np.float32)
+    whole, how = memory_table(y=y, signal=0.0), {"epochs": 40, "lr": 0.05, "patience": 4}
+    plain, distracted = trained(whole=whole, **how), trained(Distracted, whole=whole, **how)
+    assert distracted.best_epoch == plain.best_epoch
+    assert [e["valid_loss"] for e in distracted.history] == [e["valid_loss"] for e in plain.history]
+
+
 def test_the_weights_kept_are_those_of_a_training_that_ends_there():
     found = overfitted()
     short = overfitted(epochs=found.best_epoch + 1)
