@@ -15,7 +15,7 @@ help:
 	@echo 'make test    all tests; no network, no GPU, no data needed. ARGS="-k store" runs some'
 	@echo 'make check   ruff, mypy, and the documentation against the code'
 	@echo 'make docs    write the tables of README.md and docs/commands.md from the code'
-	@echo 'make bench   figures about speed, each beside its counterpart, then kills and poison: a quarter of an hour'
+	@echo 'make bench   figures about speed, each beside its counterpart, then kills, faults and poison: an hour'
 	@echo 'make setup   only the environment: .venv, or VENV=PATH'
 
 setup: $(INSTALLED)

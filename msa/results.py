@@ -208,7 +208,8 @@ def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "mean ± sd over seeds [95 % bootstrap interval over test samples]; behind: the best less this, in "
         + TITLES[found["decisive"]].replace("\n", " ")
-        + ", paired bootstrap, adjusted for the number of rows by Holm; the best was chosen on the same test part, so this favours it"
+        + ", paired bootstrap, adjusted for the number of rows by Holm; the best was chosen on the same test part, "
+        "which favours it"
     )
     yield (
         f"costs on {machine['device']}: GFLOP of one sample of median length, memory of a training step, seconds of an "

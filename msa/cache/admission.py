@@ -33,6 +33,7 @@ def admit(parent: Path, new: Manifest, view_id: str, files: Mapping[str, Any], e
                 fix="run the command again: it continues after what the other run has done",
             )
         if entry["dataset"] in new["datasets"] and has_data(parent, entry):
+            _wait_for(parent, there)
             left = without(parent, entry, taken(parent, [*there, *admitted], entry))
             admitted += [left] if left else []
     if not admitted:
@@ -41,6 +42,13 @@ def admit(parent: Path, new: Manifest, view_id: str, files: Mapping[str, Any], e
     view["segments"] += admitted
     view["published"] = new["generation"] + 1
     return admitted
+
+
+def _wait_for(parent: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Until segments that a sweep has taken in its hands are back, or one does not come back."""
+    for entry in entries:
+        if not soon((parent / entry["id"] / "zarr.json").exists):
+            return  # the generation that names it is an old one: `publish` finds out
 
 
 def has_data(parent: Path, entry: Mapping[str, Any]) -> bool:

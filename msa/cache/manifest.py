@@ -129,7 +129,12 @@ def publish(store: Path | Place, change: Callable[[Manifest], None], note: str =
         # A folder on a network may be listed from memory: what refused us is there, whether it is listed or not
         number = max([least, *where.numbers()])
         new = read(where, number)
-        change(new)
+        try:
+            change(new)
+        except StoreError:
+            if max([0, *where.numbers()]) > number:
+                continue  # others published meanwhile: what this generation names may have been swept since
+            raise
         new.pop("note", None)
         new["generation"] = number + 1
         new["created"] = datetime.now(UTC).isoformat(timespec="seconds")

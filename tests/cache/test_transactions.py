@@ -73,6 +73,28 @@ def test_a_listing_that_lags_behind_does_not_loop_for_ever():
     assert sorted(json.loads(place.kept[3])["datasets"]) == ["a", "b", "c"]
 
 
+def test_who_met_an_old_generation_whose_files_were_swept_meanwhile_begins_again(store, index):
+    """Reading a generation takes time; others may publish the next, and sweep what it no longer names."""
+    tries = []
+
+    def change(new):
+        tries.append(new["generation"])
+        if len(tries) == 1:
+            manifest.publish(store.path, lambda other: None)
+            raise StoreError("a table is missing", fix="none")
+
+    before = manifest.read(store.path)["generation"]
+    manifest.publish(store.path, change)
+    assert tries == [before, before + 1]
+
+    def fails(new):
+        raise StoreError("a table is missing", fix="none")
+
+    with pytest.raises(StoreError, match="a table is missing"):  # nobody published: it is missing indeed
+        manifest.publish(store.path, fails)
+    assert manifest.read(store.path)["generation"] == before + 2
+
+
 @pytest.mark.parametrize("name", ["1copy.json", "00000009.json.orig", ".tmp-00000009.json", "9.json"])
 def test_what_only_looks_like_a_generation_is_none(store, index, name):
     store.add_index(index)
