@@ -80,7 +80,9 @@ def survey(store: Path, grace_s: float) -> Survey:
     now = _now(store)
     keeps = kept(store, grace_s, now)
     needed = _needed(store, keeps)
-    once = _needed(store, set(manifest.generations(store)) - keeps.keys(), forgiving=True)
+    newest = max(keeps, default=0)  # what has been published since is nothing that once was
+    older = {number for number in manifest.generations(store) if number < newest}
+    once = _needed(store, older - keeps.keys(), forgiving=True)
     rules = _Rules(store, now, grace_s, needed, once)
     left = Counter[str]()
     for folder in dead(store):
@@ -140,7 +142,8 @@ def remove(store: Path, litter: Iterable[Litter], grace_s: float, touched_before
                 if wanted and not (store / item.path).exists():
                     doomed.rename(store / item.path)
                 else:
-                    shutil.rmtree(doomed)
+                    with suppress(FileNotFoundError):  # another sweep takes it for unfinished, and helps
+                        shutil.rmtree(doomed)
                     freed += item.nbytes
     return freed
 

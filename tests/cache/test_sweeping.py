@@ -344,3 +344,17 @@ def test_the_command_says_what_is_kept_and_what_goes(shrunk):
     assert "superseded: 3 folders" in run("--dry-run")
     assert "freed" in run("--yes")
     assert "nothing to free" in run()
+
+
+def test_what_is_published_while_a_sweep_looks_round_is_no_litter(store, index, monkeypatch):
+    """The generation that appears between its two looks at the manifests is newer than all it knows, not older."""
+    fill(store, index)
+    real = sweeping.kept
+
+    def kept(*given):
+        found = real(*given)
+        fill(FeatureStore.open(store.path), make_index(name="late", seed=3), view_id="x" * 16)
+        return found
+
+    monkeypatch.setattr(sweeping, "kept", kept)
+    assert sweeping.survey(store.path, 0.0).litter == ()
