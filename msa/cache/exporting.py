@@ -28,5 +28,8 @@ def export(
         raise StoreError(f"{store.path} holds no hidden states of {dataset}", fix="see `msa cache ls`")
     found = {m: store.view(dataset, m, views.get(m)) for m in Modality if m in there}
     bundle = Bundle(store.index(dataset), {m: store.reader(view) for m, view in found.items()})
-    remarks: list[str] = module.write(bundle, out)
+    try:
+        remarks: list[str] = module.write(bundle, out)
+    except OSError as error:
+        raise StoreError(f"{out} cannot be written: {error}", fix="name a file or folder where you may write") from None
     return [*(f"{m}: {view.name}@{view.id}" for m, view in found.items()), *remarks]

@@ -207,6 +207,8 @@ def test_an_export_says_what_it_took_and_overwrites_nothing(store, tmp_path):
         exporting.export(store, "made-up", {"audio": "x"}, "made", Format, tmp_path / "p")
     with pytest.raises(ConfigError, match="only read"):
         exporting.export(store, "made-up", {}, "made", object(), tmp_path / "p")
+    with pytest.raises(StoreError, match=r"cannot be written: .*Not a directory"):
+        exporting.export(store, "made-up", {}, "made", Format, tmp_path / "o" / "below a file")
 
 
 def test_a_new_version_of_a_corpus_keeps_what_was_extracted_of_the_old_one(store, tmp_path):
