@@ -29,10 +29,10 @@ import numpy as np
 
 from benchmarks.extract import machine
 from benchmarks.extraction.measure import Row
-from msa.cache.index import Index
+from benchmarks.storage.made import corpus
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
-from msa.types import SENTIMENT, Modality
+from msa.types import Modality
 
 WIDTH, LONGEST, SEED = 768, 64, 0  # rows of 5 to 64, as texts have
 VIEW = "b" * 16
@@ -63,21 +63,8 @@ def made(path: Path, samples: int) -> FeatureStore:
     """A store of one view, as `msa extract` writes it."""
     chance = np.random.default_rng(SEED)
     digests = np.arange(2 * samples, dtype=np.uint64).reshape(samples, 2).view(np.uint8)  # (n, 16), all different
-    index = Index(
-        name="bench",
-        task=SENTIMENT,
-        ids=[f"s{i:05d}" for i in range(samples)],
-        split=np.zeros(samples, np.uint8),
-        labels=np.zeros((samples, 1), np.float32),
-        label_names=("label",),
-        group=[""] * samples,
-        position=np.zeros(samples, np.int64),
-        text=[""] * samples,
-        digests={Modality.TEXT: digests},
-        about={},
-    )
     store = FeatureStore.create(path)
-    dataset = store.add_index(index)
+    dataset = store.add_index(corpus(digests))
     store.add_view(VIEW, {"modality": Modality.TEXT, "backbone": "random", "dim": WIDTH, "dtype": "float16"})
     writer = store.writer(VIEW, dataset, Form.of(WIDTH, "float16"), {})
     for i in range(samples):

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.storage.made import corpus
 from msa.cache import compacting, history, manifest, sweeping
 from msa.cache.files import naming_a_full_disk
 from msa.cache.index import Index
@@ -31,7 +32,7 @@ from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
 from msa.errors import MsaError
-from msa.types import SENTIMENT, Modality
+from msa.types import Modality
 
 PARTS = ("kills", "full")
 KILLS, WRITERS, PER_TRIAL, SEED = 50, 4, 10, 0
@@ -320,19 +321,7 @@ def digest(row: int) -> bytes:
 
 def made_index(n: int = SAMPLES) -> Index:
     """A corpus of n texts."""
-    return Index(
-        name="made",
-        task=SENTIMENT,
-        ids=[f"s{i}" for i in range(n)],
-        split=np.zeros(n, np.uint8),
-        labels=np.zeros((n, 1), np.float32),
-        label_names=("label",),
-        group=[""] * n,
-        position=np.zeros(n, np.int64),
-        text=[""] * n,
-        digests={Modality.TEXT: np.frombuffer(b"".join(map(digest, range(n))), np.uint8).reshape(n, 16)},
-        about={},
-    )
+    return corpus(np.frombuffer(b"".join(map(digest, range(n))), np.uint8).reshape(n, 16), "made")
 
 
 if __name__ == "__main__":

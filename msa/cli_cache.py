@@ -41,6 +41,7 @@ def ls(store: StoreOption = None, json_: JsonOption = False) -> None:
 @app.command()
 def info(
     store: StoreArgument = None,
+    store_: StoreOption = None,
     failures: Annotated[
         bool, typer.Option("--failures", help="List every sample that could not be extracted.")
     ] = False,
@@ -56,12 +57,12 @@ def info(
     from msa.cache.inspect import citations, describe
 
     if cite:
-        named = citations(open_store(store))
+        named = citations(open_store(store or store_))
         print_json(dict(named), json_)
         if not json_:
             terminal.citations(named)
         return
-    found = describe(open_store(store))
+    found = describe(open_store(store or store_))
     print_json(found, json_)
     if not json_:
         terminal.provenance(found, failures)
@@ -70,6 +71,7 @@ def info(
 @app.command()
 def verify(
     store: FolderArgument = None,
+    store_: FolderOption = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also every chunk's checksum, every number, and what zarr-python reads.")
     ] = False,
@@ -78,7 +80,7 @@ def verify(
     """Check every file, size, SHA-256 and table, and say whom a fault concerns; exit code 1 when something is wrong."""
     from msa.cache.verify import report
 
-    found = report(remember.folder(store), deep, terminal.Bar())
+    found = report(remember.folder(store or store_), deep, terminal.Bar())
     print_json([asdict(p) for p in found.problems], json_)
     if not json_:
         terminal.findings(found.path, found.problems, found.remarks)
@@ -88,6 +90,7 @@ def verify(
 @app.command()
 def repair(
     store: FolderArgument = None,
+    store_: FolderOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_: JsonOption = False,
@@ -98,7 +101,7 @@ def repair(
     """
     from msa.cache import repair as repairing
 
-    plan = repairing.plan(remember.folder(store), terminal.Bar(), catalog.names("dataset"))
+    plan = repairing.plan(remember.folder(store or store_), terminal.Bar(), catalog.names("dataset"))
     print_json({"steps": [asdict(step) for step in plan.steps], "commands": plan.commands}, json_)
     if not json_:
         terminal.mending(plan.report.path, plan.steps, plan.commands)
@@ -211,6 +214,7 @@ def rollback(
 @app.command()
 def gc(
     store: FolderArgument = None,
+    store_: FolderOption = None,
     grace: Annotated[
         str, typer.Option(help="Generations that were the newest within this time are kept: 24h, 7d, 30m, 0.")
     ] = "24h",
@@ -225,7 +229,7 @@ def gc(
     """
     from msa.cache import sweeping
 
-    opened, span = open_folder(store), sweeping.seconds(grace)
+    opened, span = open_folder(store or store_), sweeping.seconds(grace)
     found, freed = sweeping.survey(opened.path, span), 0
     if not json_:
         terminal.survey(found)

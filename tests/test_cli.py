@@ -203,6 +203,14 @@ def test_weights_are_missed_before_a_store_is_made(msa, posts, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("words", ["info", "verify", "repair --dry-run", "gc --dry-run"])
+def test_a_store_may_be_named_with_an_option_wherever_it_may_be_an_argument(msa, tmp_path, words):
+    for named in ([tmp_path / "nowhere"], ["--store", tmp_path / "nowhere"]):
+        code, _, err = msa("cache", *words.split(), *named)
+        assert code == 1
+        assert f"there is no store at {tmp_path / 'nowhere'}" in err
+
+
 def test_a_newer_store_is_refused(msa, posts, tmp_path):
     msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
     for path in (tmp_path / "store" / "zarr.json", *(tmp_path / "store" / "manifests").glob("0*.json")):

@@ -53,13 +53,11 @@ class Ragged:
 # the store
 
 
-def store(folder: Path, data: Ragged, times: int = 1) -> tuple[FeatureStore, View]:
-    """A store of one view, checksums on. `times` as many samples, of the same inputs over and over again."""
-    n = len(data) * times
-    own = np.arange(2 * len(data), dtype=np.uint64).reshape(-1, 2).view(np.uint8)  # (n, 16), all different
-    digests = np.tile(own, (times, 1))
-    index = Index(
-        name="bench",
+def corpus(digests: np.ndarray, name: str = "bench") -> Index:
+    """A corpus of texts of which nothing is known but the digests (n, 16) of the inputs."""
+    n = len(digests)
+    return Index(
+        name=name,
         task=SENTIMENT,
         ids=[f"s{i:07d}" for i in range(n)],
         split=np.zeros(n, np.uint8),
@@ -71,6 +69,13 @@ def store(folder: Path, data: Ragged, times: int = 1) -> tuple[FeatureStore, Vie
         digests={Modality.TEXT: digests},
         about={},
     )
+
+
+def store(folder: Path, data: Ragged, times: int = 1) -> tuple[FeatureStore, View]:
+    """A store of one view, checksums on. `times` as many samples, of the same inputs over and over again."""
+    own = np.arange(2 * len(data), dtype=np.uint64).reshape(-1, 2).view(np.uint8)  # (n, 16), all different
+    digests = np.tile(own, (times, 1))
+    index = corpus(digests)
     made = FeatureStore.create(folder)
     dataset = made.add_index(index)
     about = {"modality": Modality.TEXT, "backbone": "random", "dim": data.width, "dtype": "float16"}
