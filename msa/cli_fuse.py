@@ -202,10 +202,12 @@ def show(
 ) -> None:
     """The results of runs: every seed, mean, spread, yardsticks, pairing, and where the plots are."""
     from msa import results
+    from msa.fuse.race import beside
     from msa.fuse.run import Run
 
     opened = [Run.open(folder) for folder in runs]
-    print_json([{"run": str(run.folder), **run.record, **run.metrics} for run in opened], json_)
+    found = [{"run": str(run.folder), **run.record, **run.metrics, "beside": beside(run)} for run in opened]
+    print_json(found, json_)
     for run in () if json_ else opened:
         if markdown:
             typer.echo(results.markdown(results.sheet(run)) + "\n")

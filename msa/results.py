@@ -1,6 +1,6 @@
 """Runs as tables: every figure with its yardsticks, its spread and the pairing it was measured under."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,30 +46,28 @@ def sheet(run: "Run", each_seed: bool = True) -> Sheet:
     """The test results of a finished run. Raises ConfigError for an unfinished one, and for one whose pairing leaks
     and that lacks the row of what was drawn alone."""
     from msa.fuse import metrics, pairing
+    from msa.fuse.race import beside
     from msa.fuse.run import drawn_only
 
     found = run.metrics
     if not found:
         raise ConfigError(f"{run.folder} is not finished", fix=f"msa fuse train --resume {run.folder}")
     protocol, drawn = run.record["data"]["protocol"], run.record["data"]["drawn"]
-    if pairing.is_leaky(protocol) and drawn and drawn_only(drawn) not in found["beside"]:
+    shown = {run.model.name: found, **beside(run)}
+    if pairing.is_leaky(protocol) and drawn and drawn_only(drawn) not in shown:
         raise ConfigError(
             f"{run.folder}: pairing {protocol!r} leaks the label through the {' and '.join(drawn)}, "
             f"and the row {drawn_only(drawn)!r} is missing",
-            fix="train again: that row is then made by itself",
+            fix=f"msa fuse train --like {run.folder}: that row is then made by itself",
         )
     names = metrics.headline(run.task)
     rows = [_seed_row(row, names) for row in found["seeds"]] if each_seed and len(found["seeds"]) > 1 else []
-    for title, scores in _lines(run):
+    for title, scores in shown.items():
         rows.append(_mean_row(title, scores, names))
         rows += [_mean_row(f"  on {name}", part, names) for name, part in scores.get("by_corpus", {}).items()]
     columns = ("", *(TITLES[name] for name in names))
-    return Sheet(f"{run.title}, {found['test_samples']} test samples", columns, tuple(rows), tuple(_remarks(run)))
-
-
-def _lines(run: "Run") -> list[tuple[str, Mapping[str, Any]]]:
-    """The run and everything it is shown beside."""
-    return [(run.model.name, run.metrics), *run.metrics["beside"].items()]
+    title, remarks = f"{run.title}, {found['test_samples']} test samples", _remarks(run, shown)
+    return Sheet(title, columns, tuple(rows), tuple(remarks))
 
 
 def _seed_row(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
@@ -90,12 +88,35 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _remarks(run: "Run") -> list[str]:
+def _interval(found: Mapping[str, Any]) -> str:
+    """What the interval beside a figure is: of how many groups."""
+    groups, n = found.get("groups"), found["test_samples"]
+    if groups is None:
+        return "[95 % bootstrap interval over single test samples, as an older msa drew them]"
+    if groups == n:
+        return "[95 % bootstrap interval over test samples]"
+    return f"[95 % bootstrap interval over groups of test samples: videos, speakers, ...; {n} samples in {groups}]"
+
+
+def _rough(found: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """What has to be said of an interval where groups are few; of each corpus too, where there are several."""
+    from msa.fuse import metrics
+
+    groups, of = found.get("groups"), f"{name}: " if name else ""
+    if groups == 1:
+        yield f"{of}all test samples are of one group: there is no interval, and no difference is told from chance"
+    elif groups is not None and groups < metrics.FEW:
+        yield f"{of}ROUGH interval: {groups} groups of test samples are few, and it is likely too narrow"
+    for corpus, part in found.get("by_corpus", {}).items():
+        yield from _rough(part, corpus)
+
+
+def _remarks(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
     from msa.fuse import pairing
 
     found, protocol = run.metrics, run.record["data"]["protocol"]
     several = "mean ± sd over seeds " if len(found["seeds"]) > 1 else ""
-    remarks = [f"{several}[95 % bootstrap interval over test samples]"]
+    remarks = [several + _interval(found), *_rough(found)]
     if protocol:
         remarks.append(f"pairing: {protocol}")
     if pairing.is_leaky(protocol) and run.record["data"]["drawn"]:
@@ -106,25 +127,26 @@ def _remarks(run: "Run") -> list[str]:
             remarks.append(f"seed {row['seed']} COLLAPSED: one answer to every validation sample, after a restart too")
         elif row["restarted_at"]:
             remarks.append(f"seed {row['seed']} collapsed at first and was restarted at lr {row['restarted_at']:g}")
-    for title, scores in _lines(run):
+    for title, scores in shown.items():
         if scores["seeds"]:  # of a constant predictor nobody needs to be told that it is constant
             remarks += [f"{title}: {text}" for text in scores["notes"]]
             remarks += [
                 f"{title} on {n}: {text}" for n, part in scores.get("by_corpus", {}).items() for text in part["notes"]
             ]
-    return [*remarks, *_verdict(run)]
+    return [*remarks, *_verdict(run, shown)]
 
 
-def _verdict(run: "Run") -> list[str]:
+def _verdict(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Said plainly where a head does not beat the linear probe."""
     from msa.fuse import metrics
 
-    found = run.metrics
+    if run.model.name == "probe":
+        return []
     name, sign = metrics.decisive(run.task)
-    ours, probe = (of.get("values", {}).get(name) for of in (found, found["beside"].get("probe", {})))
+    ours, probe = (of.get("values", {}).get(name) for of in (run.metrics, shown.get("probe", {})))
     if ours is None or probe is None or sign * ours > sign * probe:
         return []
-    title = TITLES[name].replace("\n", " ")
+    title = _in_line(TITLES[name])
     return [f"{run.model.name} does not beat the linear probe here ({title} {ours:.3f} against {probe:.3f})"]
 
 
@@ -144,7 +166,7 @@ def bench_sheet(found: Mapping[str, Any]) -> Sheet:
         *(TITLES[name] for name in names),
         "behind\n(p, Holm)",
         "params",
-        "GFLOP",
+        "FLOP",
         "memory",
         "s/epoch",
         "ms, one",
@@ -175,7 +197,9 @@ def complexity_sheet(title: str, rows: Sequence[Mapping[str, Any]], remark: str)
         for row in rows
     ]
     lengths = ", ".join(f"{n} {m}" for m, n in rows[0]["lengths"].items())
-    return Sheet(title, columns, tuple(shown), (f"one sample of {lengths} steps", f"of the paper: {remark}"))
+    threads = _several(rows[0]["threads"], "thread")
+    told = f"one sample of {lengths} steps; times with {threads} of the CPU"
+    return Sheet(title, columns, tuple(shown), (told, f"of the paper: {remark}"))
 
 
 def _called(row: Mapping[str, Any]) -> str:
@@ -194,29 +218,45 @@ def _small(p: float) -> str:
 
 
 def _spent(cost: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        f"{cost['parameters']:,}",
-        f"{cost['flops'] / 1e9:.3f}",
-        f"{cost['step_bytes'] / 1e6:,.0f} MB",
-        f"{cost['seconds_per_epoch']:.2f}",
-        f"{cost['latency_ms']:.2f}",
-    )
+    """A row's costs; - for what could not be measured."""
+    ways: dict[str, Callable[[float], str]] = {
+        "parameters": lambda n: f"{n:,}",
+        "flops": _scaled,
+        "step_bytes": lambda n: _scaled(n, "B"),
+        "seconds_per_epoch": lambda s: f"{s:.2f}",
+        "latency_ms": lambda ms: f"{ms:.2f}",
+    }
+    return tuple(write(cost[name]) if name in cost else "-" for name, write in ways.items())
+
+
+def _scaled(n: float, what: str = "") -> str:
+    """Three digits, and what they count: 154 k, 2.02 MB."""
+    unit, *larger = "", "k", "M", "G", "T"
+    while n >= 999.5 and larger:
+        n, unit, *larger = n / 1000, *larger
+    return f"{n:.3g} {unit}{what}".rstrip()
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
-    machine = found["machine"]
-    yield (
-        "mean ± sd over seeds [95 % bootstrap interval over test samples]; behind: the best less this, in "
-        + TITLES[found["decisive"]].replace("\n", " ")
-        + ", paired bootstrap, adjusted for the number of rows by Holm; the best was chosen on the same test part, "
-        "which favours it"
-    )
-    yield (
-        f"costs on {machine['device']}: GFLOP of one sample of median length, memory of a training step, seconds of an "
-        f"epoch with {machine['at_once']} trainings at once, latency of a batch of one"
-    )
-    yield from found["audits"]
     best = next(row for row in found["rows"] if row.get("best"))
+    several = "mean ± sd over seeds " if len(best["seeds"]) > 1 else ""
+    yield several + _interval(best)
+    yield from _rough(best)
+    for row in found["rows"]:
+        if row.get("groups") is None and best.get("groups") is not None:
+            yield f"{row['name']}: an older run, whose interval is over single test samples"
+        elif row.get("groups") != best.get("groups"):
+            yield from _rough({"groups": row["groups"]}, row["name"])
+    yield (
+        f"behind: the best less this, in {_in_line(TITLES[found['decisive']])}; p by a paired bootstrap over the same, "
+        "adjusted for the number of rows by Holm; the best was chosen on the same test part, which favours it"
+    )
+    yield from _costs_told(found)
+    yield from found["audits"]
     for row in found["rows"]:
         if "behind" not in row and row is not best:
             yield (
@@ -228,13 +268,33 @@ def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{row['name']}: COLLAPSED to one answer with seed {', '.join(map(str, row['collapsed']))}"
         if row["restarted"]:
             yield f"{row['name']}: restarted at a lower rate with seed {', '.join(map(str, row['restarted']))}"
+    for name, reason in found.get("unmeasured", {}).items():
+        yield f"{name}: what it costs could not be measured: {reason}"
     for name, reason in found["failed"].items():
         yield f"{name} could not be trained: {reason}"
 
 
+def _costs_told(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the costs are of, and on how much of a machine each was taken: times say nothing without."""
+    machine = found["machine"]
+    places = {(on["device"], on["threads"]) for row in found["rows"] for on in row["cost"].get("epochs_on", ())}
+    trained = " or ".join(f"{device}, {_several(threads, 'thread')}" for device, threads in sorted(places))
+    at_once = f"{machine['at_once']} trainings at once" if machine["at_once"] else "trainings on a dask cluster"
+    yield (
+        f"costs on {machine['device']}, {_several(machine['threads'], 'thread')}: operations on one sample of median "
+        f"length, memory of a training step, latency of a batch of one; seconds of an epoch with {at_once}"
+        + (f" ({trained} each)" if trained else "")
+    )
+
+
+def _in_line(title: str) -> str:
+    """A column's title in a sentence."""
+    return title.replace("\n", " ")
+
+
 def markdown(sheet: Sheet) -> str:
     """The same table for a document."""
-    lines = [f"**{sheet.title}**", "", "| " + " | ".join(name.replace("\n", " ") for name in sheet.columns) + " |"]
-    lines.append("|" + "---|" * len(sheet.columns))
-    lines += ["| " + " | ".join(cell.strip().replace("\n", " ") for cell in row) + " |" for row in sheet.rows]
+    lines = [f"**{sheet.title}**", "", "| " + " | ".join(map(_in_line, sheet.columns)) + " |"]
+    lines.append("|---|" + "---:|" * (len(sheet.columns) - 1))
+    lines += ["| " + " | ".join(_in_line(cell.strip()) for cell in row) + " |" for row in sheet.rows]
     return "\n".join([*lines, "", *(f"- {remark}" for remark in sheet.remarks)])

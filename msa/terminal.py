@@ -446,7 +446,25 @@ def scores(title: str, found: Mapping[str, Any]) -> None:
 
 
 def sheet(found: Any) -> None:
-    """A table of results and what belongs under it."""
-    show(found.title, found.columns, found.rows, len(found.columns) - 1)
+    """A table of results and what belongs under it. One that is too wide for the terminal stands there in pieces, each
+    with the names of its rows."""
+    rows = [found.columns, *found.rows]
+    wide = [max(len(line) for row in rows for line in row[i].split("\n")) for i in range(len(found.columns))]
+    for n, piece in enumerate(_pieces(wide, out.width if out.is_terminal else sum(wide) + len(wide))):
+        if n:
+            say()
+        some = [[row[0], *row[piece]] for row in found.rows if any(row[piece])]
+        show("" if n else found.title, [found.columns[0], *found.columns[piece]], some, len(found.columns[piece]))
     for remark in found.remarks:
         say(f"  {remark}")
+
+
+def _pieces(wide: Sequence[int], room: int) -> list[slice]:
+    """Columns from the second on, as many at a time as stand beside the first in a room so wide."""
+    found, begin, taken = [], 1, wide[0] + 1
+    for i in range(1, len(wide)):
+        if i > begin and taken + wide[i] > room:
+            found.append(slice(begin, i))
+            begin, taken = i, wide[0] + 1
+        taken += wide[i] + 1
+    return [*found, slice(begin, len(wide))]

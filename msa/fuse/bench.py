@@ -26,12 +26,13 @@ from msa.fuse import audits, cost, metrics, plots
 from msa.fuse.data import Table
 from msa.fuse.experiment import Data, Experiment
 from msa.fuse.model import Model
-from msa.fuse.race import Workers, race
-from msa.fuse.run import Run, with_null
+from msa.fuse.race import Workers, race, reason
+from msa.fuse.run import Run, machine, with_null
 from msa.fuse.train import Watch
 from msa.types import Split, Task
 
 RECORD = "bench.json"
+SPENT = ("parameters", "flops", "step_bytes", "latency_ms", "per_sample_ms", "seconds_per_epoch")  # in bench.csv
 
 
 @dataclass(frozen=True)
@@ -78,25 +79,41 @@ def bench(
         why = "; ".join(dict.fromkeys(failed.values()))
         raise ConfigError(f"none of the heads could be trained: {why}", fix="see the reasons")
     watch("measuring what each costs")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    costs = {name: asdict(cost.measure(run.model, data.only(list(run.dims)), device)) for name, run in runs.items()}
+    costs, unmeasured = _costs(runs, data, watch)
+    paired = f" (pairing: {data.protocol})" if data.protocol else ""
     found = {
-        "title": f"{data.name}, seeds {', '.join(map(str, seeds))}",
+        "title": f"{data.name}{paired}, {len(data.part(Split.TEST))} test samples, seeds {', '.join(map(str, seeds))}",
         "task": asdict(data.task),
         "corpora": [name.partition("@")[0] for name in named.corpora],
         "backbones": {str(m): column.view.name for m, column in data.columns.items()},
         "metrics": list(metrics.headline(data.task)),
         "decisive": metrics.decisive(data.task)[0],
-        "machine": next(iter(runs.values())).record["machine"] | {"at_once": workers.here},
+        "machine": machine() | {"at_once": None if workers.scheduler else workers.here},
         "seeds": list(seeds),
         "rows": _rows(data.task, runs, costs, set(probes) - set(entrants)),
         "beside": {metrics.majority_name(data.task): _majority(data)},
         "failed": {**(lost or {}), **failed},
+        "unmeasured": unmeasured,
         "audits": audits.remarks(store, named, data),
     }
     found = with_null(found)  # as it will be read again
     write(found, folder)
     return found
+
+
+def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What each costs, and name -> reason where that cannot be measured: its scores are there all the same."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found: dict[str, dict[str, Any]] = {}
+    unmeasured = {}
+    for name, run in runs.items():
+        found[name] = {"parameters": run.metrics["parameters"]}
+        try:
+            found[name] |= asdict(cost.measure(run.model, data.only(list(run.dims)), device))
+        except Exception as error:  # such as too little memory: all of the training is behind us
+            unmeasured[name] = reason(error)
+            watch(f"{name}: what it costs could not be measured: {unmeasured[name]}")
+    return found, unmeasured
 
 
 def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], yardsticks: set[str]) -> list[dict[str, Any]]:
@@ -125,14 +142,21 @@ def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict
         "fidelity": fidelity(run.model),
         "preset": run.model.preset,
         **{key: run.metrics[key] for key in ("values", "sd", "interval", "notes", "test_samples")},
+        "groups": run.metrics.get("groups"),  # none: of an older run, whose interval is over single samples
         "by_corpus": run.metrics.get("by_corpus", {}),
-        "cost": dict(spent) | {"seconds_per_epoch": taken},
+        "cost": dict(spent) | {"seconds_per_epoch": taken, "epochs_on": _trained_on(seeds)},
         "epochs": epochs / len(seeds),
         "seeds": [{"seed": row["seed"], "values": row["values"]} for row in seeds],
         "collapsed": [row["seed"] for row in seeds if row["collapsed"] or _says_one_thing(row)],
         "restarted": [row["seed"] for row in seeds if row["restarted_at"]],
         "run": str(run.folder.name),
     }
+
+
+def _trained_on(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The different devices, and numbers of threads, that seeds were trained on; older runs do not say."""
+    known = {(row["device"], row["threads"]) for row in seeds if "threads" in row}
+    return [{"device": device, "threads": threads} for device, threads in sorted(known)]
 
 
 def _says_one_thing(row: Mapping[str, Any]) -> bool:
@@ -153,7 +177,7 @@ def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict
     for name, run in others.items():
         theirs = run.tested()
         if theirs.ids == ours.ids:  # a probe of one modality may see fewer samples
-            gain, p = metrics.paired(task, ours.y, ours.outputs, theirs.outputs)
+            gain, p = metrics.paired(task, ours.y, ours.group, ours.outputs, theirs.outputs)
             found[name] = {"behind": gain, "p": p}
     adjusted = metrics.holm([row["p"] for row in found.values()])
     return {name: row | {"p_holm": p} for (name, row), p in zip(found.items(), adjusted, strict=True)}
@@ -172,23 +196,27 @@ def write(found: Mapping[str, Any], folder: Path) -> None:
     """bench.json, and the same as CSV and as a picture; the table people read is made from it, see msa/results.py."""
     folder.mkdir(parents=True, exist_ok=True)
     by = found["decisive"]
+    none = (float("nan"), float("nan"))  # of one group of test samples: the mean is drawn without
     drawn = [
-        (row["name"], row["values"][by], row["interval"][by], [seed["values"][by] for seed in row["seeds"]])
+        (row["name"], row["values"][by], row["interval"].get(by, none), [seed["values"][by] for seed in row["seeds"]])
         for row in found["rows"]
-        if row["values"][by] is not None and by in row["interval"]
+        if row["values"][by] is not None
     ]
     plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"])
     temporary = folder / f"{RECORD}.tmp"
     temporary.write_text(json.dumps(with_null(found), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
     temporary.replace(folder / RECORD)
+    rows = [_flat(row) for row in found["rows"]]
     with open(folder / "bench.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        scores = sorted({name for row in found["rows"] for name in row["values"]})
-        spent = ["parameters", "flops", "latency_ms", "per_sample_ms", "seconds_per_epoch"]
-        table.writerow(
-            ["name", "fidelity", *scores, *(f"sd_{name}" for name in scores), "behind", "p", "p_holm", *spent]
-        )
-        for row in found["rows"]:
-            values = [row["values"].get(name) for name in scores] + [row["sd"].get(name) for name in scores]
-            against = [row.get(name) for name in ("behind", "p", "p_holm")]
-            table.writerow([row["name"], row["fidelity"], *values, *against, *(row["cost"][name] for name in spent)])
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of bench.csv: a name and a plain value for everything."""
+    plain = {name: row.get(name) for name in ("name", "fidelity", "test_samples", "groups")}
+    ends = [{f"{end}_{name}": v[at] for name, v in row["interval"].items()} for at, end in enumerate(("low", "high"))]
+    spent = {name: row["cost"].get(name) for name in SPENT}
+    sd = {f"sd_{name}": v for name, v in row["sd"].items()}
+    return plain | row["values"] | sd | ends[0] | ends[1] | {n: row.get(n) for n in ("behind", "p", "p_holm")} | spent

@@ -32,6 +32,7 @@ class Cost:
     per_sample_ms: float  # in batches of 64, median
     step_bytes: int  # memory of a training step: weights, gradients, optimiser and what backward needs
     lengths: Mapping[str, int]  # steps of each modality it was measured at
+    threads: int  # of the CPU, that it was timed with
 
 
 def measure(model: Model, data: Table, device: str) -> Cost:
@@ -60,6 +61,7 @@ def at(
         per_sample_ms=_median_ms(head, many, device) / 64,
         step_bytes=round(memory.estimate(make, lengths, dims, task, device).of(batch)),
         lengths={str(m): n for m, n in lengths.items()},
+        threads=torch.get_num_threads(),
     )
 
 

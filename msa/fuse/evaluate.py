@@ -15,6 +15,7 @@ from msa.errors import ConfigError
 from msa.fuse import metrics, pairing
 from msa.fuse.data import Table
 from msa.fuse.experiment import Data, Experiment, store_of
+from msa.fuse.race import beside
 from msa.fuse.run import Run, drawn_only
 from msa.fuse.train import predict
 from msa.types import Modality, Split
@@ -88,13 +89,14 @@ def _leak(run: Run, table: Table, own: bool) -> list[str]:
     """What must be said of a leaky pairing; without the row that shows the leak its figures are refused."""
     if not pairing.is_leaky(table.protocol) or not table.drawn:
         return []
-    name = drawn_only(table.drawn)
-    if not own or name not in run.metrics["beside"]:
+    name, shown = drawn_only(table.drawn), beside(run)
+    if not own or name not in shown:
+        again = f"msa fuse train --like {run.folder}" if own else "train on these data"
         raise ConfigError(
             f"pairing {table.protocol!r} leaks the label, and there is no row {name!r} for {table.name}",
-            fix="train on these data: that row is then made by itself",
+            fix=f"{again}: that row is then made by itself",
         )
-    f1 = run.metrics["beside"][name]["values"]["f1_weighted"]
+    f1 = shown[name]["values"]["f1_weighted"]
     return [f"LEAKY pairing ({table.protocol}): {name} reaches a weighted F1 of {f1:.3f} on these samples"]
 
 

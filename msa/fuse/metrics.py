@@ -27,18 +27,24 @@ Any other values have MAE and correlation. The correlation of constants is undef
 
 All of these but AUROC are functions of sums over samples, so they are written for weights w (R, n): ones (1, n) give
 the figures, the counts of R drawn test sets give R of each, and the bootstrap cannot drift from the definition.
+
+Clips of one video and recordings of one speaker are not independent, so what the bootstrap draws is groups: with
+replacement, as many as there are, each with all its samples (cluster bootstrap; Field and Welsh, J. R. Statist. Soc. B
+69, 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x; Davison and Hinkley, 1997, sec. 3.8). A group is the one of
+the store's index, and a sample without one is a group of its own. Few groups give intervals that are rough and too
+narrow; one gives none.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from msa.types import Task
 
 RESAMPLES = 1000  # of the bootstrap
 PAIRED = 5  # times as many for a p-value: Holm multiplies the lowest there can be by the number of comparisons
+FEW = 10  # groups, below which an interval is said to be rough
 MOSI = (-3.0, 3.0)  # low and high of the task: which rules values are scored by
 SIMS = (-1.0, 1.0)
 
@@ -85,14 +91,17 @@ def decisive(task: Task) -> tuple[str, int]:
 
 
 def bootstrap(
-    task: Task, y: np.ndarray, outputs: Sequence[np.ndarray], seed: int = 0
+    task: Task, y: np.ndarray, group: np.ndarray, outputs: Sequence[np.ndarray], seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95 % intervals over test samples of headline metrics averaged over seeds; `outputs` holds (n, outputs) per seed.
+    """95 % intervals over groups of test samples of headline metrics averaged over seeds; `outputs` holds (n, outputs)
+    per seed, and `group` (n,) the same number for samples of one group.
 
-    The same samples are drawn for every seed: the interval says what another test set of this size might have
-    given, not what another seed would. A metric that no draw defines has no interval.
+    The same groups are drawn for every seed: the interval says what another test set of as many groups might have
+    given, not what another seed would. A metric that no draw defines has no interval, and of one group none has.
     """
-    w = _draws(len(y), seed)
+    if groups(group) < 2:
+        return {}
+    w = _draws(group, seed)
     seeds = [_measured(task, y, output, w) for output in outputs]
     means = {name: np.mean([found[name] for found in seeds], 0) for name in headline(task) if name in seeds[0]}
     return {
@@ -103,13 +112,19 @@ def bootstrap(
 
 
 def paired(
-    task: Task, y: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0
+    task: Task,
+    y: np.ndarray,
+    group: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    seed: int = 0,
 ) -> tuple[float, float]:
     """By how much `first` beats `second` in the decisive metric, averaged over seeds, and the two-sided p-value.
 
-    Paired bootstrap (Efron and Tibshirani, 1993, ch. 16): both are scored on the same drawn test sets; p is twice the
-    share of draws on the other side of 0. It says whether other test samples would have told the two apart as well,
-    not whether other seeds would.
+    Paired bootstrap (Efron and Tibshirani, 1993, ch. 16) over the groups (n,): both are scored on the same drawn test
+    sets; p is twice the share of draws on the other side of 0. It says whether other groups of test samples would have
+    told the two apart as well, not whether other seeds would. No p is below 2^(1 - G), the least that a sign test on G
+    groups can give: the same head may win in each of three videos by chance, and every draw of them would agree.
     """
     name, sign = decisive(task)
 
@@ -117,11 +132,12 @@ def paired(
         a, b = (np.mean([_measured(task, y, output, w)[name] for output in seeds], 0) for seeds in (first, second))
         return np.asarray(sign * (a - b))
 
-    drawn = np.concatenate([gain(_draws(len(y), (seed, turn))) for turn in range(PAIRED)])
+    drawn = np.concatenate([gain(_draws(group, (seed, turn))) for turn in range(PAIRED)])
     drawn = drawn[~np.isnan(drawn)]
     other = min(np.mean(drawn <= 0), np.mean(drawn >= 0)) if len(drawn) else 0.5
     here = float(gain(np.ones((1, len(y))))[0])
-    return here, float(min(1.0, 2 * max(other, 1 / (len(drawn) + 1))))  # of R draws none is below 1 / (R + 1)
+    least = max(1 / (len(drawn) + 1), 0.5 ** groups(group))  # of R draws none is below 1 / (R + 1)
+    return here, float(min(1.0, 2 * max(other, least)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -133,10 +149,22 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _draws(n: int, seed: int | tuple[int, int]) -> np.ndarray:
-    """How often each of n samples is drawn into each of R test sets of the same size: (R, n)."""
-    rng = np.random.default_rng(seed)
-    return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]).astype(np.float64)
+def groups(group: np.ndarray) -> int:
+    """How many groups the samples (n,) are of."""
+    return len(np.unique(group))
+
+
+def in_order(group: np.ndarray) -> np.ndarray:
+    """The same groups (n,) as 0, 1, ... in the order in which they are met, int64."""
+    _, first, number = np.unique(group, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number]
+
+
+def _draws(group: np.ndarray, seed: int | tuple[int, int]) -> np.ndarray:
+    """How often each sample is drawn into each of R test sets of as many groups: (n,) -> (R, n)."""
+    rng, number, g = np.random.default_rng(seed), in_order(group), groups(group)
+    drawn = np.stack([np.bincount(rng.integers(0, g, g), minlength=g) for _ in range(RESAMPLES)])
+    return drawn.astype(np.float64).take(number, axis=1)  # take keeps rows together in memory; an index would not
 
 
 def majority(task: Task, y_train: np.ndarray, n: int) -> np.ndarray:
@@ -247,6 +275,8 @@ def _classes(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
 
 def _auroc(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> tuple[dict[str, float], list[str]]:
     """Of probabilities (n, C) against class numbers (n,), and what it leaves out."""
+    from sklearn.metrics import roc_auc_score  # whoever trains in another process needs none of it
+
     support = np.bincount(y, minlength=len(classes))
     usable = [c for c in range(len(classes)) if 0 < support[c] < len(y)]
     skipped = [name for c, name in enumerate(classes) if c not in usable]

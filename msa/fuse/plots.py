@@ -96,7 +96,7 @@ def forest(
         axes.plot(seeds, [y] * len(seeds), "|", color="C0", markersize=7, alpha=0.7)
         axes.plot(mean, y, "o", color="C0", markersize=5)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
-    axes.set(xlabel=f"{score}: mean, every seed, 95 % interval over test samples", title=title)
+    axes.set(xlabel=f"{score}: mean, every seed, 95 % interval over groups of test samples", title=title)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     _save(figure, path)

@@ -6,12 +6,13 @@ interrupted goes on where it stopped; an entrant that fails is named with its re
 
 import multiprocessing
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from msa.errors import ConfigError, MsaError
 from msa.fuse import experiment as experiments
 from msa.fuse import resident
 from msa.fuse.experiment import Experiment
-from msa.fuse.run import Run, claimed
+from msa.fuse.run import Run, claimed, drawn_only
 from msa.fuse.train import Watch
+
+THREADS = "OMP_NUM_THREADS"  # set by whoever starts us: so many for each process, whatever its share would be
+_training = threading.Lock()  # a process has one generator of random numbers, and a dask worker may have many threads
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Task:
         try:
             store = FeatureStore.open(self.store, self.generation)
             experiments.train_seed(Experiment.from_json(self.experiment), store, Path(self.folder), self.seed)
+            Run.open(Path(self.folder)).note_machine(self.seed)
         except MsaError:
             raise
         except Exception:
@@ -111,6 +116,31 @@ def _race(
     return {name: runs[name] for name in entrants if name in runs}, failed
 
 
+def beside(run: Run) -> dict[str, Any]:
+    """What the scores of a run are shown beside: its own yardsticks and, where it was one of a race, the linear probe
+    trained next to it on the same samples and, where corpora were paired, that of what was drawn alone."""
+    own, found = dict(run.metrics.get("beside", {})), {}
+    drawn = run.record["data"]["drawn"]
+    names = [*(["probe"] if run.model.name != "probe" else []), *([drawn_only(drawn)] if drawn else [])]
+    for name in names:
+        home = run.folder.absolute().parent / slug(name)
+        if name not in own and (home / "run.json").exists():
+            other = Run.open(home)
+            if _comparable(other, run):
+                found[name] = other.metrics
+    return found | own
+
+
+def _comparable(probe: Run, run: Run) -> bool:
+    """Is this a finished probe of the same corpora, pairing and seeds, tested on as many samples?"""
+    ours, theirs = (one.record["experiment"] for one in (run, probe))
+    views = [one["data"]["views"] for one in (ours, theirs)]
+    same_views = all(views[0][m] == views[1][m] for m in set(views[0]) & set(views[1]))
+    facts = [one["data"] | {"views": {}, "modalities": [], "seeds": one["seeds"]} for one in (ours, theirs)]
+    tested = [one.metrics.get("test_samples", 0) for one in (run, probe)]
+    return probe.model.name == "probe" and facts[0] == facts[1] and same_views and tested[0] == tested[1] > 0
+
+
 def slug(name: str) -> str:
     """A name as a folder: `probe, text only` -> `probe-text-only`."""
     return "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).split())
@@ -144,7 +174,7 @@ def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[s
 
 def _all_at_once(tasks: Sequence[Task], workers: Workers, settle: Callable[[Task, "Future[None]"], None]) -> None:
     """Settle all of them, but those whose process or whose neighbour's died."""
-    with pool(workers) as processes:
+    with pool(replace(workers, jobs=min(workers.here, len(tasks)))) as processes:  # a core nobody has is of no use
         futures = {processes.submit(Task.do, task): task for task in tasks}
         try:
             for future in as_completed(futures):
@@ -176,16 +206,36 @@ def pool(workers: Workers) -> Iterator[Executor]:
                 f"no dask scheduler answers at {workers.scheduler}: {error}", fix="start one, or leave --scheduler out"
             ) from None
         with client, client.get_executor(pure=False) as processes:
-            yield processes
+            yield _InTurn(processes)
         return
     spawn = multiprocessing.get_context("spawn")  # CUDA and thread pools do not survive a fork
     turns = spawn.SimpleQueue()
     for n in range(workers.here):
         turns.put(n)
-    threads = max(1, _cores() // workers.here)
-    starts = (turns, threads, workers.here)
+    starts = (turns, threads_each(workers.here), workers.here)
     with ProcessPoolExecutor(workers.here, spawn, initializer=_settle_in, initargs=starts) as processes:
         yield processes
+
+
+class _InTurn(Executor):
+    """Processes of which each does one thing at a time, however many threads it has."""
+
+    def __init__(self, processes: Executor) -> None:
+        self._processes = processes
+
+    def submit(self, do: Callable[..., Any], /, *args: Any, **named: Any) -> "Future[Any]":
+        """Have it done by one of them."""
+        return self._processes.submit(_in_turn, do, *args, **named)
+
+
+def _in_turn(do: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    with _training:
+        return do(*args, **named)
+
+
+def threads_each(at_once: int) -> int | None:
+    """Of each of so many processes: its share of the cores; None where the environment says how many."""
+    return None if os.environ.get(THREADS) else max(1, _cores() // at_once)
 
 
 def _cores() -> int:
@@ -193,10 +243,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _settle_in(turns: Any, threads: int, at_once: int) -> None:
+def _settle_in(turns: Any, threads: int | None, at_once: int) -> None:
     """In a new process: its share of cores and memory, and a GPU of its own where there are several."""
     mine = turns.get()
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     resident.AT_ONCE = at_once
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(mine % torch.cuda.device_count())

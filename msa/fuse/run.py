@@ -2,7 +2,7 @@
 
 run.json            settings, seeds, corpora and views by fingerprint, versions; `--like` takes it back
 metrics.json        every seed's scores, mean and standard deviation, bootstrap intervals, yardsticks
-predictions.csv     one row per seed and test sample
+predictions.csv     one row per seed and test sample; samples of one video, speaker, ... have the same group
 history.csv         losses per seed and epoch
 normalisation.safetensors
 seeds/42/head.safetensors
@@ -19,7 +19,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +39,8 @@ from msa.fuse.train import Fit
 from msa.types import Modality, Task
 
 CHECKPOINT = "checkpoint.pt"  # below seeds/42, after every epoch
-FIT = "fit.pt"  # there when that seed is trained; both are deleted when the run is finished
+FIT = "fit.pt"  # there when that seed is trained
+MACHINE = "machine.json"  # where and with how many threads, if it was another process; all are deleted at the end
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class SeedResult:
     seed: int
     fit: Fit
     output: np.ndarray
+    machine: Mapping[str, Any] = field(default_factory=dict)  # it was trained on, see `machine`
 
 
 @contextmanager
@@ -80,10 +82,12 @@ def drawn_only(drawn: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Tested:
-    """(corpus, id) of every test sample, labels (n,) or (n, classes), and outputs (n, outputs) of each seed."""
+    """(corpus, id) of every test sample, labels (n,) or (n, classes), groups (n,) as they are numbered in the run, and
+    outputs (n, outputs) of each seed."""
 
     ids: list[tuple[str, str]]
     y: np.ndarray
+    group: np.ndarray
     outputs: list[np.ndarray]
 
 
@@ -123,7 +127,7 @@ class Run:
                 )
             return found
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": _machine()}
+        record = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": machine()}
         _write_json(folder / "run.json", record | {"begun": datetime.now(UTC).isoformat(timespec="seconds")})
         return cls.open(folder)
 
@@ -183,9 +187,10 @@ class Run:
         self._write_predictions(task, test, rows)
         self._write_history(rows)
         self._draw(task, test, rows)
-        _write_json(self.folder / "metrics.json", summary(task, test, rows, others, constant, head))
+        told = [replace(row, machine=self._machine_of(row.seed)) for row in rows]
+        _write_json(self.folder / "metrics.json", summary(task, test, told, others, constant, head))
         for row in rows:
-            for name in (CHECKPOINT, FIT):
+            for name in (CHECKPOINT, FIT, MACHINE):
                 (self.folder / "seeds" / str(row.seed) / name).unlink(missing_ok=True)
 
     def trained(self, seed: int) -> bool:
@@ -193,17 +198,32 @@ class Run:
         home = self.folder / "seeds" / str(seed)
         return (home / FIT).exists() or (home / "head.safetensors").exists()
 
+    def note_machine(self, seed: int) -> None:
+        """Keep on what machine this process trains a seed: the one that finishes the run may be another."""
+        path = self.folder / "seeds" / str(seed) / MACHINE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_json(path, machine())
+
+    def _machine_of(self, seed: int) -> dict[str, Any]:
+        path = self.folder / "seeds" / str(seed) / MACHINE
+        return dict(json.loads(path.read_text("utf-8"))) if path.exists() else machine()
+
     def tested(self) -> "Tested":
-        """What every seed said of the test part, from predictions.csv."""
+        """What every seed said of the test part, from predictions.csv; in those of older runs, each sample is a group
+        of its own."""
         columns = [f"p_{name}" for name in self.task.classes] or ["predicted"]
         said: dict[str, list[list[float]]] = {}
         labels: dict[tuple[str, str], str] = {}
+        group: dict[tuple[str, str], int] = {}
         with open(self.folder / "predictions.csv", newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 said.setdefault(row["seed"], []).append([float(row[column]) for column in columns])
-                labels[row["corpus"], row["id"]] = row["label"]
+                name = row["corpus"], row["id"]
+                labels[name] = row["label"]
+                group.setdefault(name, int(row.get("group", len(group))))
         y = np.array([_number(self.task, label) for label in labels.values()])
-        return Tested(list(labels), y, [np.array(rows) for rows in said.values()])
+        outputs = [np.array(rows) for rows in said.values()]
+        return Tested(list(labels), y, np.array(list(group.values()), np.int64), outputs)
 
     @property
     def pictures(self) -> list[str]:
@@ -238,11 +258,13 @@ class Run:
         names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
         with open(self.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["seed", "corpus", "id", "label", *(["predicted"] if task.classes else []), *names])
+            named = ["seed", "corpus", "id", "group", "label", *(["predicted"] if task.classes else [])]
+            writer.writerow([*named, *names])
+            group = metrics.in_order(test.groups()[0])
             for row in rows:
-                for corpus, name, y, p in zip(test.corpus, test.ids, test.y, row.output, strict=True):
+                for corpus, name, number, y, p in zip(test.corpus, test.ids, group, test.y, row.output, strict=True):
                     said = _words(task, y, p)
-                    writer.writerow([row.seed, corpus, name, *said, *(f"{value:.9g}" for value in p)])
+                    writer.writerow([row.seed, corpus, name, number, *said, *(f"{value:.9g}" for value in p)])
 
     def _write_history(self, rows: Sequence[SeedResult]) -> None:
         columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))
@@ -276,10 +298,11 @@ def summary(
     head: FusionHead,
 ) -> dict[str, Any]:
     """metrics.json: all scores are of the test part."""
+    group, _ = test.groups()
 
     def scores(rows: Sequence[SeedResult]) -> dict[str, Any]:
         cut = lambda at: [replace(row, output=row.output[at]) for row in rows]  # noqa: E731
-        return _whole_and_parts(test, lambda at: _scores(task, test.y[at], cut(at)))
+        return _whole_and_parts(test, lambda at: _scores(task, test.y[at], group[at], cut(at)))
 
     found = scores(rows) | {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
     found["beside"] = {name: scores(other) for name, other in others.items()}
@@ -296,15 +319,16 @@ def _whole_and_parts(test: Part, scores: Callable[[np.ndarray], dict[str, Any]])
     return scores(np.ones(len(test), bool)) | ({"by_corpus": parts} if parts else {})
 
 
-def _scores(task: Task, y: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, Any]:
-    """Each seed's scores, their mean and standard deviation, and the bootstrap interval over test samples."""
+def _scores(task: Task, y: np.ndarray, group: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, Any]:
+    """Each seed's scores, their mean and standard deviation, and the bootstrap interval over how many groups."""
     scores = [metrics.score(task, y, row.output) for row in rows]
     values = {name: np.array([s.values[name] for s in scores]) for name in scores[0].values}
-    intervals = metrics.bootstrap(task, y, [row.output for row in rows])
+    intervals = metrics.bootstrap(task, y, group, [row.output for row in rows])
     return {
         "values": {name: float(v.mean()) for name, v in values.items()},
         "sd": {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()},
         "interval": {name: list(bounds) for name, bounds in intervals.items()},
+        "groups": metrics.groups(group),
         "notes": sorted({note for s in scores for note in s.notes}),
         "seeds": [_seed(row, s) for row, s in zip(rows, scores, strict=True)],
     }
@@ -320,6 +344,7 @@ def _seed(row: SeedResult, score: metrics.Score) -> dict[str, Any]:
         "best_epoch": row.fit.best_epoch + 1,
         "epochs": len(row.fit.history),
         "seconds": round(row.fit.seconds, 2),
+        **{name: row.machine[name] for name in ("device", "threads") if name in row.machine},
         "data_share": round(row.fit.data_seconds / row.fit.seconds, 4) if row.fit.seconds else 0.0,
         "padding": round(row.fit.padding, 4),
         "collapsed": row.fit.collapsed,
@@ -333,7 +358,8 @@ def _versions() -> dict[str, str]:
     return {"msa": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What this process computes on, and with how many threads."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
 

@@ -1,60 +1,76 @@
 """Many heads at once: the comparison, its audits and statistics, the search, and the papers' tables."""
 
+import csv
+import io
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
-from msa import catalog, results
+from msa import catalog, results, terminal
 from msa.errors import ConfigError, StoreError, UnknownNameError
-from msa.fuse import audits, bench, cost, memory, metrics, papers, race, reproduce, request, tune
+from msa.fuse import audits, bench, cost, memory, metrics, papers, plots, race, reproduce, request, tune
+from msa.fuse.evaluate import evaluate
 from msa.fuse.experiment import Data, Experiment, pin, run
 from msa.fuse.heads import probe
 from msa.fuse.model import Model
 from msa.fuse.race import Workers
 from msa.fuse.run import Run, claimed
 from msa.types import SENTIMENT, Split
-from tests.fuse.conftest import AUDIO, TEXT, VALUES
+from tests.fuse import dying
+from tests.fuse.conftest import AUDIO, TEXT, VALUES, add_corpus
 
 HERE = Workers(jobs=1)
+POOL = race.pool
 SHORT = ["epochs=2", "normalise=audio"]
 SMALL = [*SHORT, "dim=8", "heads=2", "layers=1", "cm_layers=1", "gate_hidden=8", "rank=2", "hidden=8", "lr=0.01"]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """Fewer bootstrap samples, and probes of a few epochs."""
+    """Fewer bootstrap samples, probes of a few epochs, and no pictures of single runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "RESAMPLES", 50)
+        for name in ("learning_curve", "confusion_matrix"):
+            patch.setattr(plots, name, lambda *_: None)
         patch.setitem(probe.TRAIN, "default", probe.TRAIN["default"] | {"epochs": 4})
         yield
+
+
+class Now:
+    """An executor that does it at once."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def submit(self, do, *args):
+        future = race.Future()
+        try:
+            future.set_result(do(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Trainings one after the other, here: a spawned process takes seconds to import torch."""
-
-    class Now:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return False
-
-        def submit(self, do, *args):
-            future = race.Future()
-            try:
-                future.set_result(do(*args))
-            except Exception as error:
-                future.set_exception(error)
-            return future
-
     monkeypatch.setattr(race, "pool", lambda workers: Now())
     monkeypatch.setattr(tune, "pool", lambda workers: Now())
+
+
+def single(y):
+    """Every sample a group of its own."""
+    return np.arange(len(y))
 
 
 def cmsta(*settings):
@@ -136,32 +152,63 @@ def test_a_head_that_fails_is_named_and_the_others_go_on(made, tmp_path, in_this
 def test_a_bench_in_two_processes_gives_the_same_figures(done, made, tmp_path):
     found, _, _ = done
     other = bench.bench({"cmsta": cmsta()}, Data(("posts",)), (1, 2), made, tmp_path / "two", Workers(jobs=2))
-    ours, theirs = ({r["name"]: r for r in of["rows"]}["cmsta"]["values"] for of in (found, other))
-    assert theirs == pytest.approx(ours, abs=1e-6)
+    ours, theirs = ({r["name"]: r for r in of["rows"]}["cmsta"] for of in (found, other))
+    assert theirs["values"] == pytest.approx(ours["values"], abs=1e-6)
+    assert theirs["cost"]["epochs_on"] == [{"device": "cpu", "threads": 1}]  # as OMP_NUM_THREADS says, see conftest
 
 
-def test_a_process_that_dies_takes_nobody_with_it(made, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", ".")
-    lines = []
-    plain = [race.Task(name, 1, {}, "", 0, str(tmp_path)) for name in ("victim", "refused", "survivor")]
-    monkeypatch.setattr(race.Task, "do", _killed_if_victim)
-    failed = {}
-    race._train(plain, HERE, lines.append, failed)
+@pytest.mark.filterwarnings("ignore")  # of dask's own
+def test_a_bench_on_a_dask_cluster_gives_the_same_table(made, tmp_path, in_this_process, monkeypatch):
+    """Two workers with two threads each, all in this process: torch has one generator of random numbers for them."""
+    from distributed import LocalCluster
+
+    entrants = {name: bench.Entrant(Model.of(name, settings=["epochs=2"])) for name in ("lmf", "tfn", "mutanet")}
+    here = bench.bench(entrants, Data(("posts",)), (1,), made, tmp_path / "here", HERE)
+    monkeypatch.setattr(race, "pool", POOL)
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        workers = Workers(scheduler=cluster.scheduler_address)
+        there = bench.bench(entrants, Data(("posts",)), (1,), made, tmp_path / "there", workers)
+    assert there["failed"] == {}
+    for one, other in zip(here["rows"], there["rows"], strict=True):
+        for what in ("name", "values", "sd", "interval", "behind", "p_holm", "collapsed", "seeds"):
+            assert one.get(what) == other.get(what), one["name"]
+    assert "trainings on a dask cluster (cpu, 1 thread each)" in str(results.bench_sheet(there).remarks)
+
+
+def test_processes_share_the_cores_that_there_are_unless_somebody_said_how_many_threads(monkeypatch):
+    seen, begun = [], []
+
+    class Processes(Now):
+        def __init__(self, jobs, context, initializer, initargs):
+            begun.append(jobs)
+            initializer(*initargs)
+
+    monkeypatch.setattr(race, "_cores", lambda: 16)
+    monkeypatch.setattr(race, "ProcessPoolExecutor", Processes)
+    monkeypatch.setattr(race.torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(race.Task, "do", lambda task: None)
+    monkeypatch.setattr(race.resident, "AT_ONCE", 1)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    many = [race.Task("x", seed, {}, "", 0, "") for seed in range(20)]
+    for tasks, jobs in ((many, 2), (many, 16), (many, 20), (many, None), (many[:3], None)):
+        race._train(tasks, Workers(jobs=jobs), lambda line: None, {})
+    assert begun == [2, 16, 20, 16, 3]  # no more than there are tasks: the others' cores would stand idle
+    assert seen == [8, 1, 1, 1, 5]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    race._train(many, Workers(jobs=2), lambda line: None, {})
+    assert len(seen) == 5  # torch has read it
+
+
+def test_a_process_that_dies_takes_nobody_with_it(monkeypatch):
+    lines, failed = [], {}
+    monkeypatch.setattr(race.Task, "do", dying.do)
+    monkeypatch.setattr(race, "_settle_in", dying.settle_in)
+    race._train([dying.Task(name, 1) for name in ("victim", "refused", "survivor")], HERE, lines.append, failed)
     assert failed == {
         "victim": "its process was killed, most likely for want of memory",
         "refused": "too large (take a smaller one)",  # an error arrives as it was
     }
     assert [line.partition(", seed")[0] for line in lines] == ["[1/3] victim", "[2/3] refused", "[3/3] survivor"]
-
-
-def _killed_if_victim(task):
-    import os
-    import signal
-
-    if task.name == "victim":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if task.name == "refused":
-        raise ConfigError("too large", fix="take a smaller one")
 
 
 def test_an_error_survives_the_way_from_one_process_to_another():
@@ -194,6 +241,30 @@ def test_what_cannot_be_tested_costs_the_others_nothing(made, tmp_path, in_this_
     assert found["failed"] == {"cmsta": "trained, not tested: RuntimeError: out of memory"}
     assert "out of memory" in (tmp_path / "runs" / "cmsta" / "error-test.txt").read_text()
     assert len(found["rows"]) == 3
+
+
+def test_what_a_head_costs_may_be_too_much_to_measure_and_costs_nothing_else(
+    made, tmp_path, in_this_process, monkeypatch
+):
+    measure = cost.measure
+
+    def too_large(model, *args):
+        if model.name == "cmsta":
+            raise RuntimeError("CUDA out of memory")
+        return measure(model, *args)
+
+    monkeypatch.setattr(cost, "measure", too_large)
+    found = bench.bench({"cmsta": cmsta()}, Data(("posts",)), (1,), made, tmp_path, HERE)
+    assert found["unmeasured"] == {"cmsta": "RuntimeError: CUDA out of memory"}
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["cmsta"]["values"] == Run.open(tmp_path / "runs" / "cmsta").metrics["values"]
+    assert set(rows["cmsta"]["cost"]) == {"parameters", "seconds_per_epoch", "epochs_on"}  # the trainings know these
+    assert rows["probe"]["cost"]["flops"] > 0
+    sheet = results.bench_sheet(json.loads((tmp_path / "bench.json").read_text()))
+    assert sheet.rows[0][-4:-2] == ("-", "-")  # operations and memory
+    assert "cmsta: what it costs could not be measured: RuntimeError: CUDA out of memory" in sheet.remarks
+    with open(tmp_path / "bench.csv") as file:
+        assert {row["name"]: bool(row["flops"]) for row in csv.DictReader(file)} == {n: n != "cmsta" for n in rows}
 
 
 def test_a_folder_somebody_is_at_work_in_is_left_alone(made, tmp_path):
@@ -229,6 +300,36 @@ def test_several_corpora_are_shown_apart_too(made, tmp_path, in_this_process):
     assert part["test_samples"] == 9  # the voices alone
 
 
+def test_a_table_fits_the_terminal_in_pieces_that_repeat_the_names(done, monkeypatch):
+    found, _, _ = done
+    sheet = results.bench_sheet(found)
+    shown = {}
+    for width in (60, 100, 200):
+        screen = Console(width=width, file=io.StringIO(), force_terminal=True)
+        monkeypatch.setattr(terminal, "out", screen)
+        terminal.sheet(replace(sheet, remarks=()))
+        _, _, table = re.sub(r"\x1b\[[0-9;]*m", "", screen.file.getvalue()).partition("\n")
+        assert max(map(len, table.splitlines())) <= width
+        shown[width] = table.count("probe, text only"), table.count("majority class")
+    assert shown == {60: (3, 2), 100: (2, 1), 200: (1, 1)}  # what a row has nothing of is not repeated
+
+
+@pytest.mark.parametrize(
+    ("n", "said"),
+    [
+        (0, "0"),
+        (130, "130"),
+        (999.4, "999"),
+        (999.6, "1 k"),
+        (154_040, "154 k"),
+        (2.018e9, "2.02 G"),
+    ],
+)
+def test_operations_are_told_in_three_digits(n, said):
+    assert results._scaled(n) == said
+    assert results._scaled(n, "B") == said + ("B" if " " in said else " B")
+
+
 # --- statistics and audits --------------------------------------------------------------------------------------------
 
 
@@ -239,19 +340,19 @@ def test_paired_bootstrap_finds_a_difference_and_no_more_than_chance_where_there
     for _ in range(60):
         y = rng.integers(0, 3, 150)
         one, other = (np.eye(3)[np.where(rng.random(150) < 0.6, y, rng.integers(0, 3, 150))] for _ in "ab")
-        small.append(metrics.paired(SENTIMENT, y, [one], [other])[1] < 0.05)
+        small.append(metrics.paired(SENTIMENT, y, single(y), [one], [other])[1] < 0.05)
         better = np.eye(3)[np.where(rng.random(150) < 0.9, y, rng.integers(0, 3, 150))]
     assert np.mean(small) < 0.15  # of heads that are equally good; 0.05 is meant
-    gain, p = metrics.paired(SENTIMENT, y, [better], [other])
+    gain, p = metrics.paired(SENTIMENT, y, single(y), [better], [other])
     assert gain > 0.15
     assert p < 0.01
-    assert metrics.paired(SENTIMENT, y, [other], [better]) == (pytest.approx(-gain), p)
-    assert metrics.paired(SENTIMENT, y, [other], [other])[1] == 1.0
+    assert metrics.paired(SENTIMENT, y, single(y), [other], [better]) == (pytest.approx(-gain), p)
+    assert metrics.paired(SENTIMENT, y, single(y), [other], [other])[1] == 1.0
 
 
 def test_gain_is_positive_for_a_smaller_error():
     y = np.linspace(-3, 3, 80)
-    gain, p = metrics.paired(VALUES, y, [y[:, None] + 0.1], [y[:, None] - 0.5])
+    gain, p = metrics.paired(VALUES, y, single(y), [y[:, None] + 0.1], [y[:, None] - 0.5])
     assert gain == pytest.approx(0.4)
     assert p < 0.05
 
@@ -293,7 +394,7 @@ def test_recordings_that_are_lent_are_looked_through_too(store):
 def test_a_p_value_can_be_small_enough_for_many_comparisons():
     y = np.resize(np.arange(3), 90)
     right, wrong = np.eye(3)[y], np.eye(3)[(y + 1) % 3]
-    assert metrics.paired(SENTIMENT, y, [right], [wrong])[1] == pytest.approx(2 / (metrics.PAIRED * 50 + 1))
+    assert metrics.paired(SENTIMENT, y, single(y), [right], [wrong])[1] == pytest.approx(2 / (metrics.PAIRED * 50 + 1))
     assert 30 * 2 / (metrics.PAIRED * 1000 + 1) < 0.05
 
 
@@ -308,6 +409,109 @@ def test_one_modality_can_be_looked_at_alone_where_its_corpus_is_paired_with_ano
         assert set(found.corpus) == {"voices" if pairing == "union" else "posts"}
     with pytest.raises(StoreError, match="no hidden states of face for posts"):
         Data(("posts", "voices"), modalities=("face",)).load(made)
+
+
+def add_clips(store, name="clips", videos=6):
+    """60 clips of so many videos to test, of ten clips each to learn from, which all say what their video says."""
+    n = 120
+    group = [f"v{i // 10}" if i < 60 else f"t{i % videos}" for i in range(n)]
+    split = np.repeat(np.array([0, 1, 2], np.uint8), [40, 20, 60])
+    labels = np.random.default_rng(0).integers(0, 3, n).astype(np.float32)[:, None]
+    return add_corpus(store, name, n, split=split, group=group, labels=labels, signal=0.2)
+
+
+def test_clips_of_one_video_are_drawn_together_everywhere(store, tmp_path, in_this_process):
+    index = add_clips(store)
+    found = bench.bench({"cmsta": cmsta()}, Data(("clips",)), (1, 2), store, tmp_path, HERE)
+    run = Run.open(tmp_path / "runs" / "cmsta")
+    tested = run.tested()
+    named = [index.group[index.ids.index(id)] for _, id in tested.ids]
+    assert len(set(zip(named, tested.group.tolist(), strict=True))) == len(set(named)) == run.metrics["groups"] == 6
+    whole = metrics.bootstrap(SENTIMENT, tested.y, np.array(named), tested.outputs)
+    assert run.metrics["interval"] == {name: pytest.approx(bounds) for name, bounds in whole.items()}
+    single_samples = metrics.bootstrap(SENTIMENT, tested.y, single(tested.y), tested.outputs)
+    assert run.metrics["interval"]["accuracy"] != pytest.approx(single_samples["accuracy"])
+    best, other = sorted(found["rows"], key=lambda row: "behind" in row)[:2]
+    pair = [Run.open(tmp_path / "runs" / row["run"]).tested().outputs for row in (best, other)]
+    gain, p = metrics.paired(SENTIMENT, tested.y, np.array(named), *pair)
+    assert (other["behind"], other["p"]) == (pytest.approx(gain), pytest.approx(p))
+    for sheet in (results.bench_sheet(found), results.sheet(run)):
+        assert sheet.remarks[0].endswith("over groups of test samples: videos, speakers, ...; 60 samples in 6]")
+        assert sheet.remarks[1].startswith("ROUGH interval: 6 groups of test samples are few")
+    with open(tmp_path / "bench.csv") as file:
+        row = next(csv.DictReader(file))
+    assert (row["test_samples"], row["groups"]) == ("60", "6")
+    assert float(row["low_accuracy"]) < float(row["accuracy"]) < float(row["high_accuracy"])
+
+
+def test_a_video_is_another_one_in_another_corpus(store, tmp_path, in_this_process):
+    add_clips(store, "some", 12)
+    add_clips(store, "others", 1)
+    named = Data(("some", "others"), "union")
+    found = bench.bench({"cmsta": cmsta("epochs=1")}, named, (1,), store, tmp_path, HERE)
+    run = Run.open(tmp_path / "runs" / "cmsta")
+    assert run.metrics["groups"] == 13
+    assert {name: part["groups"] for name, part in run.metrics["by_corpus"].items()} == {"some": 12, "others": 1}
+    assert run.metrics["by_corpus"]["others"]["interval"] == {}
+    for remarks in (results.sheet(run).remarks, results.bench_sheet(found).remarks):
+        assert any(remark.startswith("others: all test samples are of one group") for remark in remarks)
+        assert not any("ROUGH" in remark for remark in remarks if not remark.startswith("probe"))
+
+
+def test_a_run_of_before_there_were_groups_can_be_read(done):
+    found, folder, _ = done
+    run = Run.open(folder / "runs" / "cmsta")
+    new = run.tested()
+    with open(run.folder / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    with open(run.folder / "predictions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != "group"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    del run.metrics["groups"]
+    (run.folder / "metrics.json").write_text(json.dumps(run.metrics))
+    old = Run.open(run.folder)
+    assert old.tested().group.tolist() == list(range(12)) == new.group.tolist()
+    np.testing.assert_array_equal(old.tested().outputs, new.outputs)
+    assert "over single test samples, as an older msa drew them]" in results.sheet(old).remarks[0]
+    rows = [row | {"groups": None} if row["name"] == "cmsta" else row for row in found["rows"]]
+    assert "single test samples" in str(results.bench_sheet(found | {"rows": rows}).remarks)
+
+
+def test_what_two_corpora_share_is_seen_across_them(store):
+    """Trained on one and tested on the other, a text is as well known as one of its own corpus."""
+    posts, index = store.index("posts"), add_corpus(store, "more", 60, (TEXT,))
+    digests = {m: d.copy() for m, d in index.digests.items()}
+    digests[TEXT][index.rows(Split.TEST)[:3]] = posts.digests[TEXT][posts.rows(Split.TRAIN)[0]]
+    store.add_index(replace(index, name="seen", digests=digests))
+    data = Data(("posts", "more"), "union").load(store)
+    as_seen = replace(data, corpus=["seen" if name == "more" else name for name in data.corpus])
+    lines = audits.shared_inputs(store, Data(("posts", "seen"), "union"), as_seen)
+    assert lines == ["seen: the text of 3 of 12 test samples is also in posts's training or validation"]
+    assert audits.shared_inputs(store, Data(("posts", "more"), "union"), data) == []
+
+
+def test_a_run_of_a_leaky_bench_is_shown_beside_the_probe_of_what_was_drawn(made, tmp_path, in_this_process):
+    named = Data(("voices", "posts"), "label_matched")
+    found = bench.bench({"cmsta": cmsta("epochs=1")}, named, (1,), made, tmp_path, HERE)
+    home, name = tmp_path / "runs" / "cmsta", "probe, text and image only"
+    alone = next(row for row in found["rows"] if row["name"] == name)
+    assert "(pairing: label_matched, seed 42)" in found["title"]
+    run = Run.open(home)
+    assert [row[0] for row in results.sheet(run).rows] == ["cmsta", "probe", name, "majority class"]
+    assert race.beside(run)[name]["values"] == alone["values"]
+    f1 = alone["values"]["f1_weighted"]
+    assert any(f"{name} reaches a weighted F1 of {f1:.3f}" in note for note in evaluate(home)[1]["notes"])
+    assert name in {row[0] for row in results.sheet(Run.open(home.parent / alone["run"])).rows}
+
+    record = home.parent / alone["run"] / "run.json"
+    record.write_text(record.read_text().replace('"pair_seed": 42', '"pair_seed": 43'))  # of other data
+    for way in (lambda: results.sheet(run), lambda: evaluate(home)):
+        with pytest.raises(ConfigError, match=f"the row '{name}' is missing|there is no row '{name}'") as error:
+            way()
+        assert error.value.fix == f"msa fuse train --like {home}: that row is then made by itself"
+    again = request.train(request.Request("cmsta"), None, tmp_path / "again", None, home, print)
+    assert name in {row[0] for row in results.sheet(again).rows}
 
 
 def test_a_leaky_pairing_stands_beside_what_was_drawn_alone(made, tmp_path, in_this_process):

@@ -30,6 +30,11 @@ def sure(predicted, n=3):
     return np.eye(n)[np.asarray(predicted)] * 0.8 + 0.2 / n
 
 
+def single(y):
+    """Every sample a group of its own, whatever the groups are called."""
+    return 3 * np.arange(len(y))[::-1]
+
+
 def random_case(n=200, seed=0):
     """Labels of uneven classes and probabilities that know something of them."""
     rng = np.random.default_rng(seed)
@@ -160,7 +165,7 @@ def test_the_bootstrap_interval_of_accuracy_is_the_binomial_one():
     n, k = 300, 234
     y = np.zeros(n, int)
     output = sure([0] * k + [1] * (n - k))
-    low, high = metrics.bootstrap(SENTIMENT, y, [output])["accuracy"]
+    low, high = metrics.bootstrap(SENTIMENT, y, single(y), [output])["accuracy"]
     wanted = binom.ppf([0.025, 0.975], n, k / n) / n
     assert (low, high) == pytest.approx(tuple(wanted), abs=0.008)
 
@@ -200,7 +205,7 @@ def test_an_interval_holds_the_share_of_drawn_test_sets_it_says(task):
     rng = np.random.default_rng(5)
     draws = [rng.integers(0, 50, 50) for _ in range(100)]
     drawn = [metrics.score(task, y[draw], output[draw]).values for draw in draws]
-    for name, (low, high) in metrics.bootstrap(task, y, [output, output]).items():
+    for name, (low, high) in metrics.bootstrap(task, y, single(y), [output, output]).items():
         assert np.mean([low <= values[name] <= high for values in drawn]) > 0.9, name
         assert low < metrics.score(task, y, output).values[name] < high
 
@@ -209,18 +214,69 @@ def test_the_bootstrap_averages_seeds_over_the_same_draws():
     """Two seeds that err on different halves: each accuracy varies, their mean hardly can."""
     y = np.zeros(100, int)
     one, two = sure([0] * 50 + [1] * 50), sure([1] * 50 + [0] * 50)
-    assert metrics.bootstrap(SENTIMENT, y, [one, two])["accuracy"] == (0.5, 0.5)
-    low, high = metrics.bootstrap(SENTIMENT, y, [one])["accuracy"]
+    assert metrics.bootstrap(SENTIMENT, y, single(y), [one, two])["accuracy"] == (0.5, 0.5)
+    low, high = metrics.bootstrap(SENTIMENT, y, single(y), [one])["accuracy"]
     assert high - low > 0.15
 
 
 def test_the_bootstrap_is_the_same_twice_and_covers_the_figure():
     y, p = random_case()
-    one, two = (metrics.bootstrap(SENTIMENT, y, [p, p]) for _ in range(2))
+    one, two = (metrics.bootstrap(SENTIMENT, y, single(y), [p, p]) for _ in range(2))
     assert one == two
     found = metrics.score(SENTIMENT, y, p).values
     assert set(one) == {"accuracy", "f1_weighted", "f1_macro"}
     assert all(low < found[name] < high for name, (low, high) in one.items())
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_of_single_samples_the_bootstrap_is_what_it_was_to_the_bit(task):
+    """Counts as they were drawn before there were groups."""
+    n, (y, output) = 150, case_of(task, 150)
+    rng = np.random.default_rng(0)
+    w = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(metrics.RESAMPLES)]).astype(np.float64)
+    drawn = metrics._measured(task, y, output, w)
+    found = metrics.bootstrap(task, y, single(y), [output])
+    assert found
+    for name, bounds in found.items():
+        assert bounds == tuple(np.nanpercentile(drawn[name], [2.5, 97.5]))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_clips_that_all_say_the_same_count_as_one(task):
+    """Ten copies of every sample know no more than the sample: the interval and the p are those of the samples."""
+    y, output = case_of(task, 60)
+    other = case_of(task, 60, seed=1)[1]
+    copied = np.tile(np.arange(60), 10)
+    for name, (low, high) in metrics.bootstrap(task, y[copied], copied, [output[copied]]).items():
+        assert (low, high) == pytest.approx(metrics.bootstrap(task, y, single(y), [output])[name], abs=1e-9)
+    low, high = metrics.bootstrap(task, y, single(y), [output])[metrics.decisive(task)[0]]
+    each = metrics.bootstrap(task, y[copied], single(copied), [output[copied]])[metrics.decisive(task)[0]]
+    assert each[1] - each[0] < 0.6 * (high - low)  # what was printed before: as if copies were news
+    whole = metrics.paired(task, y, single(y), [output], [other])
+    assert metrics.paired(task, y[copied], copied, [output[copied]], [other[copied]]) == pytest.approx(whole, abs=1e-9)
+
+
+def test_a_drawn_test_set_is_of_whole_groups_put_together(monkeypatch):
+    """Of groups of 1 to 7 samples, in disorder, by taking the samples themselves and scoring them."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 40)
+    y, p = random_case(60, seed=3)
+    group = np.random.default_rng(4).permutation(np.repeat(np.arange(15), np.resize([1, 7, 4], 15)))
+    named = group[np.sort(np.unique(group, return_index=True)[1])]  # in the order in which they are met
+    rng, by_hand = np.random.default_rng(0), []
+    for _ in range(40):
+        rows = np.concatenate([np.flatnonzero(group == named[g]) for g in rng.integers(0, 15, 15)])
+        by_hand.append(metrics.score(SENTIMENT, y[rows], p[rows]).values["f1_macro"])
+    found = metrics.bootstrap(SENTIMENT, y, group, [p])["f1_macro"]
+    assert found == pytest.approx(tuple(np.percentile(by_hand, [2.5, 97.5])))
+
+
+def test_few_groups_tell_nothing_from_chance_and_one_has_no_interval():
+    y = np.resize(np.arange(3), 90)
+    right, wrong = sure(y), sure((y + 1) % 3)
+    assert metrics.bootstrap(SENTIMENT, y, np.zeros(90, int), [right]) == {}
+    for groups in (1, 2, 5):
+        gain, p = metrics.paired(SENTIMENT, y, np.arange(90) % groups, [right], [wrong])
+        assert (gain, p) == (1.0, 2.0 ** (1 - groups))
 
 
 def test_the_majority_knows_the_training_labels_and_nothing_else():
@@ -304,7 +360,7 @@ def test_without_a_label_that_is_not_zero_half_of_the_metrics_are_undefined_and_
     assert np.isnan([score.values["acc2_non0"], score.values["f1_non0"]]).all()
     assert score.values["acc2_has0"] == pytest.approx(3 / 5)
     assert "acc2_non0 and f1_non0 are undefined: every label is 0" in score.notes
-    bounds = metrics.bootstrap(VALUES, y, [output])
+    bounds = metrics.bootstrap(VALUES, y, single(y), [output])
     assert set(bounds) == set(metrics.headline(VALUES)) - {"acc2_non0", "f1_non0"}
 
 

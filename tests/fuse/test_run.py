@@ -119,7 +119,8 @@ def test_a_run_is_a_folder_of_plain_files(finished):
     assert record["data"]["dims"] == {"text": 8, "image": 6, "audio": 5}
     assert record["data"]["views"]["audio"]["attributes"]["backbone"] == "made.audio"
     assert set(record["versions"]) >= {"msa", "python", "torch"}
-    assert found["test_samples"] == 12
+    assert (found["test_samples"], found["groups"]) == (12, 12)
+    assert {(seed["device"], seed["threads"]) for seed in found["seeds"]} == {("cpu", 1)}
     assert set(found["beside"]) == {"probe", "majority class"}
 
 
@@ -131,7 +132,8 @@ def test_corpora_and_views_are_recorded_by_fingerprint(finished, made):
 
 def test_predictions_hold_one_row_per_seed_and_test_sample(finished, made):
     rows, index = predictions(finished), made.index("posts")
-    assert list(rows[0]) == ["seed", "corpus", "id", "label", "predicted", "p_negative", "p_neutral", "p_positive"]
+    classes = ["p_negative", "p_neutral", "p_positive"]
+    assert list(rows[0]) == ["seed", "corpus", "id", "group", "label", "predicted", *classes]
     assert len(rows) == 2 * 12
     ids = [index.ids[row] for row in index.rows(Split.TEST)]
     assert [(row["seed"], row["id"]) for row in rows] == [(seed, name) for seed in ("42", "43") for name in ids]
@@ -317,7 +319,7 @@ def test_values_are_run_from_end_to_end(store, tmp_path):
     run = experiment.run(wanted(("clips",), settings=["normalise="]), store, tmp_path / "run")
     assert run.pictures == ["learning_curve.png", "predicted_values.png"]
     rows = predictions(run)
-    assert list(rows[0]) == ["seed", "corpus", "id", "label", "predicted"]
+    assert list(rows[0]) == ["seed", "corpus", "id", "group", "label", "predicted"]
     error = [abs(float(row["label"]) - float(row["predicted"])) for row in rows]
     assert run.metrics["values"]["mae"] == pytest.approx(np.mean(error), abs=1e-5)
     assert set(run.metrics["beside"]) == {"probe", "training median"}
@@ -341,7 +343,7 @@ def test_several_labels_at_once_are_run_from_end_to_end(store, tmp_path):
     assert run.pictures == ["each_label.png", "learning_curve.png"]
     assert run.record["data"]["classes"] == dict(zip(EMOTIONS.classes, (20, 20, 20, 40, 40, 0), strict=True))
     rows, names = predictions(run), EMOTIONS.classes
-    assert list(rows[0]) == ["seed", "corpus", "id", "label", "predicted", *(f"p_{name}" for name in names)]
+    assert list(rows[0]) == ["seed", "corpus", "id", "group", "label", "predicted", *(f"p_{name}" for name in names)]
     for row in rows:
         holds = index.y[index.ids.index(row["id"])] > 0
         said = [float(row[f"p_{name}"]) > 0.5 for name in names]
@@ -450,11 +452,11 @@ def test_the_linear_probe_is_beaten_by_a_lower_error_or_a_higher_f1(finished, tm
     for ours, said in ((0.8, False), (worse, True)):
         beside = {"probe": {"values": {name: 0.8 + 0.05 * (-1 if task.classes else 1)}}}
         run = Run(tmp_path, record, {"values": {name: ours}, "beside": beside})
-        told = results._verdict(run)
+        told = results._verdict(run, run.metrics["beside"])
         assert bool(told) is said
     title = "F1 mean" if task.classes else "MAE"
     assert f"does not beat the linear probe here ({title} {worse:.3f} against " in told[0]
-    assert results._verdict(Run(tmp_path, record, {"values": {name: None}, "beside": beside})) == []  # undefined
+    assert results._verdict(Run(tmp_path, record, {"values": {name: None}}), beside) == []  # undefined
 
 
 def test_an_absent_class_of_one_corpus_is_named_with_the_corpus(finished, tmp_path):
