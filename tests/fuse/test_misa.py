@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from msa.errors import ConfigError
-from msa.fuse.heads.misa import MISA, Config, Recurrent, TransformerLayer, cmd, difference, overlap
+from msa.fuse.heads.misa import MISA, BothWays, Config, Recurrent, TransformerLayer, cmd, difference, overlap
 from msa.types import SENTIMENT, Modality
 from tests.fuse.batches import random_batch
 
@@ -81,12 +81,21 @@ def test_the_transformer_equals_that_of_pytorch():
     torch.testing.assert_close(ours(x, there)[there], expected[there])
 
 
+def torchs(both: BothWays) -> nn.LSTM:
+    """torch's bidirectional LSTM with the same weights."""
+    one = nn.LSTM(both.ahead.input_size, both.ahead.hidden_size, batch_first=True, bidirectional=True)
+    back = {f"{name}_reverse": value for name, value in both.back.state_dict().items()}
+    one.load_state_dict({**both.ahead.state_dict(), **back})
+    return one
+
+
 def test_two_lstms_read_each_sample_as_if_it_were_alone():
     read, x, length = Recurrent(5, 4), torch.randn(4, 6, 5), [6, 1, 3, 4]
     together = read(x, torch.arange(6) < torch.tensor(length)[:, None])
+    first, second = (torchs(both) for both in (read.first, read.second))
     for i, n in enumerate(length):
-        states, (h_1, _) = read.first(x[i, :n][None])
-        _, (h_2, _) = read.second(read.norm(states))
+        states, (h_1, _) = first(x[i, :n][None])
+        _, (h_2, _) = second(read.norm(states))
         alone = torch.cat([h_1[0], h_2[0], h_1[1], h_2[1]], 1)
         torch.testing.assert_close(together[i : i + 1], alone)
 

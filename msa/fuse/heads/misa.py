@@ -19,12 +19,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from msa.config import checked
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
 from msa.fuse.modules.attention import Attention
+from msa.fuse.modules.steps import backwards, last_valid
 from msa.types import Modality, Task
 
 Parts = dict[Modality, Tensor]  # one tensor per modality
@@ -146,17 +146,28 @@ class Recurrent(nn.Module):
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
-        self.first = nn.LSTM(width, units, batch_first=True, bidirectional=True)
+        self.first = BothWays(width, units)
         self.norm = nn.LayerNorm(2 * units)
-        self.second = nn.LSTM(2 * units, units, batch_first=True, bidirectional=True)
+        self.second = BothWays(2 * units, units)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D) under mask (B, T) -> (B, 4 units); what a sample without steps gives is not to be read."""
-        length = mask.sum(1).clamp(min=1).cpu()  # (B,)
-        states, (h_1, _) = self.first(pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False))
-        normed = self.norm(pad_packed_sequence(states, batch_first=True)[0])  # (B, T, 2 units)
-        _, (h_2, _) = self.second(pack_padded_sequence(normed, length, batch_first=True, enforce_sorted=False))
-        return torch.cat([h_1, h_2], 2).transpose(0, 1).flatten(1)  # forward of both, then backward of both
+        """(B, T, D) under mask (B, T) -> (B, 4 units), 0 of a sample without steps."""
+        states, *ends_1 = self.first(x, mask)
+        _, *ends_2 = self.second(self.norm(states), mask)
+        return torch.cat([end for pair in zip(ends_1, ends_2, strict=True) for end in pair], 1)
+
+
+class BothWays(nn.Module):
+    """A bidirectional LSTM of padded sequences; torch's wants them packed, and takes twice as long for narrow ones."""
+
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        self.ahead, self.back = (nn.LSTM(width, units, batch_first=True) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) under mask (B, T) -> states (B, T, 2 units), and where each way ends, twice (B, units)."""
+        ahead, back = self.ahead(x)[0], self.back(backwards(x, mask))[0]  # each (B, T, units)
+        return torch.cat([ahead, backwards(back, mask)], 2), last_valid(ahead, mask), last_valid(back, mask)
 
 
 class TransformerLayer(nn.Module):

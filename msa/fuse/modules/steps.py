@@ -4,6 +4,13 @@ import torch
 from torch import Tensor
 
 
+def backwards(x: Tensor, mask: Tensor) -> Tensor:
+    """The valid steps of x (B, T, D) under mask (B, T) in the opposite order; behind them is anything."""
+    step = torch.arange(mask.shape[1], device=mask.device)  # (T,)
+    where = (mask.sum(1, keepdim=True) - 1 - step).clamp(min=0)  # (B, T)
+    return x.gather(1, where[:, :, None].expand_as(x))
+
+
 def last_valid(x: Tensor, mask: Tensor) -> Tensor:
     """Row of x (B, T, D) at the last valid step of mask (B, T); zero where there is none -> (B, D)."""
     step = torch.arange(1, mask.shape[1] + 1, device=mask.device)  # (T,)
