@@ -1,4 +1,4 @@
-"""Stage 2's speed: steps of every head beside the public MMSA package's, memory, epochs at the papers' sizes.
+"""Stage 2's speed: steps of every head beside the public MMSA package's, memory, epochs at the papers' sizes, seeds.
 
 python -m benchmarks.fuse [PART ...] [--quick] [--mmsa FOLDER] [--device cuda]
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from benchmarks.extract import machine
 from benchmarks.extraction.measure import Row
-from benchmarks.fusion import epochs, mmsa, steps, weight
+from benchmarks.fusion import epochs, mmsa, seeds, steps, weight
 
-PARTS = ("steps", "memory", "epochs")
+PARTS = ("steps", "memory", "epochs", "seeds")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -52,6 +52,8 @@ def measured(parts: list[str], home: Path | None, quick: bool, device: str) -> I
             yield from weight.rows(home, quick)
         elif part == "epochs":
             yield from epochs.rows(quick, device)
+        elif part == "seeds" and device == "cpu":
+            yield from seeds.rows(quick)
 
 
 if __name__ == "__main__":
