@@ -44,6 +44,7 @@ def ordered(lengths: np.ndarray, widths: np.ndarray, size: int) -> Plan:
 def whole_groups(group: np.ndarray, position: np.ndarray, size: int, chance: Chance | None = None) -> Plan:
     """Batches of whole groups, each in the order of its positions: as many as come to `size` samples.
 
+    A group that has no order, such as a speaker's recordings, is no whole: its samples are batched one by one.
     A group of more than `size` is a batch of its own; one of more than STRETCH x size is cut into stretches of nearly
     equal length. Groups are shuffled where there is chance.
     """
@@ -52,7 +53,7 @@ def whole_groups(group: np.ndarray, position: np.ndarray, size: int, chance: Cha
     pieces = [
         stretch
         for members in np.split(by_group, ends)
-        for stretch in np.array_split(members, -(-len(members) // (STRETCH * size)))
+        for stretch in np.array_split(members, _pieces(position[members], size))
     ]
     turns = np.arange(len(pieces)) if chance is None else np.random.default_rng(chance).permutation(len(pieces))
     batches: list[list[np.ndarray]] = []
@@ -65,6 +66,11 @@ def whole_groups(group: np.ndarray, position: np.ndarray, size: int, chance: Cha
         batches[-1].append(piece)
         room -= len(piece)
     return [np.concatenate(batch) for batch in batches]
+
+
+def _pieces(position: np.ndarray, size: int) -> int:
+    """Into how many a group is cut, its positions in order: into its samples where all stand at the same."""
+    return len(position) if position[0] == position[-1] else -(-len(position) // (STRETCH * size))
 
 
 def padding(plan: Sequence[np.ndarray], lengths: np.ndarray, widths: np.ndarray) -> float:

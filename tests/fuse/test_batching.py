@@ -117,3 +117,10 @@ def test_groups_come_in_another_order_in_every_epoch_and_are_filled_up():
 def test_samples_of_no_group_are_batched_as_usual():
     plan = whole_groups(np.arange(50), np.zeros(50, int), 16, (0, 0))
     assert [len(at) for at in plan] == [16, 16, 16, 2]
+
+
+def test_a_group_without_an_order_is_not_kept_together():
+    speaker = np.repeat([0, 1], 40)
+    plan = whole_groups(speaker, np.zeros(80, int), 16, (0, 0))
+    assert [len(at) for at in plan] == [16] * 5
+    assert sum(len(set(speaker[at])) == 2 for at in plan) >= 4

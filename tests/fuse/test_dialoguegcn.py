@@ -91,6 +91,27 @@ def test_an_utterance_depends_on_its_dialogue_and_on_nothing_else():
     assert not torch.allclose(head(rows_of(batch, [0])), together[[0]])
 
 
+def test_scores_are_as_exact_in_half_precision():
+    head, x = DialogueGCN(SMALL, DIMS, SENTIMENT).eval(), 20 * torch.randn(2, 5, 13)  # scores as large as trained ones
+    there = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
+    near = head.graph.near(there)
+    full = head.look(x, there), head.graph.alpha(x[:, :, :8], near)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = head.look(x, there), head.graph.alpha(x[:, :, :8], near)
+    torch.testing.assert_close(half, full)
+    score = head.w_beta(x[1, 0]) @ x[1, :2].T
+    torch.testing.assert_close(full[0][1, 0], score.softmax(0) @ x[1, :2])
+
+
+def test_an_utterance_may_lack_a_modality_whose_values_are_never_read():
+    head, batch = DialogueGCN(SMALL, DIMS, SENTIMENT).eval(), conversations()
+    batch.mask[TEXT][[4, 5]] = False
+    batch.mask[AUDIO][0] = False
+    noise = {m: torch.where(batch.mask[m][:, :, None], x, torch.randn_like(x)) for m, x in batch.x.items()}
+    other = Batch(noise, batch.mask, batch.y, batch.row, GROUP, POSITION)
+    torch.testing.assert_close(head(other), head(batch), atol=1e-6, rtol=0)
+
+
 def test_every_parameter_learns_from_dialogues_too():
     head = DialogueGCN(SMALL, DIMS, SENTIMENT).train()
     head.loss(rows_of(conversations(), [0, 1, 2, 3, 4]))["task"].backward()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from msa.errors import ConfigError
+from msa.fuse.head import Batch, masked_mean
 from msa.fuse.heads.fdmer import FDMER, Config, consistency, disparity, hsic
 from msa.types import SENTIMENT, Modality
 from tests.fuse.batches import random_batch
@@ -68,6 +69,15 @@ def test_common_features_learn_to_deceive_the_discriminator_and_private_ones_to_
     torch.testing.assert_close(help_, straight[1][: sizes[1]])
     both = tuple(a + b for a, b in zip(straight[0][sizes[0] :], straight[1][sizes[1] :], strict=True))
     torch.testing.assert_close(judged, both)
+
+
+def test_a_batch_of_means_says_all_there_is_to_see():
+    head, batch = FDMER(SMALL, DIMS, SENTIMENT), random_batch(DIMS, SENTIMENT)
+    batch.mask[AUDIO][:3] = False
+    means = {m: masked_mean(x, batch.mask[m])[:, None] for m, x in batch.x.items()}
+    there = {m: mask.any(1, keepdim=True) for m, mask in batch.mask.items()}
+    assert FDMER.means_only
+    torch.testing.assert_close(head.loss(Batch(means, there, batch.y, batch.row)), head.loss(batch))
 
 
 def test_the_terms_of_the_loss_have_names_and_a_lone_modality_fewer():

@@ -99,6 +99,15 @@ def test_text_is_read_utterance_by_utterance_or_step_by_step():
     torch.testing.assert_close(found[5], read.lstm(read.linear(x[5][mask[5]])[None])[0][0].mean(0))
 
 
+def test_an_utterance_may_lack_a_modality_whose_values_are_never_read():
+    head, batch = MMGCN(SMALL, DIMS, SENTIMENT).eval(), conversations()
+    batch.mask[TEXT][[4, 5]] = False
+    batch.mask[AUDIO][0] = False
+    noise = {m: torch.where(batch.mask[m][:, :, None], x, torch.randn_like(x)) for m, x in batch.x.items()}
+    other = Batch(noise, batch.mask, batch.y, batch.row, GROUP, POSITION)
+    torch.testing.assert_close(head(other), head(batch), atol=1e-6, rtol=0)
+
+
 def test_every_parameter_learns_from_dialogues_too():
     head = MMGCN(SMALL, DIMS, SENTIMENT).train()
     head.loss(rows_of(conversations(), [0, 1, 2, 3, 4]))["task"].backward()

@@ -8,7 +8,7 @@ from msa.fuse.data import Normalisation
 from msa.fuse.head import Batch
 from msa.fuse.heads.tetfn import TETFN, Config, highest
 from msa.fuse.modules.unimodal import JOINT, UnimodalLabels
-from msa.fuse.train import TrainConfig, fit
+from msa.fuse.train import TrainConfig, _loss_and_output, fit
 from msa.types import SENTIMENT, Modality, Split, Task
 from tests.fuse.batches import EMOTIONS, random_batch
 from tests.fuse.conftest import memory_table
@@ -33,12 +33,12 @@ def vectors(size=4):
     return {JOINT: torch.rand(size, 3), "text": torch.rand(size, 2), "audio": torch.rand(size, 2)}
 
 
-def self_mm(now, before, y, i, name):
-    """The label of sample i from its own vectors and those the rows were last seen with."""
+def self_mm(now, before, y, i, name, own=None):
+    """The label of sample i from its own vectors and those the rows were last seen with; `own` are the modality's."""
     alpha = {}
-    for part in (JOINT, name):
+    for part, known in ((JOINT, y), (name, y if own is None else own)):
         positive, negative = (
-            torch.stack([v for v, s in zip(before[part], y, strict=True) if keep(s)]).mean(0)
+            torch.stack([v for v, s in zip(before[part], known, strict=True) if keep(s)]).mean(0)
             for keep in (lambda s: s > 0, lambda s: s < 0)
         )
         near, far = (now[part][i] - positive).norm(), (now[part][i] - negative).norm()
@@ -61,6 +61,17 @@ def test_labels_of_values_move_as_in_self_mm():
     made.update(third, HERE, ROWS, y)
     expected = before[0, 0, 0] / 2 + self_mm(third, second, y, 0, "text") / 2  # epoch 3: half and half
     torch.testing.assert_close(made.target[0, 0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_centres_of_a_modality_are_of_its_own_labels():
+    made, y = labels(), torch.tensor([1.0, -2.0, 0.5, -1.0])
+    first, second = vectors(), vectors()
+    made.update(first, HERE, ROWS, y)
+    own = torch.tensor([1.0, -2.0, -0.5, -1.0])  # the third has become negative in the text
+    made.target[:, 0, 0] = own
+    made.update(second, HERE, ROWS, y)
+    expected = own[2] / 3 + 2 / 3 * self_mm(second, first, y, 2, "text", own)
+    torch.testing.assert_close(made.target[2, 0, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_labels_of_classes_follow_the_shares_of_distances():
@@ -156,6 +167,14 @@ def test_validation_sees_one_term_and_moves_no_label():
     assert TETFN(SMALL, {TEXT: 7}, RANGE).train().loss(batch).keys() == {"task"}
 
 
+def test_validation_goes_through_the_transformers_once():
+    head, batch, times = TETFN(SMALL, DIMS, RANGE).eval(), random_batch(DIMS, RANGE), []
+    head.fuse.register_forward_hook(lambda *_: times.append(1))
+    terms, output = _loss_and_output(head, batch)
+    torch.testing.assert_close(terms["task"], (output[:, 0] - batch.y).abs().mean())
+    assert len(times) == 1
+
+
 def test_audio_reads_the_face_through_text():
     head, batch = TETFN(SMALL, DIMS, RANGE).eval(), random_batch(DIMS, RANGE, full=True)
     z = {m: head.place(x) for m, x in head.embedded(batch).items()}
@@ -195,3 +214,12 @@ def test_a_killed_training_goes_on_with_the_labels_it_had(tmp_path):
     assert resumed.history == straight.history
     assert all(epoch["train_unimodal"] > 0 for epoch in straight.history)
     assert all(torch.equal(resumed.state[name], straight.state[name]) for name in straight.state)
+
+
+def test_a_class_that_nobody_has_does_not_stop_the_labels_of_the_others():
+    made, y = labels(SENTIMENT), torch.tensor([0, 2, 2, 0])
+    for _ in range(3):
+        made.update(vectors(), HERE, ROWS, y)
+    one_hot = torch.eye(3)[y]
+    assert (made.target != one_hot[:, None]).any() and (made.target[:, :, 1] == 0).all()
+    torch.testing.assert_close(made.target.sum(2), torch.ones(4, 2))

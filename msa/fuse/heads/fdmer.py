@@ -55,6 +55,8 @@ TRAIN: dict[str, dict[str, object]] = {"default": {"lr": 3e-4, "weight_decay": 1
 
 
 class FDMER(FusionHead):
+    means_only = True
+
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
         c = self.config = config

@@ -8,7 +8,8 @@ Differs  Nobody says who speaks, so there is no speaker embedding.
          Layers are those of GCNII as printed; the authors' code takes its variant, which keeps what comes from the
          neighbours and from the first layer apart. Their training script asks for 4 layers, which that code, where 64
          are written down, does not hear.
-         An edge to oneself weighs 1, the angle to oneself being 0; other weights keep a little away from both ends.
+         An edge to oneself weighs 1, the angle to oneself being 0; other weights keep a little away from both ends. No
+         class weights, which the authors' script has for IEMOCAP.
 Missing  M modalities make M nodes. One that a sample lacks is no node, and ends as 0.
 Traps    What is said of an utterance depends on its dialogue, so batches hold whole ones (see batching.py for long
          ones). A group without positions, such as a speaker's recordings, is no dialogue.
@@ -47,7 +48,7 @@ TRAIN: dict[str, dict[str, object]] = {
     "default": {
         "lr": 3e-4,  # the authors', IEMOCAP
         "weight_decay": 3e-5,  # the authors', as an L2 penalty
-        "batch": 16,  # the authors', of dialogues
+        "batch": 16,  # the authors', who count dialogues; here utterances are counted
     }
 }
 

@@ -5,8 +5,9 @@ Fidelity B
 Differs  Text is frozen states; its authors train BERT. Vision is whatever is given; they have a ViT over faces.
          As in our MulT no mask hides what lies ahead of the query, every sequence has positions (in the public code
          only those of the text-enhanced layers), and dropout of attention leaves out steps of the memory.
-         Defaults are the settings for MOSI in the public code. There one rate is drawn for each stream, and audio and
-         vision learn faster than the rest; here one of each serves all. Unimodal vectors are 32 wide, all of them.
+         Defaults are the settings for MOSI in the public code, which are for aligned sequences. There streams have
+         dropout of their own, and audio learns faster than the rest and vision decays by nothing; here one of each
+         serves all. Unimodal vectors are 32 wide, all of them.
          Values: an absolute error, as theirs, and the labels of single modalities move as in Self-MM. Classes are
          ours, for which neither paper has labels: see modules/unimodal.py.
 Missing  Without text the first of the modalities takes its part. M modalities have M - 1 streams each. A lone one has
@@ -102,16 +103,16 @@ class TETFN(FusionHead):
         return self.classify(self.joint(batch, self.embedded(batch)))  # (B, outputs)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if not (self.training and self.tasks):
+            return {"task": self.error(self(batch), batch.y)}
         z = self.embedded(batch)  # each (B, L_m, d)
         joint = self.joint(batch, z)  # (B, joint)
-        terms = {"task": self.error(self.classify(joint), batch.y)}
-        if self.training and self.tasks:
-            vectors = {m: self.single[m](highest(z[m], batch.mask[m])) for m in self.tasks}  # each (B, unimodal)
-            answers = {m: self.classify_single[m](v) for m, v in vectors.items()}  # each (B, outputs)
-            present = {m: batch.mask[m].any(1) for m in self.tasks}  # each (B,)
-            terms["unimodal"] = self.config.weight * self.labels.losses(answers, present, batch.row, batch.y)
-            self.labels.update({JOINT: joint, **vectors}, present, batch.row, batch.y)
-        return terms
+        vectors = {m: self.single[m](highest(z[m], batch.mask[m])) for m in self.tasks}  # each (B, unimodal)
+        answers = {m: self.classify_single[m](v) for m, v in vectors.items()}  # each (B, outputs)
+        present = {m: batch.mask[m].any(1) for m in self.tasks}  # each (B,)
+        unimodal = self.labels.losses(answers, present, batch.row, batch.y)
+        self.labels.update({JOINT: joint, **vectors}, present, batch.row, batch.y)
+        return {"task": self.error(self.classify(joint), batch.y), "unimodal": self.config.weight * unimodal}
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
         """The absolute error of values; of classes and labels what every head has -> ()."""

@@ -81,11 +81,18 @@ class UnimodalLabels(nn.Module):
 
     def generate(self, z: Tensor, truth: Tensor) -> Tensor:
         """Labels of single modalities from vectors z (B, sum of widths) and the true label (B, outputs)."""
-        parts = zip(z.split(self.widths, 1), self.vector.split(self.widths, 1), self.has.unbind(1), strict=True)
+        own = [self.label] * len(self.names) if self.task.classes else self.target.unbind(1)  # each (rows, outputs)
+        parts = zip(
+            z.split(self.widths, 1),
+            self.vector.split(self.widths, 1),
+            self.has.unbind(1),
+            [self.label, *own],
+            strict=True,
+        )
         distances = [self._distances(*part) for part in parts]  # of JOINT and every name
         if self.task.classes:
             q_m, *q_s = (d_n / (d_p + d_n) for d_p, d_n in distances)  # each (B, outputs)
-            found = [(truth + q - q_m).clamp(0, 1) for q in q_s]
+            found = [(truth + (q - q_m).nan_to_num(0.0)).clamp(0, 1) for q in q_s]  # nobody has it: it stays
             if self.task.single:
                 found = [f / f.sum(1, keepdim=True) for f in found]
             return torch.stack(found, 1)
@@ -112,13 +119,14 @@ class UnimodalLabels(nn.Module):
         found[inside] = self.seen[row[inside]]
         return found
 
-    def _distances(self, z: Tensor, known: Tensor, has: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances of z (B, d) to the centres of known (rows, d) that hold a label and do not, each (B, outputs).
+    def _distances(self, z: Tensor, known: Tensor, has: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances of z (B, d) to the centres of known (rows, d) that hold a label (rows, outputs) and do not, twice
+        (B, outputs).
 
         Where `has` (rows,) is 0 nothing is known, or the sample lacks the modality.
         """
         pair = []
-        for holds in (self.label > 0, self.label <= 0 if self.task.classes else self.label < 0):
+        for holds in (label > 0, label <= 0 if self.task.classes else label < 0):
             weight = holds * has[:, None]  # (rows, outputs)
             centre = weight.T @ known / weight.sum(0)[:, None]  # (outputs, d), NaN of nobody
             pair.append((z[:, None] - centre).norm(dim=2))
