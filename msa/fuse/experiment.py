@@ -221,7 +221,7 @@ class _Trained:
         head = self.model.build(self.data.dims, self.data.task).to(device)
         test, found = self.data.part(Split.TEST), []
         for seed, one in self.fits.items():
-            head.load_state_dict(one.state)
+            head.restore(one.state, f"seed {seed}")
             output = predict(head, test, self.norm, self.model.training.batch, device)
             found.append(SeedResult(seed, one, output))
         return found

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from msa.errors import ConfigError
 from msa.types import Modality, Task
 
 _NOT_SAID = torch.empty(0, dtype=torch.int64)
@@ -66,6 +67,17 @@ class FusionHead(nn.Module, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named terms whose sum is minimised; a head with auxiliary losses returns more than one."""
         return {"task": task_loss(self.task, self(batch), batch.y)}
+
+    def restore(self, state: Mapping[str, Tensor], source: object) -> None:
+        """Take trained weights on. Raises ConfigError where they are of another version of this head."""
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            told = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise ConfigError(
+                f"the weights of {source} do not fit {type(self).__name__} as it is now: {told[:200]}",
+                fix="train it anew in another folder, or install the msa that run.json names",
+            ) from None
 
     def param_groups(self, lr: float) -> list[dict[str, object]]:
         """Parameter groups for the optimiser; a paper with several learning rates overrides this."""

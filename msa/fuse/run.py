@@ -158,7 +158,8 @@ class Run:
         """The trained head of a seed, in evaluation mode on the CPU."""
         head = self.model.build(self.dims, self.task)
         chosen = self.best_seed if seed is None else seed
-        head.load_state_dict(load_file(self.folder / "seeds" / str(chosen) / "head.safetensors"))
+        weights = self.folder / "seeds" / str(chosen) / "head.safetensors"
+        head.restore(load_file(weights), weights)
         return head.eval()
 
     def normalisation(self) -> Normalisation:

@@ -303,7 +303,7 @@ class _Loop:
                 f"{self.checkpoint} was made with other settings",
                 fix="delete it, or resume with the run's own settings",
             )
-        self.head.load_state_dict(state["head"])
+        self.head.restore(state["head"], self.checkpoint)
         self.optimiser.load_state_dict(state["optimiser"])
         self.plateau.load_state_dict(state["plateau"])
         self.scaler.load_state_dict(state["scaler"])

@@ -609,6 +609,16 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         trained(checkpoint=checkpoint, lr=0.02)
 
 
+def test_a_checkpoint_of_another_version_of_the_head_is_refused(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    trained(checkpoint=checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    state["head"] = {f"old.{name}": value for name, value in state["head"].items()}
+    torch.save(state, checkpoint)
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt do not fit .* Missing key"):
+        trained(checkpoint=checkpoint)
+
+
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
     checkpoint, real, count = tmp_path / "checkpoint.pt", torch.save, []
 
