@@ -263,15 +263,17 @@ def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
                 f"{row['name']}: on the {row['test_samples']} test samples that have its modalities, {best['name']} on "
                 f"{best['test_samples']}: not to be compared"
             )
-    for row in found["rows"]:
-        if row["collapsed"]:
-            yield f"{row['name']}: COLLAPSED to one answer with seed {', '.join(map(str, row['collapsed']))}"
-        if row["restarted"]:
-            yield f"{row['name']}: restarted at a lower rate with seed {', '.join(map(str, row['restarted']))}"
+    for what, told in (("collapsed", "COLLAPSED to one answer"), ("restarted", "restarted at a lower rate")):
+        if fallen := [f"{row['name']} {_of_seeds(row, what)}" for row in found["rows"] if row[what]]:
+            yield f"{told}, with these seeds: {'; '.join(fallen)}"
     for name, reason in found.get("unmeasured", {}).items():
         yield f"{name}: what it costs could not be measured: {reason}"
     for name, reason in found["failed"].items():
         yield f"{name} could not be trained: {reason}"
+
+
+def _of_seeds(row: Mapping[str, Any], which: str) -> str:
+    return "all" if len(row[which]) == len(row["seeds"]) > 1 else ", ".join(map(str, row[which]))
 
 
 def _costs_told(found: Mapping[str, Any]) -> Iterator[str]:

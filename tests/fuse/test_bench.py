@@ -291,6 +291,15 @@ def test_a_row_on_fewer_test_samples_is_said_not_to_be_comparable(done):
     ]
 
 
+def test_collapsed_seeds_are_told_in_one_line(done):
+    found, _, _ = done
+    seeds = [seed["seed"] for seed in found["rows"][0]["seeds"]]
+    for i, row in enumerate(rows := [dict(row) for row in found["rows"]]):
+        row |= {"name": f"h{i}", "collapsed": [seeds, seeds[:1]][i] if i < 2 else []}
+    told = f"COLLAPSED to one answer, with these seeds: h0 all; h1 {seeds[0]}"
+    assert told in results.bench_sheet(found | {"rows": rows}).remarks
+
+
 def test_several_corpora_are_shown_apart_too(made, tmp_path, in_this_process):
     found = bench.bench({"cmsta": cmsta()}, Data(("posts", "voices"), "union"), (1,), made, tmp_path, HERE)
     shown = [row[0] for row in results.bench_sheet(found).rows]
