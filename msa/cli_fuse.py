@@ -8,7 +8,7 @@ import typer
 
 from msa import catalog, commands, terminal
 from msa.commands import JsonOption, StoreOption, print_json, print_run
-from msa.errors import UnknownNameError
+from msa.errors import ConfigError, UnknownNameError
 
 DataOption = Annotated[str | None, typer.Option(help="A dataset, or two: mvsa-single+ravdess. Default: what there is.")]
 PairingOption = Annotated[str, typer.Option(help="random, union, label_matched, zip or noisy_match.")]
@@ -76,8 +76,9 @@ def bench(
 ) -> None:
     """Train many heads under one protocol and show them in one table, with what it takes to believe it.
 
-    Same hidden states, parts, pairing, seeds and early stopping for all; each test part is scored once, after all have
-    been trained. Linear probes of all modalities and of each alone stand beside them.
+    Same hidden states, parts, pairing, seeds and choice of the best epoch for all; rate, batch and patience are each
+    paper's own. The test part is scored once, after all have been trained. Linear probes of all modalities and of each
+    alone stand beside them, and a paper's figure where corpora, test samples and encoders are the paper's.
     """
     from msa.fuse import request
     from msa.fuse.race import Workers
@@ -107,8 +108,9 @@ def tune(
 ) -> None:
     """Seek settings on the validation part alone, as long for every head, then compare the winners over all seeds.
 
-    Trials that look hopeless are given up early; they count, as do those that fail. The search sees a table without
-    the test part. Each number of trials has a table of its own, such as runs/tune-DATA/20-trials.
+    Searched are rate, weight decay, batch, every dropout, and what a head's file names in SEARCH. Trials that look
+    hopeless are given up early; they count, as do those whose settings cannot be trained. The search sees a table
+    without the test part. Each number of trials has a table of its own, such as runs/tune-DATA/20-trials.
     """
     from msa.fuse import request
     from msa.fuse.race import Workers
@@ -142,15 +144,24 @@ def reproduce(
     """Run a table or figure of the two papers on what of its data is in the store.
 
     The printed figures stand beside ours where corpora, test samples and encoders are the paper's, and nowhere else.
+    hcl:table2 counts weights and operations and needs no data; of what its figures are, the paper does not say.
     """
     from msa import results
     from msa.fuse import papers, request
     from msa.fuse.race import Workers
 
     if not papers.named(table).settings:
-        found = request.complexity(table)
-        print_json(found, json_)
-        return None if json_ else terminal.sheet(results.complexity_sheet(**found))
+        given = {"--data": data, "--modalities": modalities, "--view": view, "--store": store, "--scheduler": scheduler}
+        if unused := [name for name, value in given.items() if value]:
+            raise ConfigError(f"{table} needs no data", fix=f"leave out {', '.join(unused)}")
+        found, folder = request.complexity(table, out)
+        sheet = results.complexity_sheet(**found)
+        (folder / "complexity.md").write_text(results.markdown(sheet) + "\n", "utf-8")
+        print_json({"folder": str(folder), **found}, json_)
+        if not json_:
+            terminal.sheet(sheet)
+            terminal.say(f"{folder}  (complexity.md, .csv, .json, .png)")
+        return None
     asked = request.Request("", "default", data, pairing, modalities=modalities, views=view or [], seeds=seeds)
     made, folder = request.reproduce(asked, table, store, out, Workers(jobs, scheduler), terminal.note)
     return _show(made, folder, json_)

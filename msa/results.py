@@ -153,8 +153,8 @@ def _verdict(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def bench_sheet(found: Mapping[str, Any]) -> Sheet:
     """The table of `msa fuse bench`: heads from the best down, then what they are shown beside."""
     names, shown = found["metrics"], []
-    for row in sorted(found["rows"], key=lambda row: row["yardstick"]):
-        shown.append((*_mean_row(_called(row), row, names), _against(row), *_spent(row["cost"])))
+    for row in found["rows"]:
+        shown.append((*_mean_row(row["title"], row, names), _against(row), *_spent(row["cost"])))
         shown += _parts(row, names)
         if printed := row.get("printed"):
             shown.append(("  printed", *(_number(printed.get(name)) for name in names), *[""] * 6))
@@ -167,7 +167,7 @@ def bench_sheet(found: Mapping[str, Any]) -> Sheet:
         "behind\n(p, Holm)",
         "params",
         "FLOP",
-        "memory",
+        "step\nof 64",
         "s/epoch",
         "ms, one",
     )
@@ -182,13 +182,13 @@ def _parts(scores: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, .
 
 def complexity_sheet(title: str, rows: Sequence[Mapping[str, Any]], remark: str) -> Sheet:
     """What heads cost beside what a paper prints of them."""
-    columns = ("", "params", "printed", "GFLOP", "printed", "step of 64", "ms, one", "ms a sample, 64")
+    columns = ("", "params", "printed", "G mult-adds", "printed", "step of 64", "ms, one", "ms a sample, 64")
     shown = [
         (
             row["name"],
             f"{row['parameters']:,}",
             f"{row['printed']['parameters']:,.0f}",
-            f"{row['flops'] / 1e9:.3f}",
+            f"{row['flops'] / 2e9:.3f}",
             f"{row['printed']['flops'] / 1e9:.3f}",
             f"{row['step_bytes'] / 1e6:,.0f} MB",
             f"{row['latency_ms']:.2f}",
@@ -202,15 +202,10 @@ def complexity_sheet(title: str, rows: Sequence[Mapping[str, Any]], remark: str)
     return Sheet(title, columns, tuple(shown), (told, f"of the paper: {remark}"))
 
 
-def _called(row: Mapping[str, Any]) -> str:
-    preset = "" if row["preset"] == "default" else f" ({row['preset']})"
-    return row["name"] + preset + (" [reconstruction]" if row["fidelity"] == "C" else "")
-
-
 def _against(row: Mapping[str, Any]) -> str:
     if "behind" not in row:
-        return "the best" if row.get("best") else "-"
-    return f"{row['behind']:.3f}\n({_small(row['p_holm'])})"
+        return "best head" if row.get("best") else "-"
+    return f"{row['behind'] + 0.0:.3f}\n({_small(row['p_holm'])})".replace("-0.000", "0.000")
 
 
 def _small(p: float) -> str:
@@ -252,9 +247,14 @@ def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
         elif row.get("groups") != best.get("groups"):
             yield from _rough({"groups": row["groups"]}, row["name"])
     yield (
-        f"behind: the best less this, in {_in_line(TITLES[found['decisive']])}; p by a paired bootstrap over the same, "
-        "adjusted for the number of rows by Holm; the best was chosen on the same test part, which favours it"
+        f"behind: the best head less this, in {_in_line(TITLES[found['decisive']])}; p by a paired bootstrap over the "
+        "same, adjusted for the number of rows by Holm; the best was chosen on the same test part, which favours it"
     )
+    yield from _least_p(found["rows"], best)
+    yield from _unbeaten(found)
+    yield from _stopping(found["rows"])
+    for name, search in found.get("searched", {}).items():
+        yield _searched(name, search)
     yield from _costs_told(found)
     yield from found["audits"]
     for row in found["rows"]:
@@ -272,6 +272,48 @@ def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name} could not be trained: {reason}"
 
 
+def _least_p(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> Iterator[str]:
+    """Where no difference, however large, could be told from chance, that has to be said."""
+    compared = sum("p_holm" in row for row in rows)
+    if best.get("groups") and (least := compared * 2.0 ** (1 - best["groups"])) > 0.05:
+        yield (
+            f"with {_several(best['groups'], 'group')} and {_several(compared, 'comparison')} no p can be below "
+            f"{min(least, 1.0):.2f}: this table tells no two rows apart"
+        )
+
+
+def _unbeaten(found: Mapping[str, Any]) -> Iterator[str]:
+    """Which heads a probe of the same test samples beats."""
+    name, sign = found["decisive"], found["sign"]
+    value = lambda row: -float("inf") if row["values"][name] is None else sign * row["values"][name]  # noqa: E731
+    heads = [row for row in found["rows"] if not row["yardstick"]]
+    probes = [row for row in found["rows"] if row["yardstick"] and row["test_samples"] == heads[0]["test_samples"]]
+    if heads and probes:
+        first = max(probes, key=value)
+        if below := [row["name"] for row in heads if value(row) <= value(first)]:
+            which = "no head beats" if len(below) == len(heads) else f"{', '.join(below)}: not better than"
+            yield f"{which} {first['name']} ({first['values'][name]:.3f})"
+
+
+def _stopping(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How long each may train; the papers' patience differs, and a table that hides it would not be of one protocol."""
+    limits: dict[tuple[int, int], list[str]] = {}
+    for row in rows:
+        if row.get("stopping"):
+            limits.setdefault((row["stopping"]["epochs"], row["stopping"]["patience"]), []).append(row["name"])
+    if limits:
+        usual = max(limits, key=lambda limit: len(limits[limit]))
+        rest = [f"{', '.join(names)} {e} and {p}" for (e, p), names in sorted(limits.items()) if (e, p) != usual]
+        others = f"; {'; '.join(rest)}" if rest else ""
+        yield f"epochs at most, and patience, as each paper has them: {usual[0]} and {usual[1]}{others}"
+
+
+def _searched(name: str, search: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in search["settings"].items()) or "the preset's own settings"
+    spent = f"{_several(search['trials'], 'trial')}, {search['pruned']} given up early, {search['failed']} failed"
+    return f"{name}: tuned on validation ({search['value']:.4f}; {spent}): {settings}"
+
+
 def _of_seeds(row: Mapping[str, Any], which: str) -> str:
     return "all" if len(row[which]) == len(row["seeds"]) > 1 else ", ".join(map(str, row[which]))
 
@@ -281,10 +323,12 @@ def _costs_told(found: Mapping[str, Any]) -> Iterator[str]:
     machine = found["machine"]
     places = {(on["device"], on["threads"]) for row in found["rows"] for on in row["cost"].get("epochs_on", ())}
     trained = " or ".join(f"{device}, {_several(threads, 'thread')}" for device, threads in sorted(places))
-    at_once = f"{machine['at_once']} trainings at once" if machine["at_once"] else "trainings on a dask cluster"
+    at_once = (
+        f"{_several(machine['at_once'], 'training')} at once" if machine["at_once"] else "trainings on a dask cluster"
+    )
     yield (
         f"costs on {machine['device']}, {_several(machine['threads'], 'thread')}: operations on one sample of median "
-        f"length, memory of a training step, latency of a batch of one; seconds of an epoch with {at_once}"
+        f"length, memory of a training step of 64, latency of a batch of one; seconds of an epoch with {at_once}"
         + (f" ({trained} each)" if trained else "")
     )
 

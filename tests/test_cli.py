@@ -1,8 +1,10 @@
 """The commands as a person types them; the heavy lifting is tested where it is done."""
 
+import csv
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -337,3 +339,19 @@ def test_a_damaged_run_is_named(trained, tmp_path):
     (tmp_path / "run" / "run.json").write_text("{")
     code, _, err = trained("fuse", "show", "run")
     assert (code, "run.json is damaged" in err) == (1, True)
+
+
+def test_a_table_that_needs_no_data_is_written_too_and_takes_no_data(msa, tmp_path, monkeypatch):
+    from msa.fuse import papers, reproduce
+
+    whole = papers.EXPERIMENTS["hcl:table2"]
+    monkeypatch.setitem(papers.EXPERIMENTS, "hcl:table2", replace(whole, rows=whole.rows[:1]))
+    monkeypatch.setattr(reproduce, "COMPLEXITY_STEPS", dict.fromkeys(reproduce.COMPLEXITY_STEPS, 4))
+    assert msa("fuse", "reproduce", "hcl:table2", "--out", tmp_path / "out")[0] == 0
+    kinds = {path.suffix: path for path in (tmp_path / "out").iterdir()}
+    assert set(kinds) == {".json", ".csv", ".md", ".png"}
+    (row,) = csv.DictReader(kinds[".csv"].read_text().splitlines())
+    assert (row["name"], float(row["printed_parameters"])) == ("mfm", 3.28e6) and int(row["parameters"]) > 1e5
+    assert "| mfm |" in kinds[".md"].read_text() and kinds[".png"].stat().st_size > 5000
+    code, _, told = msa("fuse", "reproduce", "hcl:table2", "--data", "nosuch")
+    assert code and "hcl:table2 needs no data" in told and "leave out --data" in told

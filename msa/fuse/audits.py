@@ -55,12 +55,22 @@ def _keys(index: Index, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
     return digests.view("V16")[:, 0], index.has(modality)
 
 
+def shared_groups(data: Table) -> list[str]:
+    """How many test samples are of a video or speaker that training or validation has too: no strangers, then."""
+    name = np.array([f"{corpus}/{group}" for corpus, group in zip(data.corpus, data.group, strict=True)])
+    tested = data.split == layout.SPLITS.index(Split.TEST)
+    n = int(np.isin(name[tested], name[~tested]).sum())
+    whom = "a group (speaker, video) that is also in training or validation"
+    return [f"{n} of {int(tested.sum())} test samples are of {whom}"] if n else []
+
+
 def remarks(store: FeatureStore, named: Data, data: Table) -> list[str]:
     """Everything about the data that belongs under a table of results."""
     sizes = ", ".join(f"{len(data.part(split))} {split}" for split in Split)
     lines = [f"{data.name}: {sizes}", *shared_inputs(store, named, data)]
     if len(lines) == 1:
         lines.append("no test sample has an input that is also in training or validation")
+    lines += shared_groups(data)
     if data.protocol:
         leaky = (
             f", LEAKY: the {' and '.join(data.drawn)} was chosen by the label"

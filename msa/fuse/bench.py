@@ -1,4 +1,4 @@
-"""Many heads on one store under one protocol: same hidden states, splits, pairing, seeds, early stopping.
+"""Many heads on one store under one protocol: same hidden states, splits, pairing, seeds, choice of the best epoch.
 
 bench.json      everything below as plain values
 bench.md, bench.csv, bench.png
@@ -11,7 +11,7 @@ class, what the parts of the data share, collapsed runs, and paired tests agains
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from msa import catalog
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
-from msa.fuse import audits, cost, metrics, plots
+from msa.fuse import audits, cost, metrics, papers, plots
 from msa.fuse.data import Table
 from msa.fuse.experiment import Data, Experiment
 from msa.fuse.model import Model
@@ -49,7 +49,12 @@ def heads(names: Sequence[str], preset: str = "default") -> dict[str, Entrant]:
     wanted = known if list(names) == ["all"] else list(dict.fromkeys(names))
     if not wanted:
         raise ConfigError("no head is named", fix="--models all, or some: --models cmsta,lmf")
-    return {name: Entrant(Model.of(name, preset)) for name in wanted}
+    return {name: Entrant(alike(Model.of(name, preset))) for name in wanted}
+
+
+def alike(model: Model) -> Model:
+    """With the best epoch chosen as everybody's: of values by their MAE, which decides the table; else by the loss."""
+    return replace(model, training=replace(model.training, select="mae"))
 
 
 def bench(
@@ -61,14 +66,16 @@ def bench(
     workers: Workers,
     watch: Watch = lambda line: None,
     lost: Mapping[str, str] | None = None,
+    searched: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Train, test and compare; the table as plain values, which lies in `folder` too.
 
     A folder with the runs of an interrupted bench is gone on with. An entrant that cannot be trained is named with the
-    reason and loses nobody else's work, as are those `lost` before; ConfigError where none can.
+    reason and loses nobody else's work, as are those `lost` before; ConfigError where none can. `searched` is what
+    `tune` says of each: trials, pruned, failed, value and the settings that differ from the preset.
     """
     data = named.load(store)
-    probes = {name: Entrant(model, tuple(m)) for name, (model, m) in audits.probes(data).items()}
+    probes = {name: Entrant(alike(model), tuple(m)) for name, (model, m) in audits.probes(data).items()}
     everyone = {**entrants, **{name: one for name, one in probes.items() if name not in entrants}}
     experiments = {
         name: Experiment(one.model, replace(named, modalities=one.modalities or named.modalities), tuple(seeds))
@@ -81,20 +88,27 @@ def bench(
     watch("measuring what each costs")
     costs, unmeasured = _costs(runs, data, watch)
     paired = f" (pairing: {data.protocol})" if data.protocol else ""
+    corpora = [name.partition("@")[0] for name in named.corpora]
+    backbones = {str(m): column.view.name for m, column in data.columns.items()}
+    rows = _rows(data.task, runs, costs, set(probes) - set(entrants))
+    for row in rows:
+        row["printed"] = _printed(runs[row["name"]], corpora, backbones)
     found = {
         "title": f"{data.name}{paired}, {len(data.part(Split.TEST))} test samples, seeds {', '.join(map(str, seeds))}",
         "task": asdict(data.task),
-        "corpora": [name.partition("@")[0] for name in named.corpora],
-        "backbones": {str(m): column.view.name for m, column in data.columns.items()},
+        "corpora": corpora,
+        "backbones": backbones,
         "metrics": list(metrics.headline(data.task)),
         "decisive": metrics.decisive(data.task)[0],
+        "sign": metrics.decisive(data.task)[1],
         "machine": machine() | {"at_once": None if workers.scheduler else workers.here},
         "seeds": list(seeds),
-        "rows": _rows(data.task, runs, costs, set(probes) - set(entrants)),
+        "rows": rows,
         "beside": {metrics.majority_name(data.task): _majority(data)},
         "failed": {**(lost or {}), **failed},
         "unmeasured": unmeasured,
         "audits": audits.remarks(store, named, data),
+        "searched": dict(searched or {}),
     }
     found = with_null(found)  # as it will be read again
     write(found, folder)
@@ -117,13 +131,22 @@ def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str
 
 
 def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], yardsticks: set[str]) -> list[dict[str, Any]]:
-    """One of each run, the best first, each compared with the best that has the same test samples."""
+    """One of each run, the best head first and yardsticks last, each compared with the best head."""
     name, sign = metrics.decisive(task)
-    order = sorted(runs, key=lambda one: -sign * _value(runs[one], name))
-    best = next(one for one in order if one not in yardsticks) if set(order) - yardsticks else order[0]
+    order = sorted(runs, key=lambda one: (one in yardsticks, -sign * _value(runs[one], name)))
+    best = order[0]
     compared = _against(task, runs[best], {one: runs[one] for one in order if one != best})
     compared[best] = {"best": True}
     return [_row(one, runs[one], costs[one], one in yardsticks) | compared.get(one, {}) for one in order]
+
+
+def _printed(run: Run, corpora: Sequence[str], backbones: Mapping[str, str]) -> dict[str, float]:
+    """What a paper's comparison prints of a head, where corpora, test samples and encoders are the paper's."""
+    model = run.model
+    changed = alike(model) != alike(Model.of(model.name, model.preset))
+    pairs = papers.printed(model.name, model.preset, changed)
+    facts = corpora, run.metrics["test_samples"], backbones
+    return next((dict(values) for setting, values in pairs if not setting.differs(*facts)), {})
 
 
 def _value(run: Run, name: str) -> float:
@@ -136,11 +159,14 @@ def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict
     epochs = sum(row["epochs"] for row in seeds)
     straight = [row for row in seeds if not row["restarted_at"]] or seeds  # the others have the time of two trainings
     taken = sum(row["seconds"] for row in straight) / max(sum(row["epochs"] for row in straight), 1)
+    preset = "" if run.model.preset == "default" else f" ({run.model.preset})"
     return {
         "name": name,
+        "title": name + preset + (" [reconstruction]" if fidelity(run.model) == "C" else ""),
         "yardstick": yardstick,
         "fidelity": fidelity(run.model),
         "preset": run.model.preset,
+        "stopping": {key: getattr(run.model.training, key) for key in ("epochs", "patience")},
         **{key: run.metrics[key] for key in ("values", "sd", "interval", "notes", "test_samples")},
         "groups": run.metrics.get("groups"),  # none: of an older run, whose interval is over single samples
         "by_corpus": run.metrics.get("by_corpus", {}),
@@ -198,25 +224,38 @@ def write(found: Mapping[str, Any], folder: Path) -> None:
     by = found["decisive"]
     none = (float("nan"), float("nan"))  # of one group of test samples: the mean is drawn without
     drawn = [
-        (row["name"], row["values"][by], row["interval"].get(by, none), [seed["values"][by] for seed in row["seeds"]])
+        (row["title"], row["values"][by], row["interval"].get(by, none), [seed["values"][by] for seed in row["seeds"]])
         for row in found["rows"]
         if row["values"][by] is not None
     ]
-    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"])
+    constant = {name: one["values"][by] for name, one in found["beside"].items() if one["values"].get(by) is not None}
+    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"], constant)
     temporary = folder / f"{RECORD}.tmp"
     temporary.write_text(json.dumps(with_null(found), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
     temporary.replace(folder / RECORD)
-    rows = [_flat(row) for row in found["rows"]]
+    rows = [line for row in found["rows"] for line in _flat(row)]
+    rows += [line for name, row in found["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
     with open(folder / "bench.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         table.writeheader()
         table.writerows(rows)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of bench.csv: a name and a plain value for everything."""
-    plain = {name: row.get(name) for name in ("name", "fidelity", "test_samples", "groups")}
-    ends = [{f"{end}_{name}": v[at] for name, v in row["interval"].items()} for at, end in enumerate(("low", "high"))]
-    spent = {name: row["cost"].get(name) for name in SPENT}
-    sd = {f"sd_{name}": v for name, v in row["sd"].items()}
-    return plain | row["values"] | sd | ends[0] | ends[1] | {n: row.get(n) for n in ("behind", "p", "p_holm")} | spent
+def _flat(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of bench.csv, a name and a plain value for everything: of all test samples, then of each corpus alone."""
+    facts = {name: row.get(name) for name in ("name", "yardstick", "preset", "fidelity")}
+    compared = {name: row.get(name) for name in ("behind", "p", "p_holm")}
+    told = {name: " ".join(map(str, row.get(name, ()))) for name in ("collapsed", "restarted")}
+    spent = {name: row.get("cost", {}).get(name) for name in SPENT}
+    printed = {f"printed_{name}": v for name, v in row.get("printed", {}).items()}
+    yield facts | {"corpus": ""} | _scores(row) | compared | told | spent | printed
+    for corpus, part in row.get("by_corpus", {}).items():
+        yield facts | {"corpus": corpus} | _scores(part)
+
+
+def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, standard deviations and the ends of intervals, as far as there are any."""
+    sd = {f"sd_{name}": v for name, v in found.get("sd", {}).items()}
+    bounds = found.get("interval", {}).items()
+    ends = {f"{end}_{name}": v[at] for at, end in enumerate(("low", "high")) for name, v in bounds}
+    return {name: found.get(name) for name in ("test_samples", "groups")} | found["values"] | sd | ends

@@ -18,6 +18,7 @@ from msa.fuse.head import Batch, FusionHead
 from msa.fuse.model import Model
 from msa.types import Modality, Task
 
+BATCH = 64  # samples of the training step whose memory is told, and of the many whose time is
 REPEATS = 15  # of a forward that is timed ...
 PATIENCE_S = 2.0  # ... or so many seconds, where they are slow
 
@@ -30,7 +31,7 @@ class Cost:
     flops: int  # of the forward of one sample; a multiplication and an addition are two
     latency_ms: float  # of a batch of one, median
     per_sample_ms: float  # in batches of 64, median
-    step_bytes: int  # memory of a training step: weights, gradients, optimiser and what backward needs
+    step_bytes: int  # memory of a training step of 64: weights, gradients, optimiser and what backward needs
     lengths: Mapping[str, int]  # steps of each modality it was measured at
     threads: int  # of the CPU, that it was timed with
 
@@ -39,7 +40,7 @@ def measure(model: Model, data: Table, device: str) -> Cost:
     """The cost of a head with fresh weights on samples as long as the data's median."""
     lengths = {m: typical(data, m) for m in data.columns}
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
-    return at(make, lengths, data.dims, data.task, device, model.training.batch)
+    return at(make, lengths, data.dims, data.task, device)
 
 
 def at(
@@ -48,18 +49,17 @@ def at(
     dims: Mapping[Modality, int],
     task: Task,
     device: str,
-    batch: int = 64,
 ) -> Cost:
-    """The cost of a head at these lengths and widths; memory is that of a training step of `batch` samples."""
+    """The cost of a head at these lengths and widths."""
     torch.manual_seed(0)
     head = make().to(device).eval()
-    one, many = (memory.noise(size, lengths, dims, task, device) for size in (1, 64))
+    one, many = (memory.noise(size, lengths, dims, task, device) for size in (1, BATCH))
     return Cost(
         parameters=sum(p.numel() for p in head.parameters()),
         flops=flops(head, one),
         latency_ms=_median_ms(head, one, device),
-        per_sample_ms=_median_ms(head, many, device) / 64,
-        step_bytes=round(memory.estimate(make, lengths, dims, task, device).of(batch)),
+        per_sample_ms=_median_ms(head, many, device) / BATCH,
+        step_bytes=round(memory.estimate(make, lengths, dims, task, device).of(BATCH)),
         lengths={str(m): n for m, n in lengths.items()},
         threads=torch.get_num_threads(),
     )

@@ -86,20 +86,48 @@ def _mean_of(outputs: Sequence[np.ndarray]) -> str:
 
 
 def forest(
-    path: Path, rows: Sequence[tuple[str, float, tuple[float, float], Sequence[float]]], score: str, title: str
+    path: Path,
+    rows: Sequence[tuple[str, float, tuple[float, float], Sequence[float]]],
+    score: str,
+    title: str,
+    constant: Mapping[str, float],
 ) -> None:
-    """Name, mean, interval and every seed of many heads in one score, the first on top."""
+    """Name, mean, interval and every seed of many heads in one score, the first on top; constants as lines."""
     figure, axes = _figure(6.8, 1.4 + 0.3 * len(rows))
     for place, (_, mean, (low, high), seeds) in enumerate(rows):
         y = len(rows) - 1 - place
         axes.plot([low, high], [y, y], color="0.6", linewidth=1.4)
         axes.plot(seeds, [y] * len(seeds), "|", color="C0", markersize=7, alpha=0.7)
         axes.plot(mean, y, "o", color="C0", markersize=5)
+    for name, value in constant.items():
+        axes.axvline(value, color="0.4", linewidth=1, linestyle=":", label=name)
+    if constant:
+        axes.legend(loc="best", fontsize=8)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
     axes.set(xlabel=f"{score}: mean, every seed, 95 % interval over groups of test samples", title=title)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     _save(figure, path)
+
+
+def beside_printed(
+    path: Path, names: Sequence[str], pairs: Mapping[str, Sequence[tuple[float, float]]], title: str
+) -> None:
+    """Of each row what was measured here and what a paper prints, one panel for each figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(pairs), 1.4 + 0.4 * len(names)), layout="constrained")
+    places = range(len(names) - 1, -1, -1)
+    for panel, (what, values) in zip(figure.subplots(1, len(pairs), sharey=True), pairs.items(), strict=True):
+        panel.plot([ours for ours, _ in values], places, "o", color="C0", label="here")
+        panel.plot([printed for _, printed in values], places, "o", color="C1", fillstyle="none", label="printed")
+        panel.set(xlabel=what, xlim=(0, None))
+        panel.set_yticks(list(places), names)
+        panel.grid(axis="x", color="0.9")
+        panel.set_axisbelow(True)
+    figure.axes[-1].legend(fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=144)
 
 
 def _figure(width: float, height: float):  # type: ignore[no-untyped-def]

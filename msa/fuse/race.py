@@ -6,6 +6,7 @@ interrupted goes on where it stopped; an entrant that fails is named with its re
 
 import multiprocessing
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,7 +195,10 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def pool(workers: Workers) -> Iterator[Executor]:
-    """Processes to train in. Raises ConfigError where the scheduler does not answer."""
+    """Processes to train in. Where the work is broken off, as by Ctrl-C, those on this machine end at once.
+
+    Raises ConfigError where the scheduler does not answer.
+    """
     if workers.scheduler is not None:
         from distributed import Client
 
@@ -213,8 +217,14 @@ def pool(workers: Workers) -> Iterator[Executor]:
     for n in range(workers.here):
         turns.put(n)
     starts = (turns, threads_each(workers.here), workers.here)
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers.here, spawn, initializer=_settle_in, initargs=starts) as processes:
-        yield processes
+        try:
+            yield processes
+        except BaseException:  # without this the executor waits for what is under way, and for what is queued behind it
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
 class _InTurn(Executor):
@@ -245,9 +255,24 @@ def _cores() -> int:
 
 def _settle_in(turns: Any, threads: int | None, at_once: int) -> None:
     """In a new process: its share of cores and memory, and a GPU of its own where there are several."""
+    _serve()
     mine = turns.get()
     if threads:
         torch.set_num_threads(threads)
     resident.AT_ONCE = at_once
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(mine % torch.cuda.device_count())
+
+
+def _serve() -> None:
+    """In a new process: leave Ctrl-C, which reaches both, to the command, and end when that is gone, even if killed."""
+    command = multiprocessing.parent_process()
+    if command is None:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        command.join()
+        os._exit(1)  # whatever the training is at: it goes on from its last epoch
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -4,6 +4,8 @@ A printed figure stands beside ours only where the setting is the same: corpora,
 the table says how it differs, and shows none.
 """
 
+import csv
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -15,13 +17,14 @@ import torch
 from msa import catalog
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
-from msa.fuse import bench, cost, papers
+from msa.fuse import bench, cost, papers, plots
 from msa.fuse.experiment import Data
 from msa.fuse.model import Model
 from msa.fuse.race import Workers
 from msa.fuse.train import Watch
 from msa.types import Modality, Task
 
+COMPLEXITY = "complexity"  # files of a table that needs no data
 COMPLEXITY_DIMS = {Modality.TEXT: 768, Modality.AUDIO: 74, Modality.FACE: 35}  # CMU-MOSEI's public features
 COMPLEXITY_STEPS = {Modality.TEXT: 50, Modality.AUDIO: 500, Modality.FACE: 500}
 
@@ -72,12 +75,29 @@ def differences(experiment: papers.Experiment, found: dict[str, Any]) -> tuple[i
     return min(enumerate(all_of), key=lambda pair: len(pair[1]))
 
 
-def complexity(experiment: papers.Experiment) -> list[dict[str, Any]]:
-    """What each row costs at the lengths and widths of CMU-MOSEI's public features; no data needed."""
+def complexity(experiment: papers.Experiment, folder: Path) -> dict[str, Any]:
+    """What each row costs at the lengths and widths of CMU-MOSEI's public features: no data is needed, and the paper
+    does not say of what its own figures are. Written to `folder` as JSON, CSV and a picture."""
     dims, task = COMPLEXITY_DIMS, Task(low=-3.0, high=3.0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [
+    rows = [
         {"name": label, "printed": dict(row.printed[0])}
         | asdict(cost.at(partial(one.model.build, dims, task), COMPLEXITY_STEPS, dims, task, device))
         for (label, one), row in zip(entrants(experiment).items(), experiment.rows, strict=True)
     ]
+    found = {"title": experiment.title, "rows": rows, "remark": experiment.remark}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{COMPLEXITY}.json").write_text(json.dumps(found, indent=1), "utf-8")
+    flat = [row | {f"printed_{name}": value for name, value in row["printed"].items()} for row in rows]
+    with open(folder / f"{COMPLEXITY}.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(
+            file, [name for name in flat[0] if name not in ("printed", "lengths")], extrasaction="ignore"
+        )
+        table.writeheader()
+        table.writerows(flat)
+    pairs = {
+        "weights, millions": [(row["parameters"] / 1e6, row["printed"]["parameters"] / 1e6) for row in rows],
+        "multiplications with addition, 10⁹": [(row["flops"] / 2e9, row["printed"]["flops"] / 1e9) for row in rows],
+    }
+    plots.beside_printed(folder / f"{COMPLEXITY}.png", [row["name"] for row in rows], pairs, experiment.title)
+    return found

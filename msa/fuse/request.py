@@ -86,9 +86,10 @@ def tune(
     names = list(benching.heads(models, asked.preset))
     watch(f"{trials} trials each of {', '.join(names)} on {_named(data)} from {opened.where} -> {folder}")
     found, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, watch)
-    winners = {name: benching.Entrant(model) for name, model in found.items()}
+    winners = {name: benching.Entrant(one.model) for name, one in found.items()}
+    searched = {name: one.searched for name, one in found.items()}
     table = folder / f"{trials}-trials"  # more of them may find other settings, which are another experiment
-    return benching.bench(winners, data, _seeds(asked.seeds), opened, table, workers, watch, failed), table
+    return benching.bench(winners, data, _seeds(asked.seeds), opened, table, workers, watch, failed, searched), table
 
 
 def reproduce(
@@ -105,10 +106,10 @@ def reproduce(
     return reproducing.reproduce(name, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
 
 
-def complexity(name: str) -> dict[str, Any]:
-    """`msa fuse reproduce` of a table that needs no data: its title, rows and remark."""
-    experiment = papers.named(name)
-    return {"title": experiment.title, "rows": reproducing.complexity(experiment), "remark": experiment.remark}
+def complexity(name: str, out: Path | None) -> tuple[dict[str, Any], Path]:
+    """`msa fuse reproduce` of a table that needs no data: its title, rows and remark, and its folder."""
+    folder = out or RUNS / name.replace(":", "-")
+    return reproducing.complexity(papers.named(name), folder), folder
 
 
 def _named(data: Data) -> str:

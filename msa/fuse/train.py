@@ -1,8 +1,8 @@
 """The one training loop, for every head.
 
-It is handed the training and the validation part, and seals the table behind them: test labels and test hidden states
-cannot be reached from here, so no choice - when to stop, which weights are best, when a rate was too high - depends on
-them.
+It is handed the training and the validation part, and seals the table behind them: it holds no label of a test sample,
+and to it no test sample has hidden states, so no choice - when to stop, which weights are best, when a rate was too
+high - depends on them. (The reader below, of a view, still knows all rows of the store.)
 """
 
 import math

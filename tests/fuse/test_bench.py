@@ -22,7 +22,7 @@ from msa.fuse.heads import probe
 from msa.fuse.model import Model
 from msa.fuse.race import Workers
 from msa.fuse.run import Run, claimed
-from msa.types import SENTIMENT, Split
+from msa.types import SENTIMENT, Split, Task
 from tests.fuse import dying
 from tests.fuse.conftest import AUDIO, TEXT, VALUES, add_corpus
 
@@ -92,12 +92,14 @@ def test_every_row_stands_beside_probes_the_majority_and_what_it_costs(done):
         assert row["cost"]["parameters"] > 0 < row["cost"]["flops"]
         assert row["cost"]["step_bytes"] > 4 * 4 * row["cost"]["parameters"]  # weights, gradients, two moments
         assert len(row["seeds"]) == 2
-    best = [row["values"]["f1_weighted"] for row in found["rows"]]
-    assert best == sorted(best, reverse=True)
+    for which in (False, True):  # heads, then yardsticks
+        best = [row["values"]["f1_weighted"] for row in found["rows"] if row["yardstick"] == which]
+        assert best == sorted(best, reverse=True)
+    assert [row["yardstick"] for row in found["rows"]] == [False] * 2 + [True] * 3
     assert found["beside"]["majority class"]["values"]["auroc_macro"] == 0.5
     assert any("posts: 36 train" in line for line in found["audits"])
     assert json.loads((folder / "bench.json").read_text())["rows"] == json.loads(json.dumps(found["rows"]))
-    assert (folder / "bench.csv").read_text().count("\n") == 6
+    assert (folder / "bench.csv").read_text().count("\n") == 7  # the majority class too
     assert (folder / "bench.png").stat().st_size > 5000
     table = results.markdown(results.bench_sheet(found))
     assert all(f"| {name} |" in table for name in [*rows, "majority class"])
@@ -264,7 +266,8 @@ def test_what_a_head_costs_may_be_too_much_to_measure_and_costs_nothing_else(
     assert sheet.rows[0][-4:-2] == ("-", "-")  # operations and memory
     assert "cmsta: what it costs could not be measured: RuntimeError: CUDA out of memory" in sheet.remarks
     with open(tmp_path / "bench.csv") as file:
-        assert {row["name"]: bool(row["flops"]) for row in csv.DictReader(file)} == {n: n != "cmsta" for n in rows}
+        known = {row["name"]: bool(row["flops"]) for row in csv.DictReader(file)}
+    assert known == {n: n != "cmsta" for n in rows} | {"majority class": False}
 
 
 def test_a_folder_somebody_is_at_work_in_is_left_alone(made, tmp_path):
@@ -286,9 +289,52 @@ def test_a_row_on_fewer_test_samples_is_said_not_to_be_comparable(done):
     assert "p_holm" not in rows["probe, image only"]
     sheet = results.bench_sheet(found)
     assert any(r.startswith("probe, image only: on the 11 test samples that have") for r in sheet.remarks)
-    assert [row[0] for row in sheet.rows if "the best" in row] == [
+    assert [row[0] for row in sheet.rows if "best head" in row] == [
         next(r["name"] for r in rows.values() if "best" in r)
     ]
+
+
+def test_what_a_table_cannot_tell_is_said_under_it(done):
+    found, _, _ = done
+    rows = [row | {"groups": 4} for row in found["rows"]]
+    few = results.bench_sheet(found | {"rows": rows}).remarks
+    compared = sum("p_holm" in row for row in rows)
+    assert f"with 4 groups and {compared} comparisons no p can be below {compared / 8:.2f}: this table tells " in str(
+        few
+    )
+    assert "no p can be below" not in str(results.bench_sheet(found).remarks)
+
+
+def test_heads_that_a_probe_beats_are_named(done):
+    found, _, _ = done
+    for best, said in ((2.0, "no head beats probe (2.000)"), (-1.0, "")):
+        rows = [dict(row, values=dict(row["values"])) for row in found["rows"]]
+        for row in rows:
+            if row["yardstick"]:
+                row["values"]["f1_weighted"] = best if row["name"] == "probe" else -2.0
+        remarks = results.bench_sheet(found | {"rows": rows}).remarks
+        assert (said in remarks) if said else not any("beats" in r or "not better than" in r for r in remarks)
+
+
+def test_patience_that_differs_is_told(done):
+    found, _, _ = done
+    found["rows"][0]["stopping"] = {"epochs": 100, "patience": 32}
+    told = next(r for r in results.bench_sheet(found).remarks if r.startswith("epochs at most"))
+    assert told.endswith(f"; {found['rows'][0]['name']} 100 and 32")
+
+
+def test_all_heads_of_a_bench_choose_their_epoch_alike():
+    for entrant in bench.heads(["all"]).values():
+        assert entrant.model.training.criterion(Task(low=-3.0, high=3.0)) == "valid_mae"
+        assert entrant.model.training.criterion(SENTIMENT) == "valid_loss"
+
+
+def test_what_was_searched_is_told_with_the_winners(made, tmp_path, in_this_process):
+    searched = {"cmsta": {"trials": 8, "pruned": 2, "failed": 1, "value": 0.5, "settings": {"lr": 0.01}}}
+    found = bench.bench({"cmsta": cmsta()}, Data(("posts",)), (1,), made, tmp_path, HERE, searched=searched)
+    told = "cmsta: tuned on validation (0.5000; 8 trials, 2 given up early, 1 failed): lr=0.01"
+    assert told in results.bench_sheet(found).remarks
+    assert json.loads((tmp_path / "bench.json").read_text())["searched"] == searched
 
 
 def test_collapsed_seeds_are_told_in_one_line(done):
@@ -387,6 +433,17 @@ def test_inputs_that_stand_in_several_parts_are_counted(store):
     lines = audits.shared_inputs(store, Data(("leaky",)), as_leaky)
     assert lines == ["leaky: the text of 3 of 12 test samples is also in training or validation"]
     assert audits.shared_inputs(store, Data(("posts",)), data) == []
+
+
+def test_speakers_who_stand_in_several_parts_are_counted(store):
+    data = Data(("posts",)).load(store)
+    assert audits.shared_groups(data) == []
+    speaker = np.arange(len(data)) % 6
+    assert audits.shared_groups(replace(data, group=speaker)) == [
+        "12 of 12 test samples are of a group (speaker, video) that is also in training or validation"
+    ]
+    apart = np.where(data.split == 2, 6 + speaker, speaker)
+    assert audits.shared_groups(replace(data, group=apart)) == []
 
 
 def test_recordings_that_are_lent_are_looked_through_too(store):
@@ -573,9 +630,9 @@ def test_a_search_keeps_its_budget_over_an_interruption(made, tmp_path):
 def test_the_winners_are_compared_over_all_seeds(made, tmp_path, in_this_process):
     found, failed = tune.tune(["probe"], "default", Data(("posts",)), made, tmp_path / "searches", 2, HERE)
     assert failed == {}
-    table = bench.bench({"probe": bench.Entrant(found["probe"])}, Data(("posts",)), (1, 2), made, tmp_path, HERE)
+    table = bench.bench({"probe": bench.Entrant(found["probe"].model)}, Data(("posts",)), (1, 2), made, tmp_path, HERE)
     kept = Run.open(tmp_path / "runs" / "probe")
-    assert kept.model == found["probe"]
+    assert kept.model == found["probe"].model
     assert [seed["seed"] for seed in table["rows"][0]["seeds"]] == [1, 2]
 
 

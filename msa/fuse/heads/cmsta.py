@@ -104,6 +104,7 @@ TRAIN: dict[str, dict[str, object]] = {
     "paper": _TRAIN | {"lr": 2e-3},  # Sec. 2.2
     "light": _TRAIN,
 }
+SEARCH = {"layers": (2, 4, 6)}  # of the numbers in Figure 6
 
 
 class CMSTA(FusionHead):

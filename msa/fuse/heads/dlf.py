@@ -66,6 +66,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "patience": 10,  # the authors'
     }
 }
+SEARCH = {"orthogonality": (0.003, 0.01, 0.03), "triplet": (0.003, 0.01, 0.03)}  # ours: half a decade each way
 
 
 class DLF(FusionHead):

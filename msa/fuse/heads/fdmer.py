@@ -52,6 +52,7 @@ class Config:
 
 PRESETS = {"default": Config(), "small": Config(dim=48, heads=2, discriminator=16)}
 TRAIN: dict[str, dict[str, object]] = {"default": {"lr": 3e-4, "weight_decay": 1e-3, "batch": 64}}  # ours
+SEARCH = {"consistency": (0.1, 0.3, 1.0), "disparity": (0.1, 0.3, 1.0)}  # ours: about half a decade each way
 
 
 class FDMER(FusionHead):

@@ -119,6 +119,7 @@ _TRAIN: dict[str, object] = {
     "select": "mae",  # ours
 }
 TRAIN = dict.fromkeys(PRESETS, _TRAIN)
+SEARCH = {"layers": (2, 3, 4)}  # Table 6
 
 
 class HCL(FusionHead):

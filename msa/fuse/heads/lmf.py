@@ -43,6 +43,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "batch": 32,  # ours; they search 4 to 128
     }
 }
+SEARCH = {"rank": (1, 4, 8, 16)}  # the authors' grid
 
 
 class LMF(FusionHead):

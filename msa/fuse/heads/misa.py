@@ -62,6 +62,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "patience": 6,  # the authors'
     }
 }
+SEARCH = {"similarity": (0.3, 1.0, 3.0), "difference": (0.1, 0.3, 1.0)}  # ours: about half a decade each way
 
 
 class MISA(FusionHead):

@@ -61,6 +61,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "clip": 0.8,  # the authors'
     }
 }
+SEARCH = {"layers": (2, 3, 4, 5)}  # ours; the code has 5, MMSA 4
 
 
 class MulT(FusionHead):
