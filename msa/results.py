@@ -299,7 +299,7 @@ def _stopping(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """How long each may train; the papers' patience differs, and a table that hides it would not be of one protocol."""
     limits: dict[tuple[int, int], list[str]] = {}
     for row in rows:
-        if row.get("stopping"):
+        if row.get("stopping") and not row["yardstick"]:
             limits.setdefault((row["stopping"]["epochs"], row["stopping"]["patience"]), []).append(row["name"])
     if limits:
         usual = max(limits, key=lambda limit: len(limits[limit]))
