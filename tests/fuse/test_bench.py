@@ -318,9 +318,9 @@ def test_heads_that_a_probe_beats_are_named(done):
 
 def test_patience_that_differs_is_told(done):
     found, _, _ = done
-    found["rows"][0]["stopping"] = {"epochs": 100, "patience": 32}
+    found["rows"][1]["stopping"] = {"epochs": 100, "patience": 32}
     told = next(r for r in results.bench_sheet(found).remarks if r.startswith("epochs at most"))
-    assert told.endswith(f"; {found['rows'][0]['name']} 100 and 32")
+    assert told.endswith(f"; {found['rows'][1]['name']} 100 and 32")
 
 
 def test_all_heads_of_a_bench_choose_their_epoch_alike():
