@@ -10,6 +10,7 @@ from msa.cache.index import Index
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
+from msa.fuse import race, tune
 from msa.fuse.data import Column, Table
 from msa.types import SENTIMENT, Modality, Task
 
@@ -134,3 +135,28 @@ def memory_table(name="posts", n=60, modalities=(TEXT, IMAGE), task=SENTIMENT, s
         states = [states_of(i, float(y), WIDTH[m], signal, name) for i, y in enumerate(fields["y"])]
         columns[m] = Column((Memory(memory_view(m), states),), np.zeros(n, np.int64), np.arange(n))
     return Table(name=name, task=task, **{"columns": columns} | fields)
+
+
+class Now:
+    """An executor that does it at once."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def submit(self, do, *args):
+        future = race.Future()
+        try:
+            future.set_result(do(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Trainings one after the other, here: a spawned process takes seconds to import torch."""
+    monkeypatch.setattr(race, "pool", lambda workers: Now())
+    monkeypatch.setattr(tune, "pool", lambda workers: Now())

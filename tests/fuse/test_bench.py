@@ -24,7 +24,7 @@ from msa.fuse.race import Workers
 from msa.fuse.run import Run, claimed
 from msa.types import SENTIMENT, Split, Task
 from tests.fuse import dying
-from tests.fuse.conftest import AUDIO, TEXT, VALUES, add_corpus
+from tests.fuse.conftest import AUDIO, TEXT, VALUES, Now, add_corpus
 
 HERE = Workers(jobs=1)
 POOL = race.pool
@@ -41,31 +41,6 @@ def quick():
             patch.setattr(plots, name, lambda *_: None)
         patch.setitem(probe.TRAIN, "default", probe.TRAIN["default"] | {"epochs": 4})
         yield
-
-
-class Now:
-    """An executor that does it at once."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
-
-    def submit(self, do, *args):
-        future = race.Future()
-        try:
-            future.set_result(do(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Trainings one after the other, here: a spawned process takes seconds to import torch."""
-    monkeypatch.setattr(race, "pool", lambda workers: Now())
-    monkeypatch.setattr(tune, "pool", lambda workers: Now())
 
 
 def single(y):

@@ -30,30 +30,6 @@ HERE = Workers(jobs=1)
 SEARCHED = [name for name in catalog.names("head") if hasattr(Model.of(name).module, "SEARCH")]
 
 
-class Now:
-    """An executor that does it at once."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
-
-    def submit(self, do, *args):
-        future = race.Future()
-        try:
-            future.set_result(do(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    for module in (race, tune):
-        monkeypatch.setattr(module, "pool", lambda workers: Now())
-
-
 @pytest.fixture
 def data(made):
     return tune.without_test(Data(("posts",)).load(made))
