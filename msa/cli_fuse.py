@@ -77,7 +77,7 @@ def bench(
     """Train many heads under one protocol and show them in one table, with what it takes to believe it.
 
     Same hidden states, parts, pairing, seeds and choice of the best epoch for all; rate, batch and patience are each
-    paper's own. The test part is scored once, after all have been trained. Linear probes of all modalities and of each
+    head's own. The test part is scored once, after all have been trained. Linear probes of all modalities and of each
     alone stand beside them, and a paper's figure where corpora, test samples and encoders are the paper's.
     """
     from msa.fuse import request

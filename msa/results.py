@@ -305,7 +305,7 @@ def _stopping(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         usual = max(limits, key=lambda limit: len(limits[limit]))
         rest = [f"{', '.join(names)} {e} and {p}" for (e, p), names in sorted(limits.items()) if (e, p) != usual]
         others = f"; {'; '.join(rest)}" if rest else ""
-        yield f"epochs at most, and patience, as each paper has them: {usual[0]} and {usual[1]}{others}"
+        yield f"epochs at most, and patience, as each head's file has them: {usual[0]} and {usual[1]}{others}"
 
 
 def _searched(name: str, search: Mapping[str, Any]) -> str:

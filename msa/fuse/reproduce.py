@@ -33,7 +33,10 @@ def entrants(experiment: papers.Experiment) -> dict[str, bench.Entrant]:
     """One for each row of a table. Raises ConfigError where a head it names is not there."""
     if lacking := sorted({row.model for row in experiment.rows} - set(catalog.names("head"))):
         raise ConfigError(f"{experiment.title} needs {', '.join(lacking)}", fix="see `msa fuse list`")
-    return {row.label: bench.Entrant(Model.of(row.model, experiment.preset, row.settings)) for row in experiment.rows}
+    return {
+        row.label: bench.Entrant(bench.alike(Model.of(row.model, experiment.preset, row.settings)))
+        for row in experiment.rows
+    }
 
 
 def corpora(experiment: papers.Experiment, store: FeatureStore) -> tuple[str, ...] | None:

@@ -160,3 +160,16 @@ def in_this_process(monkeypatch):
     """Trainings one after the other, here: a spawned process takes seconds to import torch."""
     monkeypatch.setattr(race, "pool", lambda workers: Now())
     monkeypatch.setattr(tune, "pool", lambda workers: Now())
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The settings of every trial, none of which is trained: the larger the rate, the better."""
+    found = []
+
+    def trial_of(trial, start, train, valid, device):
+        found.append({name: suggest(trial) for name, suggest in tune.space(start).items()})
+        return -found[-1]["lr"]
+
+    monkeypatch.setattr(tune, "_trial", trial_of)
+    return found

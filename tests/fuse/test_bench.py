@@ -611,19 +611,6 @@ def test_the_winners_are_compared_over_all_seeds(made, tmp_path, in_this_process
     assert [seed["seed"] for seed in table["rows"][0]["seeds"]] == [1, 2]
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The settings of every trial, none of which is trained: the larger the rate, the better."""
-    found = []
-
-    def trial_of(trial, start, train, valid, device):
-        found.append({name: suggest(trial) for name, suggest in tune.space(start).items()})
-        return -found[-1]["lr"]
-
-    monkeypatch.setattr(tune, "_trial", trial_of)
-    return found
-
-
 def probe_search(folder, trials, **changed):
     return tune.Search("probe", "default", Data(("posts",)), "", 0, str(folder), trials, **changed)
 

@@ -35,19 +35,6 @@ def data(made):
     return tune.without_test(Data(("posts",)).load(made))
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The settings of every trial, none of which is trained: the larger the rate, the better."""
-    found = []
-
-    def trial_of(trial, start, train, valid, device):
-        found.append({name: suggest(trial) for name, suggest in tune.space(start).items()})
-        return -found[-1]["lr"]
-
-    monkeypatch.setattr(tune, "_trial", trial_of)
-    return found
-
-
 def searching(folder, trials, model="probe"):
     return tune.Search(model, "default", Data(("posts",)), "", 0, str(folder), trials)
 
