@@ -18,7 +18,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 HEAVY = ("torch", "zarr", "numpy", "transformers", "h5py", "PIL", "librosa", "sklearn", "matplotlib")
 
 # Room -> what it may import besides itself; the most specific room counts. COMPOSITIONS know everything.
-NOUNS = {"msa.types", "msa.errors"}
+NOUNS = {"msa.types", "msa.errors", "msa.names"}
 SETTINGS = {"msa.catalog", "msa.config"}
 # what users write down beside their data: rows of a file, who is in which part, which label a row has
 TABLES = {"msa.records", "msa.splits", "msa.labels"}
@@ -26,13 +26,14 @@ ARROWS = {
     "msa": set(),
     "msa.types": set(),
     "msa.errors": set(),
+    "msa.names": set(),
     "msa.catalog": {"msa.errors"},
     "msa.config": NOUNS,
     "msa.records": NOUNS,
     "msa.splits": NOUNS | {"msa.records"},
     "msa.labels": NOUNS | {"msa.records", "msa.splits"},
     "msa.remember": {"msa.errors"},
-    "msa.terminal": set(),
+    "msa.terminal": {"msa.names"},
     "msa.cache": NOUNS | TABLES,
     "msa.cache.exchange": NOUNS | SETTINGS | TABLES | {"msa.cache"},
     "msa.extract": NOUNS | SETTINGS | TABLES | {"msa.cache"},
