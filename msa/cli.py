@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from msa import __version__, catalog, cli_cache, cli_fuse, remember, terminal
-from msa.commands import DeviceOption, FolderOption, JsonOption, about, listed, print_json, print_run
+from msa.commands import DeviceOption, FolderOption, JsonOption, about, folder_of, listed, print_json, print_run
 from msa.errors import MsaError, UnknownNameError
 from msa.types import Modality
 
@@ -107,7 +107,7 @@ def extract(
     Interrupted runs go on where they stopped; a sample that cannot be read is recorded, and the run goes on.
     A corpus that was imported (`msa cache import`) is named as it is in the store: its texts are extracted.
     """
-    path = remember.folder(store)
+    path = folder_of(store)
     if dataset not in catalog.names("dataset") and not (path / "zarr.json").exists():  # before anything heavy
         raise UnknownNameError("dataset", dataset, catalog.names("dataset"))
     from msa.cache.store import FeatureStore

@@ -14,6 +14,7 @@ from msa.commands import (
     StoreArgument,
     StoreOption,
     about,
+    folder_of,
     may_share,
     open_folder,
     open_store,
@@ -80,7 +81,7 @@ def verify(
     """Check every file, size, SHA-256 and table, and say whom a fault concerns; exit code 1 when something is wrong."""
     from msa.cache.verify import report
 
-    found = report(remember.folder(store or store_), deep, terminal.Bar())
+    found = report(folder_of(store or store_), deep, terminal.Bar())
     print_json([asdict(p) for p in found.problems], json_)
     if not json_:
         terminal.findings(found.path, found.problems, found.remarks)
@@ -101,7 +102,7 @@ def repair(
     """
     from msa.cache import repair as repairing
 
-    plan = repairing.plan(remember.folder(store or store_), terminal.Bar(), catalog.names("dataset"))
+    plan = repairing.plan(folder_of(store or store_), terminal.Bar(), catalog.names("dataset"))
     print_json({"steps": [asdict(step) for step in plan.steps], "commands": plan.commands}, json_)
     if not json_:
         terminal.mending(plan.report.path, plan.steps, plan.commands)
@@ -327,7 +328,7 @@ def pull(
     from msa.cache.selecting import Selection
 
     wanted = Selection(dataset or (), view or (), split or (), samples)
-    result = sharing.pull(origin, remember.folder(store), wanted, terminal.Bytes())
+    result = sharing.pull(origin, folder_of(store), wanted, terminal.Bytes())
     print_json(asdict(result) | {"licences": dict(result.licences)}, json_)
     if not json_:
         terminal.shared(result)
@@ -347,7 +348,7 @@ def merge(
     """
     from msa.cache import sharing
 
-    result = sharing.merge(other, remember.folder(store), terminal.Bytes())
+    result = sharing.merge(other, folder_of(store), terminal.Bytes())
     print_json(asdict(result) | {"licences": dict(result.licences)}, json_)
     if not json_:
         terminal.shared(result)
@@ -393,7 +394,7 @@ def import_(
     from msa.config import with_settings
 
     foreign = module.read(source, with_settings(module.Config(), set_ or (), f"setting of {format}"), name)
-    path = remember.folder(store)
+    path = folder_of(store)
     opened = FeatureStore.create(path)
     remember.keep_store(path)
     index, found = importing.bring_in(opened, foreign, split, seed, terminal.Bar())

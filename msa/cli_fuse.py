@@ -42,7 +42,9 @@ def train(
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/MODEL-DATA-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run.")] = None,
-    like: Annotated[Path | None, typer.Option(help="Repeat a run: same data, settings and seeds.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Repeat a run: same data, settings and seeds, but for what --set changes.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Train a head from the store, test it once, and show it beside a linear probe and the majority class."""
@@ -51,7 +53,8 @@ def train(
     from msa.fuse import request
 
     asked = request.Request(model, preset, data, pairing, rho, pair_seed, modalities, view or [], set_ or [], seeds)
-    run = request.train(asked, store, out, resume, like, terminal.note)
+    where = store if resume or like else commands.store_of(store)
+    run = request.train(asked, where, out, resume, like, terminal.note)
     print_json({"run": str(run.folder), **run.metrics}, json_)
     if not json_:
         print_run(run)
@@ -84,7 +87,8 @@ def bench(
     from msa.fuse.race import Workers
 
     asked = request.Request("", preset, data, pairing, modalities=modalities, views=view or [], seeds=seeds)
-    found, folder = request.bench(asked, models.split(","), store, out, Workers(jobs, scheduler), terminal.note)
+    workers, where = Workers(jobs, scheduler), commands.store_of(store)
+    found, folder = request.bench(asked, models.split(","), where, out, workers, terminal.note)
     _show(found, folder, json_)
 
 
@@ -116,8 +120,8 @@ def tune(
     from msa.fuse.race import Workers
 
     asked = request.Request("", preset, data, pairing, modalities=modalities, views=view or [], seeds=seeds)
-    workers = Workers(jobs, scheduler)
-    found, folder = request.tune(asked, models.split(","), trials, store, out, workers, terminal.note)
+    workers, where = Workers(jobs, scheduler), commands.store_of(store)
+    found, folder = request.tune(asked, models.split(","), trials, where, out, workers, terminal.note)
     _show(found, folder, json_)
 
 
@@ -163,7 +167,8 @@ def reproduce(
             terminal.say(f"{folder}  (complexity.md, .csv, .json, .png)")
         return None
     asked = request.Request("", "default", data, pairing, modalities=modalities, views=view or [], seeds=seeds)
-    made, folder = request.reproduce(asked, table, store, out, Workers(jobs, scheduler), terminal.note)
+    workers, where = Workers(jobs, scheduler), commands.store_of(store)
+    made, folder = request.reproduce(asked, table, where, out, workers, terminal.note)
     return _show(made, folder, json_)
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 WHERE = "a folder, or to read s3://, gs://, https://"
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help=f"The store: {WHERE}. Default: MSA_STORE, the last one extracted to, ./msa-store."),
+    typer.Option("--store", help=f"The store: {WHERE}. Default: MSA_STORE, ./msa-store, the last one written to."),
 ]
 StoreArgument = Annotated[
     str | None, typer.Argument(help=f"The store: {WHERE}. Default: as with --store.", show_default=False)
 ]
 FolderOption = Annotated[
     str | None,
-    typer.Option("--store", help="The store: a folder. Default: MSA_STORE, the last one extracted to, ./msa-store."),
+    typer.Option("--store", help="The store: a folder. Default: MSA_STORE, ./msa-store, the last one written to."),
 ]
 FolderArgument = Annotated[
     str | None, typer.Argument(help="The store: a folder. Default: as with --store.", show_default=False)
@@ -40,18 +41,32 @@ FREE = {
 }
 
 
+def store_of(option: str | None) -> str | Path:
+    """Return the store to read from, and print which one it is where --store does not say so."""
+    meant, why = remember.store(option)
+    terminal.store(meant, why)
+    return meant
+
+
+def folder_of(option: str | None) -> Path:
+    """Return the store to write to, and print which one it is where --store does not say so."""
+    meant, why = remember.folder(option)
+    terminal.store(meant, why)
+    return meant
+
+
 def open_store(store: str | None) -> "FeatureStore":
-    """The store that is named, or the one that is meant where none is: to read."""
+    """Open the store that is named, or the one that is meant where none is: to read."""
     from msa.cache.store import FeatureStore
 
-    return FeatureStore.open(remember.store(store))
+    return FeatureStore.open(store_of(store))
 
 
 def open_folder(store: str | None) -> "FeatureStore":
-    """The same, to write: a folder."""
+    """Open the same, to write: a folder."""
     from msa.cache.store import FeatureStore
 
-    return FeatureStore.open(remember.folder(store))
+    return FeatureStore.open(folder_of(store))
 
 
 def may_share(restrictions: Sequence["Restriction"]) -> None:

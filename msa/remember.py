@@ -3,8 +3,8 @@
 A store to read from is a folder or an address (s3://, gs://, https://), which stays the text it is; `folder` is for
 commands that write, and refuses addresses.
 
-Order of precedence everywhere: the option of this command, the environment (MSA_STORE), what was remembered, the
-built-in default. MSA_HOME names another folder for the file.
+The store that is used: the option of this command, else MSA_STORE, else ./msa-store where that is a store, else the
+store last written to, else ./msa-store. MSA_HOME names another folder for the file.
 """
 
 import json
@@ -17,17 +17,29 @@ from msa.errors import ConfigError
 DEFAULT_STORE = Path("msa-store")
 
 
-def store(option: str | Path | None) -> str | Path:
-    """The store to read from: an address as text, a folder as a path."""
-    given = option if option is not None else os.environ.get("MSA_STORE") or _read().get("store", DEFAULT_STORE)
-    return str(given) if "://" in str(given) else Path(given)
+def store(option: str | Path | None) -> tuple[str | Path, str]:
+    """Return the store to read from, an address as text or a folder as a path, and why it is this one.
+
+    The reason is empty where the option names the store.
+    """
+    if option is not None:
+        given, why = option, ""
+    elif environment := os.environ.get("MSA_STORE"):
+        given, why = environment, "from MSA_STORE"
+    elif (DEFAULT_STORE / "zarr.json").exists():
+        given, why = DEFAULT_STORE, "in this folder"
+    elif remembered := _read().get("store"):
+        given, why = str(remembered), "the store last written to"
+    else:
+        given, why = DEFAULT_STORE, "the default"
+    return (str(given) if "://" in str(given) else Path(given)), why
 
 
-def folder(option: str | Path | None) -> Path:
-    """The store to write to. Raises ConfigError where an address is meant."""
-    meant = store(option)
+def folder(option: str | Path | None) -> tuple[Path, str]:
+    """Return the store to write to, and why it is this one. Raises ConfigError where an address is meant."""
+    meant, why = store(option)
     if isinstance(meant, Path):
-        return meant
+        return meant, why
     address = meant.partition("://")[0] + "://" + meant.partition("://")[2].partition("?")[0].rpartition("@")[2]
     raise ConfigError(
         f"{address} is an address, and this command works on a folder of this machine",

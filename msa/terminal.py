@@ -138,6 +138,12 @@ def warn(line: str) -> None:
     err.print(f"[yellow]note:[/yellow] {escape(line)}", soft_wrap=True)
 
 
+def store(where: Any, why: str) -> None:
+    """Which store a command uses, where none was named: it is easily another one than is meant."""
+    if why:
+        err.print(f"[bold]store:[/bold] [bold]{escape(str(where))}[/bold] ({why})", soft_wrap=True)
+
+
 def fail(what: str, fix: str) -> None:
     """The end of a command that could not be carried out."""
     err.print(f"[bold red]error:[/bold red] {escape(what)}", soft_wrap=True)

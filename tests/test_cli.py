@@ -135,6 +135,33 @@ def test_store_and_root_are_remembered(msa, posts, tmp_path):
     }
 
 
+def test_a_store_in_this_folder_comes_before_the_one_last_written_to(msa, posts, tmp_path, monkeypatch):
+    """Option, MSA_STORE, ./msa-store, the store last written to; which one it is stands on standard error."""
+    for name in ("here/msa-store", "named", "last"):
+        msa("extract", "--dataset", "table", "--root", posts, "--preset", "classic", "--image", "none", "--store", name)
+    last = tmp_path / "last"
+    assert f"store: {last} (the store last written to)" in msa("cache", "ls")[2]
+    monkeypatch.chdir(tmp_path / "here")
+    for words in (("cache", "ls"), ("cache", "verify"), ("fuse", "train", "--model", "probe", "--seeds", "1")):
+        code, _, err = msa(*words)
+        assert (code, "store: msa-store (in this folder)" in err) == (0, True), err
+    monkeypatch.setenv("MSA_STORE", str(tmp_path / "named"))
+    assert f"store: {tmp_path / 'named'} (from MSA_STORE)" in msa("cache", "ls")[2]
+    assert "store:" not in msa("cache", "ls", "--store", last)[2]
+
+
+def test_a_run_is_repeated_with_a_setting_changed(trained, tmp_path):
+    code, _, err = trained("fuse", "train", "--like", "run", "--set", "epochs=1", "--out", "other")
+    assert code == 0, err
+    first, other = (json.loads((tmp_path / run / "run.json").read_text())["experiment"] for run in ("run", "other"))
+    assert (first["model"]["training"].pop("epochs"), other["model"]["training"].pop("epochs")) == (2, 1)
+    assert first == other
+    code, _, err = trained("fuse", "train", "--like", "run", "--modalities", "text")
+    assert (code, "--like does as the run did" in err) == (1, True)
+    code, _, err = trained("fuse", "train", "--resume", "run", "--set", "epochs=1")
+    assert (code, "--resume does as the run did" in err) == (1, True)
+
+
 def test_info_tells_failures_and_where_things_come_from(msa, posts):
     (posts.parent / "7.png").write_bytes(b"")
     msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)

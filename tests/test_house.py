@@ -38,7 +38,7 @@ ARROWS = {
     "msa.cache.exchange": NOUNS | SETTINGS | TABLES | {"msa.cache"},
     "msa.extract": NOUNS | SETTINGS | TABLES | {"msa.cache"},
     "msa.fuse": NOUNS | SETTINGS | {"msa.cache"},
-    "msa.fuse.request": NOUNS | SETTINGS | {"msa.cache", "msa.fuse", "msa.remember"},
+    "msa.fuse.request": NOUNS | SETTINGS | {"msa.cache", "msa.fuse"},
     "msa.results": NOUNS | {"msa.fuse"},
     "msa.demo": {"msa.errors"},
 }

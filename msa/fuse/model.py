@@ -31,14 +31,19 @@ class Model:
         if preset not in presets:
             raise UnknownNameError(f"preset of {name}", preset, presets)
         training = replace(TrainConfig(), **getattr(module, "TRAIN", {}).get(preset, {}))
-        own = {field.name for field in fields(module.Config)}
+        return cls(name, preset, asdict(presets[preset]), training).changed(settings)
+
+    def changed(self, settings: Sequence[str]) -> "Model":
+        """Return the same model with `name=value` settings of the head or of the training changed."""
+        own = {field.name for field in fields(self.module.Config)}
         general = {field.name for field in fields(TrainConfig)}
         asked = {setting.partition("=")[0] for setting in settings}
         if unknown := sorted(asked - own - general):
-            raise UnknownNameError(f"setting of {name}", unknown[0], own | general)
-        config = with_settings(presets[preset], [s for s in settings if s.partition("=")[0] in own])
-        training = with_settings(training, [s for s in settings if s.partition("=")[0] not in own])
-        return cls(name, preset, asdict(config), training)
+            raise UnknownNameError(f"setting of {self.name}", unknown[0], own | general)
+        config = self.module.Config(**_tuples(self.settings))
+        config = with_settings(config, [s for s in settings if s.partition("=")[0] in own])
+        training = with_settings(self.training, [s for s in settings if s.partition("=")[0] not in own])
+        return Model(self.name, self.preset, asdict(config), training)
 
     @cached_property
     def module(self) -> ModuleType:

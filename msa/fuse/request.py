@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from msa import remember
 from msa.cache.store import FeatureStore
 from msa.config import by_modality, modality
 from msa.errors import ConfigError
@@ -47,9 +46,11 @@ def train(
         _alone(asked, out, resume, like)
         found = Run.open(again)
         wanted = Experiment.from_json(found.record["experiment"])
+        wanted = replace(wanted, model=wanted.model.changed(asked.settings))
         opened = experiment.store_of(found, store)
     else:
-        opened = FeatureStore.open(remember.store(store))
+        assert store is not None  # only a run that is repeated or resumed knows its store
+        opened = FeatureStore.open(store)
         wanted = Experiment(
             Model.of(asked.model, asked.preset, asked.settings), _data(asked, opened, watch), _seeds(asked.seeds)
         )
@@ -59,10 +60,10 @@ def train(
 
 
 def bench(
-    asked: Request, models: Sequence[str], store: str | Path | None, out: Path | None, workers: Workers, watch: Watch
+    asked: Request, models: Sequence[str], store: str | Path, out: Path | None, workers: Workers, watch: Watch
 ) -> tuple[dict[str, Any], Path]:
     """Carry out `msa fuse bench`: the table as plain values, and its folder."""
-    opened = FeatureStore.open(remember.store(store))
+    opened = FeatureStore.open(store)
     data = _data(asked, opened, watch)
     folder = out or RUNS / f"bench-{_named(data)}"
     watch(f"{', '.join(models)} on {_named(data)} from {opened.where} -> {folder}")
@@ -74,13 +75,13 @@ def tune(
     asked: Request,
     models: Sequence[str],
     trials: int,
-    store: str | Path | None,
+    store: str | Path,
     out: Path | None,
     workers: Workers,
     watch: Watch,
 ) -> tuple[dict[str, Any], Path]:
     """Carry out `msa fuse tune`: search, then compare the winners over all seeds; the table and its folder."""
-    opened = FeatureStore.open(remember.store(store))
+    opened = FeatureStore.open(store)
     data = _data(asked, opened, watch)
     folder = out or RUNS / f"tune-{_named(data)}"
     names = list(benching.heads(models, asked.preset))
@@ -93,11 +94,11 @@ def tune(
 
 
 def reproduce(
-    asked: Request, name: str, store: str | Path | None, out: Path | None, workers: Workers, watch: Watch
+    asked: Request, name: str, store: str | Path, out: Path | None, workers: Workers, watch: Watch
 ) -> tuple[dict[str, Any], Path]:
     """Carry out `msa fuse reproduce`: the table and its folder."""
     experiment = papers.named(name)
-    opened = FeatureStore.open(remember.store(store))
+    opened = FeatureStore.open(store)
     if asked.data is None and (there := reproducing.corpora(experiment, opened)):
         asked = replace(asked, data="+".join(there))
     data = _data(asked, opened, watch)
@@ -117,11 +118,16 @@ def _named(data: Data) -> str:
 
 
 def _alone(asked: Request, out: Path | None, resume: Path | None, like: Path | None) -> None:
-    """Refuse options that a run which is repeated or gone on with would have to ignore."""
+    """Refuse options that a run which is repeated or resumed would have to ignore; a repeated one takes settings."""
     if resume and (like or out):
         raise ConfigError(f"--resume {resume} goes on in that folder", fix="leave out --like and --out")
     plain = Request(asked.model)  # a model is always named: which one was typed cannot be told from the default
-    given = [f.name for f in fields(Request) if (getattr(asked, f.name) or None) != (getattr(plain, f.name) or None)]
+    taken = {"settings"} if like else set()
+    given = [
+        f.name
+        for f in fields(Request)
+        if f.name not in taken and (getattr(asked, f.name) or None) != (getattr(plain, f.name) or None)
+    ]
     if given:
         raise ConfigError(
             f"--{'resume' if resume else 'like'} does as the run did, and {', '.join(given)} would change that",
