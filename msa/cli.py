@@ -13,7 +13,17 @@ from typing import Annotated
 import typer
 
 from msa import __version__, catalog, cli_cache, cli_fuse, remember, terminal
-from msa.commands import DeviceOption, FolderOption, JsonOption, about, folder_of, listed, print_json, print_run
+from msa.commands import (
+    DeviceOption,
+    FolderOption,
+    JsonOption,
+    about,
+    folder_of,
+    listed,
+    print_corpus,
+    print_json,
+    print_run,
+)
 from msa.errors import MsaError, UnknownNameError
 from msa.types import Modality
 
@@ -133,7 +143,7 @@ def extract(
     jobs.check(job, existing)
     found = jobs.survey(job, existing, bar)
     if not json_:
-        terminal.corpus(found.index)
+        print_corpus(found.index)
         if found.remark:
             terminal.warn(found.remark)
     if dry_run:

@@ -18,6 +18,7 @@ from msa.commands import (
     may_share,
     open_folder,
     open_store,
+    print_corpus,
     print_json,
 )
 
@@ -391,16 +392,18 @@ def import_(
     module = catalog.load("format", format)
     from msa.cache import importing
     from msa.cache.store import FeatureStore
-    from msa.config import with_settings
+    from msa.config import taking, with_settings
+    from msa.splits import Config as Drawing
 
-    foreign = module.read(source, with_settings(module.Config(), set_ or (), f"setting of {format}"), name)
+    drawing, own = taking(Drawing(), set_ or ())
+    foreign = module.read(source, with_settings(module.Config(), own, f"setting of {format}"), name)
     path = folder_of(store)
     opened = FeatureStore.create(path)
     remember.keep_store(path)
-    index, found = importing.bring_in(opened, foreign, split, seed, terminal.Bar())
+    index, found = importing.bring_in(opened, foreign, split, seed, terminal.Bar(), drawing)
     print_json({"store": str(path), **about(index), "views": [asdict(i) for i in found]}, json_)
     if not json_:
-        terminal.corpus(index)
+        print_corpus(index)
         if missing := importing.lacking(index):
             terminal.warn(missing)
         terminal.imported(found, path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from msa import catalog, remember, terminal
+from msa import catalog, remember, splits, terminal
 from msa.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -96,6 +96,16 @@ def print_run(run: "Run") -> None:
     terminal.say(f"run: {run.folder}  ({', '.join([*run.pictures, 'predictions.csv', 'metrics.json'])})")
 
 
+def print_corpus(index: "Index") -> None:
+    """Print what a corpus holds, and which classes a part has too few samples of."""
+    terminal.corpus(index)
+    few = list(splits.scarce(index.counts(), index.task.classes))
+    for line in few:
+        terminal.warn(line)
+    if few and "drawn" in index.about["split"]:
+        terminal.warn("draw other parts with --seed N, or each class in the same ratio with --set stratify=true")
+
+
 def about(index: "Index") -> dict[str, Any]:
     """What is worth saying of a corpus that was just read."""
     kept = ("split", "dropped", "encodings", "leaks")
@@ -129,6 +139,8 @@ def _settings(kind: str, name: str) -> dict[str, list[tuple[str, Any, str]]]:
 
         return described(name)
     found = {"settings": describe(catalog.load(kind, name).Config)}
+    if kind in ("dataset", "format"):
+        found["where parts are drawn"] = describe(splits.Config)
     if kind == "head":
         from msa.fuse.model import Model
         from msa.fuse.train import TrainConfig

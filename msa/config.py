@@ -32,6 +32,17 @@ def with_settings(config: C, settings: Iterable[str], kind: str = "setting") -> 
     return replace(config, **changes)  # type: ignore[type-var]
 
 
+def taking(config: C, settings: Iterable[str]) -> tuple[C, list[str]]:
+    """Return a copy of a dataclass with those settings applied that name a field of it, and the settings left over.
+
+    Raises ConfigError for a value of another type.
+    """
+    assert is_dataclass(config)
+    known, given = {field.name for field in fields(config)}, list(settings)
+    own = [setting for setting in given if setting.partition("=")[0] in known]
+    return with_settings(config, own), [setting for setting in given if setting not in own]
+
+
 def checked(config: object) -> None:
     """Raise ConfigError where a setting holds none of the values its Literal lists; called in `__post_init__`."""
     for name, hint in get_type_hints(type(config)).items():

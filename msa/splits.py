@@ -5,8 +5,9 @@ So what is drawn is groups: samples with equal content, or which the corpus want
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -25,7 +26,15 @@ NAMES = {
 }
 PARTS = tuple(Split)
 RATIOS = (0.8, 0.1, 0.1)
+SCARCE = 10  # samples of a class in a part: with fewer, a score of that class says next to nothing
 FEW = 100  # below this many groups a part's size by hash value is a lottery (99 groups: 10 +- 3), so ranks decide
+
+
+@dataclass(frozen=True)
+class Config:
+    """How parts are drawn, where a corpus has none of its own."""
+
+    stratify: bool = False  # every class in the ratio 8:1:1, as far as samples that stay together allow it
 
 
 def draw(
@@ -33,6 +42,7 @@ def draw(
     contents: Sequence[Collection[bytes]],
     seed: int = 42,
     ratios: tuple[float, float, float] = RATIOS,
+    strata: Sequence[Hashable] | None = None,
 ) -> list[Split]:
     """A part for every sample; `contents[i]` are digests of sample i that must not occur in two parts.
 
@@ -40,6 +50,14 @@ def draw(
     move no group but those they belong to. With fewer than 100 groups the rank of the hash decides instead, so that
     every part gets its share and at least one group, and new samples may move some.
     An official split is never changed; a drawn sample that shares a group with an official one follows it.
+
+    Args:
+        samples: Samples of one corpus, in any order.
+        contents: Digests of each sample's text, picture, recording, ...
+        seed: Seed of the hash.
+        ratios: Shares of train, valid and test.
+        strata: The class of each sample. Where it is given, the rank of the hash decides inside each class, so that
+            every class is divided by `ratios`; a group counts for the class most of its samples have.
     """
     if len(ratios) != len(PARTS) or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
         raise ConfigError(
@@ -49,9 +67,33 @@ def draw(
     roots = _linked(samples, contents)
     for sample, root in zip(samples, roots, strict=True):
         groups.setdefault(root, []).append(sample)
-    parts = _drawn({root: group for root, group in groups.items() if not _official(group)}, len(groups), seed, ratios)
+    undecided = {root: group for root, group in groups.items() if not _official(group)}
+    if strata is None:
+        parts = _drawn(undecided, len(groups), seed, ratios)
+    else:
+        classes: dict[int, list[Hashable]] = {}
+        for root, stratum in zip(roots, strata, strict=True):
+            classes.setdefault(root, []).append(stratum)
+        parts = _stratified(undecided, {root: _most(classes[root]) for root in undecided}, seed, ratios)
     parts |= {root: part for root, group in groups.items() if (part := _official(group))}
     return [sample.split or parts[root] for sample, root in zip(samples, roots, strict=True)]
+
+
+def scarce(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> Iterator[str]:
+    """Say which classes lack samples in a part.
+
+    Args:
+        counts: Part -> class -> number of samples, of all three parts.
+        classes: Names of the classes.
+    """
+    for part, row in counts.items():
+        lacking = [name for name in classes if not row.get(name)]
+        few = [f"{row[name]} {name}" for name in classes if 0 < row.get(name, 0) < SCARCE]
+        if lacking:
+            yield f"{part} has no sample of {', '.join(lacking)}"
+        if few and part != Split.TRAIN:
+            these = "these classes" if len(few) > 1 else "this class"
+            yield f"{part} has only {', '.join(few)}: scores of {these} will be rough"
 
 
 def named(path: Path) -> dict[str, Split]:
@@ -159,6 +201,35 @@ def _drawn(
         return {root: _part(value, ratios) for root, value in u.items()}
     order = sorted(groups, key=lambda root: (u[root], name[root]))
     return dict(zip(order, _shares([groups[root] for root in order], ratios), strict=True))
+
+
+def _most(found: Sequence[Hashable]) -> Hashable:
+    """The class most samples of a group have; of several the one that comes first by name."""
+    counted = Counter(found)
+    return min(counted, key=lambda one: (-counted[one], str(one)))
+
+
+def _stratified(
+    groups: Mapping[int, Sequence[Sample]],
+    classes: Mapping[int, Hashable],
+    seed: int,
+    ratios: tuple[float, float, float],
+) -> dict[int, Split]:
+    """A part for each group: inside each class the groups are ranked by hash and divided by the ratios.
+
+    A class of fewer groups than parts is learned before it is tested: train first, then test, then valid.
+    """
+    parts: dict[int, Split] = {}
+    for stratum in sorted(set(classes.values()), key=str):
+        name = {root: min(s.id for s in group) for root, group in groups.items() if classes[root] == stratum}
+        order = sorted(name, key=lambda root: (_uniform(seed, name[root]), name[root]))
+        wanted = [part for part, ratio in zip(PARTS, ratios, strict=True) if ratio]
+        if len(order) < len(wanted):
+            preferred = [part for part in (Split.TRAIN, Split.TEST, Split.VALID) if part in wanted]
+            parts |= dict(zip(order, preferred, strict=False))
+        else:
+            parts |= dict(zip(order, _shares([groups[root] for root in order], ratios), strict=True))
+    return parts
 
 
 def _uniform(seed: int, id: str) -> float:

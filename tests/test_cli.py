@@ -113,6 +113,20 @@ def test_predictions_of_the_table_equal_those_of_the_store(trained, posts, tmp_p
             assert float(row[f"p_{name}"]) == pytest.approx(found[row["id"]][name], abs=2e-6)
 
 
+def test_parts_that_lack_a_class_are_said_with_the_way_out(msa, tmp_path):
+    rows = [f"{i},text {i},{'rare' if i % 25 == 0 else 'common'}" for i in range(200)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,text,label", *rows]))
+    words = ("extract", "--dataset", "table", "--root", "t.csv", "--preset", "classic", "--dry-run", "--store", "s")
+    _, _, err = msa(*words)
+    assert re.search(r"valid has (no sample of rare|only \d rare)", err)
+    assert "--set stratify=true" in err
+    _, out, err = msa(*words, "--set", "stratify=true")
+    assert "stratified by label, seed 42" in out
+    counts = json.loads(msa(*words, "--set", "stratify=true", "--json")[1])["counts"]
+    assert {part: row["rare"] for part, row in counts.items()} == {"train": 6, "valid": 1, "test": 1}
+    assert {part: row["common"] for part, row in counts.items()} == {"train": 154, "valid": 19, "test": 19}
+
+
 def test_a_dry_run_counts_and_writes_nothing(msa, posts, tmp_path):
     code, out, _ = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--dry-run")
     assert code == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from msa.errors import ConfigError, SourceError
 from msa.extract.datasets import emodb, mvsa_single, tess
-from msa.splits import PARTS, apply_named, draw, leaks, named
+from msa.splits import PARTS, apply_named, draw, leaks, named, scarce
 from msa.types import Dropped, Modality, Raw, Sample, Split
 
 TRAIN, VALID, TEST = PARTS
@@ -229,6 +229,53 @@ def test_a_split_file_of_another_corpus_is_an_error_that_shows_both_sides():
     assert "none of the 2 ids in the split file" in error.value.what
     assert "'0001'" in error.value.what
     assert "'1'" in error.value.what
+
+
+@given(corpora, st.randoms(use_true_random=False), st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_a_stratified_draw_keeps_groups_whole_and_does_not_depend_on_order(rows, shuffler, seed):
+    samples, contents = corpus(rows)
+    strata = [f"class{i % 3}" for i in range(len(samples))]
+    parts = drawn(samples, contents, seed=seed, strata=strata)
+    assert all(len({parts[id] for id in group}) == 1 for group in components(samples, contents))
+    order = list(range(len(samples)))
+    shuffler.shuffle(order)
+    shuffled = [[given[i] for i in order] for given in (samples, contents, strata)]
+    assert drawn(shuffled[0], shuffled[1], seed=seed, strata=shuffled[2]) == parts
+
+
+def test_a_stratified_draw_divides_every_class_by_the_ratios():
+    samples, contents = many(300)
+    strata = ["common"] * 240 + ["rare"] * 40 + ["rarer"] * 18 + ["pair"] * 2
+    parts = draw(samples, contents, strata=strata)
+    counts = {name: Counter(p for p, s in zip(parts, strata, strict=True) if s == name) for name in set(strata)}
+    assert [counts["common"][p] for p in PARTS] == [192, 24, 24]
+    assert [counts["rare"][p] for p in PARTS] == [32, 4, 4]
+    assert [counts["rarer"][p] for p in PARTS] == [14, 2, 2]
+    assert [counts["pair"][p] for p in PARTS] == [1, 0, 1]
+    assert parts != draw(samples, contents, strata=strata, seed=7)
+
+
+def test_an_official_part_is_kept_by_a_stratified_draw():
+    samples, contents = many(30)
+    samples = [replace(s, split=TEST) if i < 5 else s for i, s in enumerate(samples)]
+    parts = draw(samples, contents, strata=["a", "b"] * 15)
+    assert parts[:5] == [TEST] * 5
+    assert {*parts[5:]} == {*PARTS}
+
+
+def test_a_part_that_lacks_a_class_or_has_few_of_it_is_said():
+    counts = {
+        "train": {"a": 90, "b": 9, "c": 1},
+        "valid": {"a": 10, "b": 9, "c": 0},
+        "test": {"a": 12, "b": 10, "c": 0},
+    }
+    assert list(scarce(counts, ["a", "b", "c"])) == [
+        "valid has no sample of c",
+        "valid has only 9 b: scores of this class will be rough",
+        "test has no sample of c",
+    ]
+    assert list(scarce({"test": {"labelled": 3}}, [])) == []
 
 
 def test_leaks_are_counted_per_kind_with_an_example_and_none_are_found_where_none_are():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from msa import __version__
+from msa import __version__, splits
 from msa.cache import fingerprint, housekeeping
 from msa.cache.files import naming_a_full_disk
 from msa.cache.foreign import Feature, Foreign, Unreadable
@@ -49,11 +49,21 @@ def bring_in(
     split_file: Path | None = None,
     seed: int = 42,
     progress: Progress = Unwatched(),
+    drawing: splits.Config = splits.Config(),
 ) -> tuple[Index, list[Imported]]:
-    """Import a corpus and its features. What an interrupted import committed is kept; the same call goes on there."""
+    """Import a corpus and its features. What an interrupted import committed is kept; the same call continues there.
+
+    Args:
+        store: The store to write to.
+        foreign: What a reader of msa.cache.exchange found.
+        split_file: A file that names the samples of each part.
+        seed: Seed of parts that are drawn, where the corpus has none.
+        progress: Told of every sample.
+        drawing: How parts are drawn.
+    """
     corpus = replace(foreign.corpus, origin=foreign.format).split_by(split_file).kept(foreign.path)
     inputs = [_inputs(sample, foreign) for sample in corpus.samples]
-    index = index_of(corpus, inputs, split_file, seed)
+    index = index_of(corpus, inputs, split_file, seed, drawing)
     with naming_a_full_disk(store.path):
         before = store.datasets.get(index.name)
         dataset = store.add_index(index)

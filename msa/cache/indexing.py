@@ -63,10 +63,25 @@ class Corpus:
         )
 
 
-def index_of(corpus: Corpus, inputs: Sequence[Inputs], split_file: Path | None = None, seed: int = 42) -> Index:
-    """The index of a corpus whose sample i has `inputs[i]`; `split_file` is only named here, see `Corpus.split_by`."""
+def index_of(
+    corpus: Corpus,
+    inputs: Sequence[Inputs],
+    split_file: Path | None = None,
+    seed: int = 42,
+    drawing: splits.Config = splits.Config(),
+) -> Index:
+    """The index of a corpus whose sample i has `inputs[i]`.
+
+    Args:
+        corpus: Samples and all that is known of them.
+        inputs: Digests and text of each sample.
+        split_file: The file the parts were read from; it is only named here, see `Corpus.split_by`.
+        seed: Seed of parts that are drawn.
+        drawing: How parts are drawn.
+    """
     samples = corpus.samples
-    parts = splits.draw(samples, [content.contents for content in inputs], seed)
+    strata = _strata(corpus.task, samples) if drawing.stratify else None
+    parts = splits.draw(samples, [content.contents for content in inputs], seed, strata=strata)
     modalities = sorted({m for found in inputs for m in found.digests})
     names, labels = _labels(corpus.task, samples)
     digest = lambda m: b"".join(found.digests.get(m, MISSING) for found in inputs)  # noqa: E731
@@ -85,7 +100,7 @@ def index_of(corpus: Corpus, inputs: Sequence[Inputs], split_file: Path | None =
             "origin": corpus.origin,
             "source": asdict(corpus.source),
             "settings": dict(corpus.settings),
-            "split": _how_split(samples, split_file, seed),
+            "split": _how_split(samples, split_file, seed, drawing.stratify),
             "dropped": dict(Counter(d.reason for d in corpus.dropped).most_common()),
             "dropped_ids": [[d.id, d.reason, d.detail] for d in corpus.dropped],
             "encodings": dict(Counter(f.encoding for f in inputs if f.encoding)),
@@ -119,11 +134,30 @@ def _number(task: Task, label: Any) -> float:
     return float(task.classes.index(str(label)) if task.classes else label)
 
 
-def _how_split(samples: Sequence[Sample], split_file: Path | None, seed: int) -> str:
+def _strata(task: Task, samples: Sequence[Sample]) -> list[str]:
+    """What each sample counts as where parts are stratified: its class, the fifth of the range that its value lies in,
+    or of several labels the rarest that it has."""
+    if task.single:
+        return ["" if s.label is None else str(s.label) for s in samples]
+    if task.multilabel:
+        yes = [[name for name, v in zip(task.classes, _several(s.label), strict=False) if v > 0] for s in samples]
+        common = Counter(name for names in yes for name in names)
+        return [min(names, key=lambda name: (common[name], name), default="") for names in yes]
+    values = np.array([np.nan if s.label is None else float(s.label) for s in samples])  # type: ignore[arg-type]
+    known = values[np.isfinite(values)]
+    edges = np.unique(np.quantile(known, (0.2, 0.4, 0.6, 0.8))) if len(known) else known
+    return [str(int(np.searchsorted(edges, v, "right"))) if np.isfinite(v) else "" for v in values]
+
+
+def _several(label: Any) -> Sequence[float]:
+    return () if label is None else label
+
+
+def _how_split(samples: Sequence[Sample], split_file: Path | None, seed: int, stratified: bool) -> str:
     official = sum(sample.split is not None for sample in samples)
     if split_file:
         return f"named by {split_file.name} ({fingerprint.sha256(split_file)[:12]})"
-    drawn = f"drawn 8:1:1 by duplicate group, seed {seed}"
+    drawn = f"drawn 8:1:1 by duplicate group, {'stratified by label, ' if stratified else ''}seed {seed}"
     if not official:
         return drawn
     return "official" if official == len(samples) else f"official for {official}, others {drawn}"

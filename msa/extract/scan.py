@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from msa import catalog
+from msa import catalog, splits
 from msa.cache import fingerprint
 from msa.cache.index import Index
 from msa.cache.indexing import Corpus, Inputs, index_of
-from msa.config import with_settings
+from msa.config import taking, with_settings
 from msa.extract import media
 from msa.types import Dropped, Modality, Raw, Sample
 
@@ -43,11 +43,12 @@ def scan(
 ) -> Scan:
     """Read a corpus's labels and hash its raw material; nothing is decoded but text.
 
-    `settings` are `name=value` pairs for the dataset's Config; `split_file` names the samples of each part and
-    leaves out the rest. `advance(done, total)` is called as files are hashed.
+    `settings` are `name=value` pairs of the dataset's Config, or of how parts are drawn; `split_file` names the samples of
+    each part and leaves out the rest. `advance(done, total)` is called as files are hashed.
     """
     module = catalog.load("dataset", dataset)
-    config = with_settings(module.Config(), settings, f"setting of {dataset}")
+    drawing, own = taking(splits.Config(), settings)
+    config = with_settings(module.Config(), own, f"setting of {dataset}")
     found = list(module.samples(root, config))
     corpus = Corpus(
         name=_name(module, dataset, root),
@@ -60,7 +61,7 @@ def scan(
     corpus = corpus.split_by(split_file).kept(root)
     samples = corpus.samples
     inputs = [_inputs(sample, i, len(samples), advance) for i, sample in enumerate(samples)]
-    return Scan(index_of(corpus, inputs, split_file, seed), [sample.raw for sample in samples])
+    return Scan(index_of(corpus, inputs, split_file, seed, drawing), [sample.raw for sample in samples])
 
 
 def of_store(index: Index) -> Scan:

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from msa import catalog
-from msa.config import with_settings
+from msa.config import taking, with_settings
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.head import FusionHead, head_class
 from msa.fuse.train import TrainConfig
@@ -40,9 +40,8 @@ class Model:
         asked = {setting.partition("=")[0] for setting in settings}
         if unknown := sorted(asked - own - general):
             raise UnknownNameError(f"setting of {self.name}", unknown[0], own | general)
-        config = self.module.Config(**_tuples(self.settings))
-        config = with_settings(config, [s for s in settings if s.partition("=")[0] in own])
-        training = with_settings(self.training, [s for s in settings if s.partition("=")[0] not in own])
+        config, rest = taking(self.module.Config(**_tuples(self.settings)), settings)
+        training = with_settings(self.training, rest)
         return Model(self.name, self.preset, asdict(config), training)
 
     @cached_property
