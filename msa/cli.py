@@ -144,12 +144,19 @@ def extract(
     found = jobs.survey(job, existing, bar)
     if not json_:
         print_corpus(found.index)
+        terminal.unreadable(found.unreadable)
         if found.remark:
             terminal.warn(found.remark)
     if dry_run:
         estimates = jobs.estimate(job, found, existing)
         print_json(
-            {"counts": found.index.counts(), **about(found.index), "views": [asdict(e) for e in estimates]}, json_
+            {
+                "counts": found.index.counts(),
+                **about(found.index),
+                "unreadable": found.unreadable,
+                "views": [asdict(e) for e in estimates],
+            },
+            json_,
         )
         return None if json_ else terminal.estimates(estimates, path)
     recipes = jobs.recipes(job, found, existing)  # weights that cannot be had are refused before a store is made

@@ -28,8 +28,13 @@ def with_settings(config: C, settings: Iterable[str], kind: str = "setting") -> 
             raise ConfigError(f"{setting!r} is not of the form name=value", fix=f"known names: {', '.join(known)}")
         if name not in known:
             raise UnknownNameError(kind, name, known)
-        changes[name] = parse(name, text, known[name])
+        changes[name] = parse(name, text, _example(known[name], get_type_hints(type(config))[name]))
     return replace(config, **changes)  # type: ignore[type-var]
+
+
+def _example(default: Any, hint: Any) -> Any:
+    """The default, or where it is an empty tuple of words one that says so: `tuple[str, ...]`."""
+    return ("",) if default == () and get_args(hint)[:1] == (str,) else default
 
 
 def taking(config: C, settings: Iterable[str]) -> tuple[C, list[str]]:

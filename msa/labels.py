@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from msa import records
@@ -97,9 +98,24 @@ class Row:
         return number
 
 
-def rows(table: Path) -> tuple[list[str], list[Row]]:
-    """The columns and rows of a CSV, TSV or JSONL file. Raises SourceError where two rows have one id."""
+def rows(table: Path, names: Mapping[str, str] = MappingProxyType({})) -> tuple[list[str], list[Row]]:
+    """The columns and rows of a CSV, TSV or JSONL file. Raises SourceError where two rows have one id.
+
+    `names` says which column of the file stands for which of msa's, such as {"label": "sentiment"}.
+    """
     columns, found = records.read(table)
+    if lost := [f"{column}:{called}" for column, called in names.items() if called not in columns]:
+        raise SourceError(
+            f"{table} has no column for {', '.join(lost)}; it has {', '.join(filter(None, columns)) or 'none'}",
+            fix="name the columns as the first line of the table does",
+        )
+    if names:
+        mine = {called: column for column, called in names.items()}
+        columns = [mine.get(name, "" if name in names else name) for name in columns]
+        found = [
+            (line, {mine.get(n, n): c for n, c in cells.items() if n in mine or n not in names})
+            for line, cells in found
+        ]
     read = [Row(table, line, number, cells) for number, (line, cells) in enumerate(found, start=1)]
     first: dict[str, Row] = {}
     for row in read:

@@ -1,8 +1,12 @@
 """Rows of a CSV, TSV or JSONL file with their line numbers; what is torn or ambiguous is an error that names one.
 
+A CSV may be what a spreadsheet writes where the decimal sign is a comma: cells parted by semicolons, 3,5 for 3.5, a
+first line `sep=;`. A text file of a spreadsheet is UTF-16 with tabs.
+
 And the order in which people number things: clip 2 before clip 10.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -15,24 +19,35 @@ from msa.errors import SourceError
 
 Row = tuple[int, dict[str, Any]]  # line number, cells by column; an empty cell is left out
 
+NAMED = ("id", "text")  # columns in which 3,5 is not a number
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(?:,\d+)?(?:[eE][+-]?\d+)?\s*")
+
 
 def read(path: Path) -> tuple[list[str], list[Row]]:
     """The columns, in lower case, and the rows. A TSV is quoted like a CSV: a cell may hold a tab or a line end."""
-    kinds = {".csv": ",", ".tsv": "\t", ".jsonl": "", ".ndjson": ""}
+    kinds = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t", ".jsonl": "", ".ndjson": ""}
     if path.suffix.lower() not in kinds:
-        raise SourceError(f"{path}: what kind of table is this?", fix="end its name with .csv, .tsv or .jsonl")
-    delimiter = kinds[path.suffix.lower()]
-    return _delimited(path, delimiter) if delimiter else _json_lines(path)
+        fix = "end its name with .csv, .tsv or .jsonl"
+        if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+            fix = "save the sheet as CSV (UTF-8) in the spreadsheet program, and name that file"
+        raise SourceError(f"{path}: not a table that msa reads", fix=fix)
+    delimiters = kinds[path.suffix.lower()]
+    return _delimited(path, delimiters) if delimiters else _json_lines(path)
 
 
 def text_of(path: Path) -> str:
-    """The file as UTF-8, with or without a byte-order mark. Unlike in media.py nothing is guessed: ids are names."""
+    """The file as UTF-8, or as UTF-16 where a byte-order mark says so. Unlike in media.py nothing is guessed: ids are
+    names. Raises SourceError."""
     data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"{path}, line {line}: not UTF-8 ({error.reason})", fix="save the file as UTF-8") from error
+        raise SourceError(
+            f"{path}, line {line}: not UTF-8 ({error.reason})",
+            fix="save the file as UTF-8; in a spreadsheet program as 'CSV UTF-8'",
+        ) from error
 
 
 def natural(id: str) -> tuple[list[str | int], str]:
@@ -41,8 +56,13 @@ def natural(id: str) -> tuple[list[str | int], str]:
     return [int(word[:4000]) if word.isdecimal() else word for word in words], id
 
 
-def _delimited(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
-    lines = _cells(path, delimiter)
+def _delimited(path: Path, delimiters: str) -> tuple[list[str], list[Row]]:
+    text = text_of(path)
+    skipped = 0
+    if named := re.match(r"sep=(.)\r?\n", text):  # a spreadsheet's own note on how it parted the cells
+        text, delimiters, skipped = text[named.end() :], named[1], 1
+    delimiter = _delimiter(text, delimiters)
+    lines = _cells(path, text, delimiter, skipped)
     header = [name.strip().lower() for name in next(lines, (1, []))[1]]
     twice = {name for name in header if name and header.count(name) > 1}
     if twice:
@@ -55,14 +75,32 @@ def _delimited(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
                 fix='put a text that holds the separator between quotes: "like this, one cell"',
             )
         rows.append((line, {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}))
-    return header, rows
+    return header, _with_points(rows) if delimiter == ";" else rows
 
 
-def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _delimiter(text: str, delimiters: str) -> str:
+    """The one of these characters that parts the header into most cells; of several the first."""
+    header = re.sub(r'"[^"]*"', "", text.split("\n", 1)[0])
+    return max(delimiters, key=lambda delimiter: (header.count(delimiter), -delimiters.index(delimiter)))
+
+
+def _with_points(rows: list[Row]) -> list[Row]:
+    """The same with 3.5 for 3,5 in the columns that hold nothing but numbers."""
+    cells: dict[str, list[str]] = {}
+    for _, row in rows:
+        for name, cell in row.items():
+            cells.setdefault(name, []).append(cell)
+    numeric = {
+        name for name, column in cells.items() if name not in NAMED and all(map(_DECIMAL_COMMA.fullmatch, column))
+    }
+    return [(line, {n: c.replace(",", ".") if n in numeric else c for n, c in row.items()}) for line, row in rows]
+
+
+def _cells(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
     """(first line, cells) of every record; a quote that is never closed would swallow the rest, so it is an error."""
-    reader = csv.reader(io.StringIO(text_of(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + skipped
         try:
             cells = next(reader)
         except StopIteration:

@@ -181,6 +181,16 @@ def corpus(index: Any) -> None:
         warn(f"in more than one part: {leak}")
 
 
+def unreadable(found: Sequence[tuple[str, str, str]], limit: int = 5) -> None:
+    """Files that are missing or empty, seen before anything is extracted: id, modality, path."""
+    if found:
+        warn(f"{len(found)} file{'s are' if len(found) > 1 else ' is'} missing, empty or not readable:")
+        for id, modality, path in found[:limit]:
+            say(f"  {id}: {modality}: {path}")
+        if len(found) > limit:
+            say(f"  and {len(found) - limit} more")
+
+
 def failures(found: Sequence[tuple[str, str, str, str]], limit: int = 10) -> None:
     """Samples without hidden states: modality, id, stage, reason."""
     of: dict[tuple[str, str, str], list[str]] = {}

@@ -137,6 +137,17 @@ def test_a_dry_run_counts_and_writes_nothing(msa, posts, tmp_path):
     assert {view["modality"]: view["dim"] for view in told["views"]} == {"text": 270, "image": 47}
 
 
+def test_a_dry_run_names_the_files_that_are_missing(msa, posts):
+    (posts.parent / "7.png").unlink()
+    (posts.parent / "9.png").write_bytes(b"")
+    words = ("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--dry-run")
+    _, out, err = msa(*words)
+    assert "2 files are missing, empty or not readable" in err
+    assert f"s07: image: {posts.parent / '7.png'}" in out
+    told = json.loads(msa(*words, "--json")[1])["unreadable"]
+    assert told == [["s07", "image", str(posts.parent / "7.png")], ["s09", "image", str(posts.parent / "9.png")]]
+
+
 def test_store_and_root_are_remembered(msa, posts, tmp_path):
     msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
     code, out, _ = msa("extract", "--dataset", "table", "--preset", "classic")

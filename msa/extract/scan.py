@@ -21,6 +21,7 @@ class Scan:
     index: Index
     raws: Sequence[Mapping[Modality, Raw]]
     remark: str = ""  # what a person must know who expected something else
+    unreadable: Sequence[tuple[str, Modality, str]] = ()  # id, modality and path of files that are missing or empty
 
     def rows(self, modality: Modality) -> list[int]:
         """Rows of the index that have raw material of a modality here, ascending."""
@@ -43,8 +44,8 @@ def scan(
 ) -> Scan:
     """Read a corpus's labels and hash its raw material; nothing is decoded but text.
 
-    `settings` are `name=value` pairs of the dataset's Config, or of how parts are drawn; `split_file` names the samples of
-    each part and leaves out the rest. `advance(done, total)` is called as files are hashed.
+    `settings` are `name=value` pairs of the dataset's Config, or of how parts are drawn; `split_file` names the samples
+    of each part, and the rest is left out. `advance(done, total)` is called as files are hashed.
     """
     module = catalog.load("dataset", dataset)
     drawing, own = taking(splits.Config(), settings)
@@ -60,8 +61,10 @@ def scan(
     )
     corpus = corpus.split_by(split_file).kept(root)
     samples = corpus.samples
-    inputs = [_inputs(sample, i, len(samples), advance) for i, sample in enumerate(samples)]
-    return Scan(index_of(corpus, inputs, split_file, seed, drawing), [sample.raw for sample in samples])
+    lost: list[tuple[str, Modality, str]] = []
+    inputs = [_inputs(sample, i, len(samples), advance, lost) for i, sample in enumerate(samples)]
+    index = index_of(corpus, inputs, split_file, seed, drawing)
+    return Scan(index, [sample.raw for sample in samples], unreadable=lost)
 
 
 def of_store(index: Index) -> Scan:
@@ -78,7 +81,14 @@ def of_store(index: Index) -> Scan:
     )
 
 
-def _inputs(sample: Sample, done: int, total: int, advance: Callable[[int, int], None]) -> Inputs:
+def _inputs(
+    sample: Sample,
+    done: int,
+    total: int,
+    advance: Callable[[int, int], None],
+    lost: list[tuple[str, Modality, str]],
+) -> Inputs:
+    """Hash the raw material of a sample; a file that cannot be read is appended to `lost`."""
     advance(done, total)
     digests: dict[Modality, bytes] = {}
     text, encoding = "", ""
@@ -91,6 +101,8 @@ def _inputs(sample: Sample, done: int, total: int, advance: Callable[[int, int],
                 digests[modality] = fingerprint.of_file(media.existing(raw), raw.start, raw.end)
         except (OSError, media.MediaError):  # extraction will meet it again and record why; it equals no other
             digests[modality] = fingerprint.of_text(f"unreadable {modality} of {sample.id}")
+            if raw.path is not None:
+                lost.append((sample.id, modality, str(raw.path)))
     return Inputs(digests, text, encoding)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from msa import catalog
+from msa import catalog, labels
 from msa.config import with_settings
-from msa.errors import ConfigError, SourceError
+from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.extract.datasets import emodb, mvsa, mvsa_single, ravdess, table, tess
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Split, Task
 
@@ -584,8 +584,52 @@ def test_a_table_in_another_encoding_or_format_is_refused(tmp_path):
     path.write_bytes("id,text\n1,fine\n2,für\n".encode("cp1252"))
     with pytest.raises(SourceError, match="line 3: not UTF-8"):
         list(table.samples(path))
-    with pytest.raises(SourceError, match="what kind of table"):
+    with pytest.raises(SourceError, match="not a table that msa reads"):
         list(table.samples(written(tmp_path, "x", "x.xlsx")))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("id;text;label;start\n1;a, b;3,5;0,5\n2;c;-1,25;1\n", "utf-8"),
+        ("id;text;label;start\r\n1;a, b;3,5;0,5\r\n2;c;-1,25;1\r\n", "utf-8-sig"),
+        ("sep=;\r\nid;text;label;start\r\n1;a, b;3,5;0,5\r\n2;c;-1,25;1\r\n", "utf-8-sig"),
+        ("id\ttext\tlabel\tstart\r\n1\ta, b\t3.5\t0.5\r\n2\tc\t-1.25\t1\r\n", "utf-16"),
+        ('id,text,label,start\n1,"a, b",3.5,0.5\n2,c,-1.25,1\n', "utf-8"),
+    ],
+)
+def test_a_table_is_read_as_a_spreadsheet_program_writes_it(text, encoding, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.encode(encoding))
+    _, rows = labels.rows(path)
+    assert [(row.id, row.text("text"), row.amount("start")) for row in rows] == [("1", "a, b", 0.5), ("2", "c", 1.0)]
+    task = labels.task_of(rows)
+    assert (task.low, task.high) == (-1.25, 3.5)
+    assert [row.value(task) for row in rows] == [3.5, -1.25]
+
+
+def test_a_comma_in_a_text_or_an_id_of_a_spreadsheet_stays_one(tmp_path):
+    path = written(tmp_path, "id;text;label\n1,5;3,5;good\n2,5;4,5;bad\n")
+    assert [(s.id, s.raw[Modality.TEXT].text) for s in table.samples(path)] == [("1,5", "3,5"), ("2,5", "4,5")]
+
+
+def test_columns_of_any_name_are_named_in_a_setting(tmp_path):
+    path = written(tmp_path, "Nr,Tweet,Sentiment,label\na,fine day,positive,7\nb,bad day,negative,8\n")
+    config = with_settings(table.Config(), ["columns=id:Nr, text:Tweet,label:Sentiment"])
+    found = kept(table.samples(path, config))
+    assert {id: (s.raw[Modality.TEXT].text, s.label) for id, s in found.items()} == {
+        "a": ("fine day", "positive"),
+        "b": ("bad day", "negative"),
+    }
+    assert table.task(path, config) == SENTIMENT
+    with pytest.raises(SourceError, match="no column for label:mood; it has nr, tweet, sentiment, label"):
+        list(table.samples(path, table.Config(columns=("label:Mood",))))
+    with pytest.raises(UnknownNameError, match="label"):
+        table.Config(columns=("lable:Sentiment",))
+    with pytest.raises(ConfigError, match="COLUMN:NAME"):
+        table.Config(columns=("Sentiment",))
+    with pytest.raises(SourceError, match="columns=label:NAME"):
+        list(table.samples(written(tmp_path, "Nr,Tweet\n1,x\n", "y.csv")))
 
 
 # the real files

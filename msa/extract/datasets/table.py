@@ -4,7 +4,8 @@ Columns  id, split, label, text, image, audio, video, face, start, end, group, p
          are ignored. Paths are relative to the table's folder. A video gives the sound and the face of its row, unless
          audio or face names another file; face may be a video, a picture or the CSV that OpenFace writes. start and end
          are seconds of the sound and of the video; a picture or CSV of the face is taken whole. A row without an id is
-         called by its number: row1.
+         called by its number: row1. Columns of other names are said with columns=label:Sentiment,text:Tweet. A CSV of a
+         spreadsheet program may have semicolons and decimal commas.
 Label    all among negative, neutral, positive: sentiment; all numbers: a regression over their range; else classes.
          Class numbers (0, 1, 2) therefore read as a regression: write names. `range` says how far numbers may reach,
          where few samples do not show it: range=-3,3 is scored by the rules of CMU-MOSI, range=-1,1 by CH-SIMS's.
@@ -19,7 +20,7 @@ from typing import Literal
 
 from msa import labels
 from msa.config import checked
-from msa.errors import SourceError
+from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.extract.datasets._layout import in_order, misplaced
 from msa.labels import Row
 from msa.types import Dropped, Modality, Raw, Sample, Source, Task
@@ -43,10 +44,25 @@ COLUMNS = ("id", "split", "label", "text", *FILES, "start", "end", "group", "pos
 class Config:
     split: Literal["by_group", "random"] = "by_group"  # what stays together when parts are drawn
     range: tuple[float, ...] = ()  # low, high of labels that are numbers; nothing: as far as they reach
+    columns: tuple[str, ...] = ()  # what columns are called here: label:Sentiment,text:Tweet
 
     def __post_init__(self) -> None:
         checked(self)
         labels.check_range(self.range)
+        self.names()
+
+    def names(self) -> dict[str, str]:
+        """Column of msa -> what it is called in the table, in lower case. Raises ConfigError."""
+        pairs = [word.partition(":") for word in self.columns]
+        for column, colon, called in pairs:
+            if not colon or not called.strip():
+                raise ConfigError(
+                    f"columns={','.join(self.columns)}: {column!r} is not of the form COLUMN:NAME",
+                    fix="write columns=label:Sentiment,text:Tweet",
+                )
+            if column.strip() not in COLUMNS:
+                raise UnknownNameError("column", column.strip(), COLUMNS)
+        return {column.strip(): called.strip().lower() for column, _, called in pairs}
 
 
 def name(root: Path) -> str:
@@ -62,24 +78,28 @@ def name(root: Path) -> str:
 
 def task(root: Path, config: Config = Config()) -> Task:
     """What the labels are, judged from all of them; a Task without range or classes where there is none."""
-    return labels.task_of(_table(root), config.range)
+    return labels.task_of(_table(root, config), config.range)
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
     """Every row of the table at `root`, by id."""
-    rows = _table(root)
+    rows = _table(root, config)
     _check_files(rows)
     _check_spans(rows)
     kind = labels.task_of(rows, config.range)
     return in_order(_sample(row, kind, config) for row in rows)
 
 
-def _table(root: Path) -> list[Row]:
+def _table(root: Path, config: Config) -> list[Row]:
     if not root.is_file():
         raise misplaced(SOURCE, root, "a folder, not a file" if root.is_dir() else "no such file")
-    columns, rows = labels.rows(root)
+    columns, rows = labels.rows(root, config.names())
     if not set(columns) & set(COLUMNS):
-        raise misplaced(SOURCE, root, f"none of its columns is known: {', '.join(columns) or 'there are none'}")
+        known = ", ".join(COLUMNS)
+        raise SourceError(
+            f"{root}: none of its columns is known: {', '.join(columns) or 'there are none'}",
+            fix=f"msa knows {known}; say which is which: --set columns=label:NAME,text:NAME",
+        )
     return rows
 
 
