@@ -110,7 +110,7 @@ def repair(
     if dry_run or not plan.steps:
         return
     if not yes:
-        typer.confirm("do this?", abort=True, err=json_)
+        terminal.confirm("do this?", err=json_)
     left = repairing.carry_out(plan, terminal.Bar())
     if not json_:
         then = "run what is said above" if plan.commands else ""
@@ -135,7 +135,7 @@ def rm(
         raise typer.BadParameter("name either --dataset or --view")
     opened = open_folder(store)
     if not yes:
-        typer.confirm(f"remove {dataset or view} from {opened.path}?", abort=True)
+        terminal.confirm(f"remove {dataset or view} from {opened.path}?")
     before = opened.manifest["generation"]
     found = remove(opened, dataset=dataset, view=view, now=now)
     terminal.removed(str(dataset or view), opened.path, before, found)
@@ -208,7 +208,7 @@ def rollback(
     wanted = history.number(path, generation)
     terminal.changes(history.diff(path, max(history.numbers(path), default=0), wanted))
     if not yes:
-        typer.confirm(f"do this to {path}?", abort=True)
+        terminal.confirm(f"do this to {path}?")
     made = history.rollback(path, generation)
     terminal.say(f"generation {made['generation']} shows what generation {wanted} showed")
 
@@ -237,7 +237,7 @@ def gc(
         terminal.survey(found)
     if not dry_run and (found.litter or found.left):
         if not yes:
-            typer.confirm(f"sweep {opened.path}?", abort=True, err=json_)
+            terminal.confirm(f"sweep {opened.path}?", err=json_)
         found, freed = sweeping.sweep(opened, span)
     print_json(asdict(found) | {"freed": freed}, json_)
     if not json_:

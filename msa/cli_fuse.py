@@ -226,7 +226,7 @@ def show(
     print_json(found, json_)
     for run in () if json_ else opened:
         if markdown:
-            typer.echo(results.markdown(results.sheet(run)) + "\n")
+            terminal.document(results.markdown(results.sheet(run)) + "\n")
         else:
             print_run(run)
 

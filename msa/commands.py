@@ -1,6 +1,5 @@
 """What the commands share: options, and how results are printed."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,13 +78,13 @@ def may_share(restrictions: Sequence["Restriction"]) -> None:
             f"nothing was pushed: {len(restrictions)} licences forbid it, or do not say that it is allowed (see above)",
             fix="leave these out with --dataset and --view; or add --i-may-share, if you may",
         )
-    typer.confirm("do you have the right to share this all the same?", abort=True)
+    terminal.confirm("do you have the right to share this all the same?")
 
 
 def print_json(value: Any, wanted: bool) -> None:
     """Print a result as JSON, where --json asks for it."""
     if wanted:
-        typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+        terminal.as_json(value)
 
 
 def print_run(run: "Run") -> None:

@@ -1,10 +1,16 @@
-"""What a person sees: progress, tables, the end of a command. Nothing here computes."""
+"""What a person sees: progress, tables, the end of a command. Nothing here computes.
 
+Names, ids, reasons and paths come from files and stores of others. All output passes `_plain`, in the few functions at
+the top that print: what a terminal would obey is shown as an escape, and nothing is taken for markup.
+"""
+
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -20,10 +26,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from msa.names import printable
+
 PIPE_WIDTH = 160  # columns where the output goes to a file or another program
 
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, emoji=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+
+
+def _plain(text: object, lines: bool = False) -> str:
+    """What may be printed of a text that a stranger may have written. `lines`: line ends in it are ours, and stay."""
+    return escape("\n".join(map(printable, str(text).split("\n"))) if lines else printable(text))
 
 
 class Bar:
@@ -49,7 +62,7 @@ class Bar:
             disable=not err.is_terminal,
         )
         self._bar.start()
-        self._bar.add_task(escape(name), total=total, completed=done, rate="", errors="", status="")
+        self._bar.add_task(_plain(name), total=total, completed=done, rate="", errors="", status="")
 
     def advance(self, written: int, failed: int) -> None:
         """Move on, and say how fast and how well."""
@@ -65,7 +78,7 @@ class Bar:
     def status(self, line: str) -> None:
         """What bounds the work, at the end of the line."""
         if self._bar is not None and not self._bar.disable:
-            self._bar.update(self._bar.tasks[0].id, status=line)
+            self._bar.update(self._bar.tasks[0].id, status=_plain(line))
 
     def end(self) -> None:
         """Leave the finished line standing."""
@@ -92,7 +105,7 @@ class Bytes:
             disable=not err.is_terminal or not total,
         )
         self._bar.start()
-        self._bar.add_task(escape(what), total=total)
+        self._bar.add_task(_plain(what), total=total)
 
     def advance(self, nbytes: int) -> None:
         """So many more are there."""
@@ -105,16 +118,26 @@ class Bytes:
             self._bar.stop()
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: int = 0) -> None:
-    """A table; the last `numbers` columns are right-aligned and never cut, however narrow the terminal is."""
+def show(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: int = 0, lines: bool = False
+) -> None:
+    """A table.
+
+    Args:
+        title: stands above it; may be empty.
+        columns: their names.
+        rows: a cell for each column.
+        numbers: the last so many columns are right-aligned and never cut, however narrow the terminal is.
+        lines: line ends in names and cells are ours and begin a new line, except in the first column.
+    """
     if title:
-        out.print(escape(title), style="bold", soft_wrap=True)
+        out.print(_plain(title), style="bold", soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0) if numbers else (0, 2, 0, 0))
     for i, name in enumerate(columns):
         right = i >= len(columns) - numbers
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        table.add_column(_plain(name, lines), justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(_plain(cell, lines and i > 0) for i, cell in enumerate(row)))
     roomy = Console(width=10_000, emoji=False)
     needed = Measurement.get(roomy, roomy.options, table).maximum
     wide = Console(
@@ -125,17 +148,17 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], n
 
 def say(line: str = "") -> None:
     """One line of output, as it is."""
-    out.print(escape(line), soft_wrap=True)
+    out.print(_plain(line), soft_wrap=True)
 
 
 def note(line: str) -> None:
     """One line beside the output: progress, remarks."""
-    err.print(escape(line), style="dim" if sys.stderr.isatty() else None, soft_wrap=True)
+    err.print(_plain(line), style="dim" if sys.stderr.isatty() else None, soft_wrap=True)
 
 
 def warn(line: str) -> None:
     """One line that must be seen."""
-    err.print(f"[yellow]note:[/yellow] {escape(line)}", soft_wrap=True)
+    err.print(f"[yellow]note:[/yellow] {_plain(line)}", soft_wrap=True)
 
 
 def store(where: Any, why: str) -> None:
@@ -146,8 +169,29 @@ def store(where: Any, why: str) -> None:
 
 def fail(what: str, fix: str) -> None:
     """The end of a command that could not be carried out."""
-    err.print(f"[bold red]error:[/bold red] {escape(what)}", soft_wrap=True)
-    err.print(f"[bold]fix:[/bold] {escape(fix)}", soft_wrap=True)
+    err.print(f"[bold red]error:[/bold red] {_plain(what)}", soft_wrap=True)
+    err.print(f"[bold]fix:[/bold] {_plain(fix, lines=True)}", soft_wrap=True)  # some show how a corpus has to lie
+
+
+def document(text: str) -> None:
+    """Lines for another program to read, such as a table in Markdown: neither folded nor coloured."""
+    print("\n".join(map(printable, text.split("\n"))), file=out.file)
+
+
+def as_json(value: Any) -> None:
+    """A value as JSON, letters as they are; what a terminal would obey is written as JSON escapes it."""
+    lines = json.dumps(value, indent=1, ensure_ascii=False, default=str).split("\n")
+    print("\n".join(line if printable(line) == line else _escaped(line) for line in lines), file=out.file)
+
+
+def _escaped(line: str) -> str:
+    """A line of JSON in ASCII alone."""
+    return "".join(c if " " <= c <= "~" else json.dumps(c)[1:-1] for c in line)
+
+
+def confirm(question: str, err: bool = False) -> None:
+    """Ask; whoever does not say yes has nothing done. `err`: standard output is for JSON alone."""
+    typer.confirm(printable(question), abort=True, err=err)
 
 
 def size(nbytes: float) -> str:
@@ -470,7 +514,13 @@ def sheet(found: Any) -> None:
         if n:
             say()
         some = [[row[0], *row[piece]] for row in found.rows if any(row[piece])]
-        show("" if n else found.title, [found.columns[0], *found.columns[piece]], some, len(found.columns[piece]))
+        show(
+            "" if n else found.title,
+            [found.columns[0], *found.columns[piece]],
+            some,
+            len(found.columns[piece]),
+            lines=True,
+        )
     for remark in found.remarks:
         say(f"  {remark}")
 

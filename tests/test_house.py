@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,3 +187,27 @@ def test_the_tree_of_errors_is_these_six():
 def test_an_error_cannot_be_raised_without_the_way_out(name):
     with pytest.raises(TypeError, match="fix"):
         getattr(errors, name)("what happened")
+
+
+def test_nothing_tells_anybody_to_install_a_package_of_our_name():
+    """On the public index `msa` is another's package, and installing it would replace this program."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE.parent, capture_output=True, text=True, check=True)
+    asking = re.compile(r"\b(pip|pip3|pipx|uv|poetry)\b.* (install|add|run)\b.*[ '\"`]msa(?![\w/.-])")
+    assert asking.search("pip install 'msa[face]'")
+    assert asking.search("run pip install --upgrade msa, then")
+    assert not asking.search("pip install --editable .")
+    paths = [
+        HOUSE.parent / name for name in tracked.stdout.split("\0") if name.endswith((".py", ".md", ".toml", ".yaml"))
+    ]
+    assert len(paths) > 100
+    mine = Path(__file__).resolve()
+    said = [path for path in paths if path.resolve() != mine and asking.search(path.read_text("utf-8"))]
+    assert said == []
+
+
+def test_the_packages_that_read_faces_are_named_as_in_pyproject():
+    from msa.extract.encoders.face import PACKAGES
+
+    wanted = tomllib.loads((HOUSE.parent / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert " ".join(f"'{name}'" for name in wanted["face"]) == PACKAGES
+    assert PACKAGES in (HOUSE.parent / "README.md").read_text("utf-8")

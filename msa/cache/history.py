@@ -17,6 +17,7 @@ from msa.cache import layout, manifest, trust
 from msa.cache.admission import Nothing, soon
 from msa.cache.manifest import Manifest
 from msa.errors import ConfigError, MsaError, StoreError, UnknownNameError
+from msa.names import printable
 
 _TAG = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # digits alone are a generation
 
@@ -69,7 +70,7 @@ class Generation:
         lines = [self.note] if self.note else []
         lines += [str(change) for change in self.changes]
         lines += [self.damage] if self.damage else []
-        return [shown(line) for line in lines] or ["nothing changed"]
+        return [printable(line) for line in lines] or ["nothing changed"]
 
 
 def numbers(store: Path) -> list[int]:
@@ -236,11 +237,6 @@ def refuse_if_swept(store: Path, about: Manifest) -> None:
             f"{'is' if len(gone) == 1 else 'are'} not there any more, such as {gone[0]}",
             fix="choose one that `msa cache log` does not call swept; `msa cache tag` keeps one from being swept",
         )
-
-
-def shown(line: str) -> str:
-    """A line that a stranger may have written, without what a terminal obeys."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def now() -> str:

@@ -32,7 +32,7 @@ def entropy(path: Path, curves: Curves, unit: str, count: int, title: str) -> No
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.2)
     panels[0].set_ylabel(f"entropy of a sample's energy\nover {unit}s [bits]")
-    figure.suptitle(f"Feature entropy, mean and sd over samples\n{title}", fontsize=10)
+    _head(figure, f"Feature entropy, mean and sd over samples\n{title}")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
@@ -58,7 +58,7 @@ def attention(
             axes.set_xticks(range(len(weights)), range(1, len(weights) + 1))
             axes.set_yticks(range(len(weights)), range(1, len(weights) + 1))
             axes.set(xlabel=f"{modality} token (key)", ylabel=f"{guide} token (query)")
-    figure.suptitle(f"Attention in the last guide layer, mean over heads and validation samples\n{title}", fontsize=10)
+    _head(figure, f"Attention in the last guide layer, mean over heads and validation samples\n{title}")
     _save(figure, path)
 
 
@@ -74,7 +74,7 @@ def clouds(path: Path, places: Mapping[str, np.ndarray], title: str) -> None:
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_ticklabels([])  # t-SNE has no units
     axes.legend(frameon=False, fontsize=10)
-    figure.suptitle(f"Guided features F and what guidance makes of them, G, validation samples\n{title}", fontsize=10)
+    _head(figure, f"Guided features F and what guidance makes of them, G, validation samples\n{title}")
     _save(figure, path)
 
 
@@ -82,6 +82,10 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _head(figure, text: str) -> None:  # type: ignore[no-untyped-def]
+    figure.suptitle(text, fontsize=10, parse_math=False)  # a corpus may have a $ in its name
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -127,7 +127,7 @@ def beside_printed(
         panel.set_axisbelow(True)
     figure.axes[-1].legend(fontsize=8)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=144)
+    save(figure, path)
 
 
 def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
@@ -137,6 +137,17 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     return figure, figure.subplots()
 
 
+def save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Write a figure in which a `$` of a name, such as a class called `$\\frac$`, is no mathematics."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    with rc_context({"text.parse_math": False}):  # of what is only made while it is drawn
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)
+        figure.savefig(path, dpi=144)
+
+
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
     figure.axes[0].title.set_fontsize(9)
-    figure.savefig(path, dpi=144)
+    save(figure, path)

@@ -26,6 +26,7 @@ from msa.fuse import resident
 from msa.fuse.experiment import Experiment
 from msa.fuse.run import Run, claimed, drawn_only
 from msa.fuse.train import Watch
+from msa.names import folder_name
 
 THREADS = "OMP_NUM_THREADS"  # set by whoever starts us: so many for each process, whatever its share would be
 _training = threading.Lock()  # a process has one generator of random numbers, and a dask worker may have many threads
@@ -144,7 +145,7 @@ def _comparable(probe: Run, run: Run) -> bool:
 
 def slug(name: str) -> str:
     """A name as a folder: `probe, text only` -> `probe-text-only`."""
-    return "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).split())
+    return folder_name("-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).split()))
 
 
 def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from msa.fuse.model import Model
 from msa.fuse.race import Workers
 from msa.fuse.run import Run
 from msa.fuse.train import Watch
+from msa.names import folder_name
 
 RUNS = Path("runs")
 
@@ -66,7 +67,7 @@ def bench(
     opened = FeatureStore.open(store)
     data = _data(asked, opened, watch)
     folder = out or RUNS / f"bench-{_named(data)}"
-    watch(f"{', '.join(models)} on {_named(data)} from {opened.where} -> {folder}")
+    watch(f"{', '.join(models)} on {_corpora(data)} from {opened.where} -> {folder}")
     entrants = benching.heads(models, asked.preset)
     return benching.bench(entrants, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
 
@@ -85,7 +86,7 @@ def tune(
     data = _data(asked, opened, watch)
     folder = out or RUNS / f"tune-{_named(data)}"
     names = list(benching.heads(models, asked.preset))
-    watch(f"{trials} trials each of {', '.join(names)} on {_named(data)} from {opened.where} -> {folder}")
+    watch(f"{trials} trials each of {', '.join(names)} on {_corpora(data)} from {opened.where} -> {folder}")
     found, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, watch)
     winners = {name: benching.Entrant(one.model) for name, one in found.items()}
     searched = {name: one.searched for name, one in found.items()}
@@ -102,18 +103,23 @@ def reproduce(
     if asked.data is None and (there := reproducing.corpora(experiment, opened)):
         asked = replace(asked, data="+".join(there))
     data = _data(asked, opened, watch)
-    folder = out or RUNS / f"{name.replace(':', '-')}-{_named(data)}"
-    watch(f"{experiment.title}, on {_named(data)} from {opened.where} -> {folder}")
+    folder = out or RUNS / folder_name(f"{name.replace(':', '-')}-{_named(data)}")
+    watch(f"{experiment.title}, on {_corpora(data)} from {opened.where} -> {folder}")
     return reproducing.reproduce(name, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
 
 
 def complexity(name: str, out: Path | None) -> tuple[dict[str, Any], Path]:
     """`msa fuse reproduce` of a table that needs no data: its title, rows and remark, and its folder."""
-    folder = out or RUNS / name.replace(":", "-")
+    folder = out or RUNS / folder_name(name.replace(":", "-"))
     return reproducing.complexity(papers.named(name), folder), folder
 
 
 def _named(data: Data) -> str:
+    """The corpora as part of the name of a folder: a store may call them what it likes."""
+    return folder_name(_corpora(data))
+
+
+def _corpora(data: Data) -> str:
     return "+".join(name.partition("@")[0] for name in data.corpora)
 
 
@@ -168,7 +174,7 @@ def _folder(wanted: Experiment) -> Path:
 def _said(wanted: Experiment, store: FeatureStore, folder: Path) -> str:
     data = wanted.data
     paired = f", pairing {data.pairing}" if len(data.corpora) > 1 else ""
-    corpora = " + ".join(name.partition("@")[0] for name in data.corpora)
+    corpora = _corpora(data).replace("+", " + ")
     seeds = ", ".join(map(str, wanted.seeds))
     head = f"{wanted.model.name} ({wanted.model.preset})"
     return f"{head} on {corpora}{paired} from {store.where}; seeds {seeds} -> {folder}"

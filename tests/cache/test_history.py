@@ -175,7 +175,7 @@ def test_what_a_stranger_wrote_cannot_steer_a_terminal(grown):
     path = manifest.Folder(grown.path).path(3)
     found = json.loads(path.read_text()) | {"note": "fine\x1b[2J\nreally"}
     path.write_text(json.dumps(found | {"checksum": trust.checksum(found)}))
-    assert lines(grown)[3][0] == "fine?[2J?really"
+    assert lines(grown)[3][0] == r"fine\x1b[2J\nreally"
 
 
 def test_the_commands_tell_the_same(grown):

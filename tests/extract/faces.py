@@ -75,9 +75,7 @@ class Fake:
 
 # py-feat itself, with random weights of its own shapes
 
-needs_pyfeat = pytest.mark.skipif(
-    find_spec("feat") is None, reason="py-feat is not installed (pip install 'msa[face]')"
-)
+needs_pyfeat = pytest.mark.skipif(find_spec("feat") is None, reason="py-feat is not installed")
 
 WRITE_WEIGHTS = """
 import dataclasses, json, sys

@@ -336,14 +336,18 @@ def test_without_the_extra_the_error_names_the_command_before_anything_is_fetche
     monkeypatch.setattr(face, "find_spec", lambda name: None if name == module else real("json"))
     with pytest.raises(BackboneError, match=f"no module '{module}'") as caught:
         resolve(presets.spec_of(Modality.FACE, "pyfeat")[1])
-    assert caught.value.fix.startswith("pip install 'msa[face]'")
+    assert caught.value.fix.startswith("pip install 'py-feat>=2.1,<3' 'torchcodec>=0.10'")
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "fix"),
     [
         ("RuntimeError", "Could not load libtorchcodec. Likely causes:", "install FFmpeg"),
-        ("ModuleNotFoundError", "No module named 'xgboost'", "pip install --upgrade 'msa[face]'"),
+        (
+            "ModuleNotFoundError",
+            "No module named 'xgboost'",
+            "pip install --upgrade 'py-feat>=2.1,<3'",
+        ),
         ("SafetensorError", "header too large", "check that"),
         ("", "the process was killed by SIGKILL; its last words: nothing", "check that"),
     ],

@@ -186,7 +186,7 @@ def test_without_pyfeat_nothing_is_looked_for(cache, no_sockets, monkeypatch):
     monkeypatch.setattr(face, "find_spec", lambda name: None)
     with pytest.raises(BackboneError, match="not installed") as caught:
         resolve(spec("pyfeat:py-feat/face_multitask_v2", Modality.FACE))
-    assert "pip install 'msa[face]'" in caught.value.fix
+    assert "pip install 'py-feat" in caught.value.fix
 
 
 def test_offline_both_repositories_of_faces_are_named(cache, no_sockets, pyfeat):

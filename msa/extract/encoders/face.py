@@ -30,6 +30,7 @@ ABOUT: Mapping[str, str] = {
     "confidence": "from which on a box is a face, 0 to 1",
 }
 TRACKS = ("largest", "speaking")
+PACKAGES = "'py-feat>=2.1,<3' 'torchcodec>=0.10'"  # as in pyproject.toml: `msa` itself is another's name on the index
 WORKER = "msa.extract.encoders.face_worker:PyFeat"
 FIRST = ("time_s", "confidence", "face_x", "face_y", "face_width", "face_height")
 INNER_LIPS = ("x_62", "y_62", "x_66", "y_66")  # the middle of the upper and of the lower lip's inner edge
@@ -171,7 +172,7 @@ def require_pyfeat() -> None:
     if missing:
         raise BackboneError(
             f"faces are read by py-feat, which is not installed (no module {missing[0]!r})",
-            fix="pip install 'msa[face]', or leave faces out: --face none",
+            fix=f"pip install {PACKAGES}, or leave faces out: --face none",
         )
 
 
@@ -211,5 +212,5 @@ def _way_out(error: ApartError, reader: str = "", finder: str = "") -> str:
     if "torchcodec" in str(error).lower():  # older ones look for FFmpeg as soon as they are imported
         return "install FFmpeg (apt-get install ffmpeg, brew install ffmpeg), or a newer torchcodec"
     if error.kind in ("ImportError", "ModuleNotFoundError", "AttributeError"):
-        return "pip install --upgrade 'msa[face]'"
+        return f"pip install --upgrade {PACKAGES}"
     return f"check that {reader} and {finder} are whole, and download them again"
