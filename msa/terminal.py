@@ -164,7 +164,7 @@ def warn(line: str) -> None:
 def store(where: Any, why: str) -> None:
     """Which store a command uses, where none was named: it is easily another one than is meant."""
     if why:
-        err.print(f"[bold]store:[/bold] [bold]{escape(str(where))}[/bold] ({why})", soft_wrap=True)
+        err.print(f"[bold]store:[/bold] [bold]{_plain(where)}[/bold] ({_plain(why)})", soft_wrap=True)
 
 
 def fail(what: str, fix: str) -> None:

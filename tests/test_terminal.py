@@ -94,6 +94,8 @@ CALLS = {
     "document": [EVIL],
     "as_json": [{EVIL: [EVIL, Evil()]}],
     "size": [3],
+    "store": [EVIL, EVIL],
+    "unreadable": [[(f"{EVIL}{n}", EVIL, EVIL) for n in range(9)]],
     "corpus": [Index()],
     "failures": [[(EVIL, f"{EVIL}{n}", EVIL, EVIL) for n in range(20)]],
     "estimates": [[Evil(rows=2.0, dim=3, bytes=5)], EVIL],
