@@ -5,8 +5,9 @@ bytes, and a column may be (n,), (n, 1) or (n, 1, 1). Everything is therefore as
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from msa.splits import NAMES
 from msa.types import Split
 
 FEATURES = ("text", "audio", "vision")
+PER_BYTE, SLACK = 4, 1 << 24  # characters and numbers a column may unfold to, by the file's bytes: shared ones repeat
+SAMPLE_BYTES, FEW_SAMPLES = 16, 10_000  # the least that a sample takes in a file, and how many may take less
+LONGEST_NUMBER = 64  # characters
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Part:
     split: Split | None
     values: Mapping[str, Any]
     size: int
+
+    @property
+    def room(self) -> int:
+        """How many characters or numbers one column of the file may unfold to."""
+        return PER_BYTE * self.path.stat().st_size + SLACK
 
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
@@ -51,10 +60,27 @@ class Part:
 
     def strings(self, key: str, absent: bool = False) -> list[str]:
         """A column of texts; with `absent`, "" for None and NaN. Raises SourceError for anything else."""
+        known: dict[int, str] = {}  # of long texts: one may be named again and again
+
+        def text(value: Any) -> str:
+            if not isinstance(value, Payload):
+                return "" if absent and _is_absent(value) else string(value)
+            if id(value) not in known:
+                known[id(value)] = string(value)
+            return known[id(value)]
+
+        found, left = [], self.room
         try:
-            return ["" if absent and _is_absent(value) else string(value) for value in items(self.column(key))]
+            for value in items(self.column(key)):
+                found.append(text(value))
+                left -= len(found[-1])
+                if left < 0:
+                    raise ValueError(
+                        f"row {len(found) - 1}: more than {self.room:,} characters, as long as the file is"
+                    )
         except (TypeError, ValueError) as error:
             raise self.odd(key, "texts", error) from error
+        return found
 
     def numbers(self, key: str) -> np.ndarray:
         """A column of numbers, (n,) float64, NaN where there is None. Raises SourceError for anything else."""
@@ -83,7 +109,7 @@ def parts(path: Path, top: Any) -> list[Part]:
         found = [_part(path, "", None, top)]
     if not found:
         raise SourceError(
-            f"{path} has no train, valid or test; its keys are {', '.join(map(str, list(top)[:9])) or 'none'}",
+            f"{path} has no train, valid or test; its keys are {names_of(top)}",
             fix="is it the right file? Known are dicts of splits, each with text, audio, vision and labels",
         )
     if len({part.split for part in found}) < len(found):
@@ -96,10 +122,33 @@ def _part(path: Path, name: str, split: Split | None, values: Mapping[Any, Any])
     order = ("id", "raw_text", "regression_labels", "labels", *FEATURES)
     sizes = Counter(len(values[key]) for key in order if is_column(values.get(key)))
     if not sizes:
+        raise SourceError(f"{path}: {name} has no samples; its keys are {names_of(values)}", fix="leave it out")
+    size = sizes.most_common(1)[0][0]  # where one key is odd it is named, not the rest
+    check_rows(path, name, size)
+    return Part(path, name, split, values, size)
+
+
+def check_rows(path: Path, name: str, size: int) -> None:
+    """Refuse more samples than a file of this size can hold. Raises SourceError."""
+    if size > (most := path.stat().st_size // SAMPLE_BYTES + FEW_SAMPLES):
         raise SourceError(
-            f"{path}: {name} has no samples; its keys are {', '.join(values) or 'none'}", fix="leave it out"
+            f"{path}: {name or 'the file'} has {size:,} samples, and a file of its size has at most {most:,}",
+            fix="get the file again",
         )
-    return Part(path, name, split, values, sizes.most_common(1)[0][0])  # where one key is odd it is named, not the rest
+
+
+def names_of(names: Iterable[Any]) -> str:
+    """The first few keys of a file, as errors show them."""
+    first = [short(name) for name in islice(names, 10)]
+    return ", ".join([*first[:9], "..."] if len(first) > 9 else first) or "none"
+
+
+def short(value: Any) -> str:
+    """A text or a number of a file, as errors show it; of anything else its type."""
+    if not isinstance(value, str | bytes | int | float) or (isinstance(value, int) and value.bit_length() > 200):
+        return f"a {type(value).__name__}"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_column(values: Any) -> bool:
@@ -129,7 +178,9 @@ def string(value: Any) -> str:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             return value.decode("latin1")
-    if isinstance(value, str) or (isinstance(value, int | np.integer) and not isinstance(value, bool)):
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates are no text for a file
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and -(2**63) <= value < 2**64:
         return str(value)
     raise TypeError(f"{type(value).__name__} is no text")
 
@@ -145,6 +196,10 @@ def number(value: Any) -> float:
         value = value[()]
     if value is None:
         return float("nan")
+    if isinstance(value, str) and len(value) > LONGEST_NUMBER:
+        raise ValueError(f"a text of {len(value):,} characters is no number")
+    if isinstance(value, int) and value.bit_length() > 1023:
+        raise ValueError("a whole number beyond 1e308")
     if isinstance(value, int | float | np.integer | np.floating | np.bool_ | str):
         return float(value)
     raise TypeError(f"{type(value).__name__} is no number")

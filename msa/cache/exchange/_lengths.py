@@ -1,15 +1,15 @@
 """The states of each sample of a padded array, and which of its rows are true: by a length, a mask, or zeros."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from msa.cache.exchange._arrays import ArrayOnFile
-from msa.cache.exchange._columns import Part, is_column, number
+from msa.cache.exchange._columns import Part, is_column, items, number
 from msa.cache.foreign import Unreadable
 
-MOST = 1 << 26  # values of one sample that is a list of lists: shared lists can unfold to any number
 NOTHING = "nothing but padding"
 MASK, ZEROS = "the mask in text_bert", "rows of nothing but zeros at the %s are padding"
 
@@ -27,6 +27,10 @@ class Rows:
         self.regular = array and self.values.dtype.kind != "O"
         if self.regular and not (self.values.dtype.kind in "biuf" and len(self.values.shape) in (2, 3)):
             raise part.odd(key, f"numbers of the shape (n, T, D), not {self.values.dtype}")
+        if self.regular and len(self.values) and 0 in self.values.shape:
+            raise part.odd(key, "numbers of the shape (n, T, D), at least one for each sample")
+        if not self.regular:
+            _check_room(part, key, self.values)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -44,16 +48,41 @@ class Rows:
         if isinstance(value, np.ndarray | ArrayOnFile):
             shape = value.shape[1:] if self.regular else value.shape
             return (shape[0] if len(shape) == 2 else 1, shape[-1]) if len(shape) in (1, 2) else None
-        try:
-            rows, width = _states(value).shape
-        except Unreadable:
+        if not isinstance(value, list | tuple) or not value:
             return None
-        return rows, width
+        return (len(value), len(value[0])) if is_column(value[0]) else (1, len(value))
 
     def width(self) -> int | None:
         """D of the first sample that has one."""
         shapes = (self.shape(i) for i in range(len(self)))
         return next((shape[1] for shape in shapes if shape and shape[1]), None)
+
+
+def _check_room(part: Part, key: str, values: Any) -> None:
+    """Refuse samples that unfold to more numbers than the file can hold: lists and arrays may be shared.
+
+    Each is measured once, without unfolding it.
+    """
+    known: dict[int, int] = {}
+    left = part.room
+    for value in items(values):
+        if id(value) not in known:
+            known[id(value)] = _extent(value)
+        left -= known[id(value)]
+        if left < 0:
+            raise part.odd(key, "samples of their own", f"they are more than {part.room:,} numbers, shared among them")
+
+
+def _extent(value: Any) -> int:
+    """How many numbers a sample has."""
+    if isinstance(value, np.ndarray | ArrayOnFile):
+        return math.prod(value.shape)
+    if not isinstance(value, list | tuple):
+        return 1
+    return sum(
+        _extent(row) if isinstance(row, np.ndarray | ArrayOnFile) else len(row) if is_column(row) else 1
+        for row in value
+    )
 
 
 def _states(value: Any) -> np.ndarray:
@@ -78,8 +107,6 @@ def _listed(value: Any) -> np.ndarray:
         return np.array([number(entry) for entry in value])
     if not all(is_column(row) for row in value):
         raise TypeError("numbers and rows side by side")
-    if (total := sum(map(len, value))) > MOST:  # before it is unfolded
-        raise ValueError(f"{total:,} values")
     return np.stack([_row(row) for row in value])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 
 from msa.cache import fingerprint
-from msa.cache.exchange._columns import FEATURES, Part
+from msa.cache.exchange._columns import FEATURES, Part, names_of
 from msa.cache.exchange._corpus import corpus_name
 from msa.cache.exchange._lengths import NOTHING, Bounds, Padding, Rows, bounds_of, filled
 from msa.cache.foreign import Feature, Foreign, Unreadable, unknown_source
@@ -18,6 +18,7 @@ from msa.errors import SourceError
 from msa.records import natural
 from msa.types import Dropped, Modality, Raw, Sample, Split, Task
 
+LONGEST_ID = 4096  # characters
 TASKS = {"mosi": Task(low=-3.0, high=3.0), "sims": Task(low=-1.0, high=1.0)}
 
 
@@ -65,7 +66,7 @@ def assembled(
     made = [_feature(key, kind, parts, kept, padding, digest, facts) for key, kind in modalities.items()]
     features = [feature for feature in made if feature]
     if not features:
-        keys = ", ".join(parts[0].values)
+        keys = names_of(parts[0].values)
         raise SourceError(f"{path} has no {', '.join(FEATURES)}; its keys are {keys}", fix="is it the right file?")
     settings = asdict(config) | {"task": chosen}  # type: ignore[call-overload]
     source = unknown_source(path, f"a pickle of the layout {format}", layout)
@@ -101,6 +102,11 @@ def samples(parts: Sequence[Part], rows: Iterable[Row], task: Task) -> tuple[lis
     first: dict[str, Row] = {}
     dropped = []
     for row in rows:
+        if len(row.id) > LONGEST_ID:
+            raise SourceError(
+                f"{parts[0].path}: an id of {len(row.id):,} characters; at most {LONGEST_ID:,} are read",
+                fix="give the samples shorter ids",
+            )
         if (other := first.setdefault(row.id, row)) is row:
             _check_range(parts[row.part], row, task)
         elif other.part != row.part:

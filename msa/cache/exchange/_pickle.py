@@ -4,7 +4,7 @@ A pickle is a program, and Python's own reader runs it: files from strangers mus
 knows the opcodes of protocols 0 to 5, the containers and scalars of Python, and numpy's arrays and scalars; for these
 it builds its own values from a closed table of names. Nothing is imported, nothing of the file is called, and every
 other name is refused together with the file. So are sizes beyond the file's end, and programs that ask for more
-memory than their own length excuses.
+memory or work than their own length excuses: see `Limits`. Time and memory are in proportion to the file.
 
 Bytes of more than LAZY and texts of more than LONG_TEXT stay in the file as a `Payload`, arrays over them as an
 `ArrayOnFile` (see there for those that can only be loaded whole); smaller arrays, and arrays of strings and objects,
@@ -20,15 +20,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from msa.cache.exchange import _regular
 from msa.cache.exchange._arrays import FileBytes, Payload
-from msa.cache.exchange._values import NAMES, Global, Limits, Refused, Unbuilt, array_of, dtype_of
+from msa.cache.exchange._values import NAMES, OBJECT, Global, Limits, Refused, TooMuch, Unbuilt, array_of, dtype_of
 from msa.errors import SourceError
 
 LAZY = 4096  # bytes: lists of ten thousands of small arrays are also more than should stand in memory
 LONG_TEXT = 1 << 16
 LONGEST_INT = 1024  # bytes
-SLACK = 1 << 20
+SET, DICT, LIST, MEMO = 216, 232, 88, 128  # bytes of a small one
 TORCH = 0x1950A86A20F9469CFC6C  # the number a torch.save file of before 2020 starts with
+
+_DAMAGE = (IndexError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, struct.error)
 
 OTHERS = {  # how files begin that are called .pkl and are none
     b"\x89HDF\r\n\x1a\n": "an HDF5 file",
@@ -47,7 +50,7 @@ OTHERS = {  # how files begin that are called .pkl and are none
 def load(path: Path) -> Any:
     """The value in a pickle. Raises SourceError: no such file, no pickle, damaged, or it asks for what is refused."""
     try:
-        with open(path, "rb") as stream:
+        with _regular.opened(path) as stream:
             _check_kind(path, stream.read(32))
             stream.seek(0)
             value = _Machine(stream, FileBytes.of(path)).run()
@@ -83,7 +86,7 @@ class _Machine:
         self.marked: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
         self.unbuilt = 0
-        self.limits = Limits(4 * file.size + SLACK)  # honest files need half of it
+        self.limits = Limits(file.size)
 
     def run(self) -> Any:
         """Work through the file and return what it leaves on the stack."""
@@ -96,18 +99,32 @@ class _Machine:
                 raise ValueError("it ends too early")
             return value
         except Refused as error:
+            what = str(error)[:200]
             raise SourceError(
-                f"{self.file.path}: refused at byte {self.at}: {error}; opening such a pickle can run anything",
+                f"{self.file.path}: refused at byte {self.at}: {what}; opening such a pickle can run anything",
                 fix="ask its maker for plain dicts, lists and numpy arrays, or convert it where you trust it",
+            ) from error
+        except TooMuch as error:
+            raise SourceError(
+                f"{self.file.path}: refused at byte {self.at}: it asks for {error}",
+                fix="ask its maker for arrays of numbers in place of nested lists, and for short texts as keys",
             ) from error
         except KeyError as error:
             raise self.damaged(f"no such opcode or memo: {error}") from error
-        except (IndexError, TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
+        except (
+            IndexError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            RecursionError,
+            struct.error,
+        ) as error:
             raise self.damaged(str(error)) from error
 
     def damaged(self, why: str) -> SourceError:
         """The error for what no pickler writes."""
-        return SourceError(f"{self.file.path}: damaged pickle at byte {self.at}: {why}", fix="get the file again")
+        return SourceError(f"{self.file.path}: damaged pickle at byte {self.at}: {why[:200]}", fix="get the file again")
 
     # arguments behind an opcode
 
@@ -177,6 +194,7 @@ class _Machine:
         return found
 
     def push_mark(self) -> None:
+        self.limits.spend(OBJECT)
         self.marked.append(self.stack)
         self.stack = []
 
@@ -188,6 +206,7 @@ class _Machine:
 
     def remember(self, number: int) -> None:
         value = self.stack[-1]
+        self.limits.spend(MEMO)
         self.memo[number] = value
         if isinstance(value, Unbuilt):
             value.memo = number
@@ -212,9 +231,11 @@ class _Machine:
     def pairs(self, values: list[Any]) -> dict[Any, Any]:
         if len(values) % 2:
             raise ValueError("a key without a value")
+        self.limits.spend(OBJECT * len(values) // 2)
         return {self.limits.key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
 
     def add(self, values: list[Any]) -> None:
+        self.limits.spend(OBJECT * len(values))
         self.top(set).update(map(self.limits.key, values))
 
     # names
@@ -222,6 +243,7 @@ class _Machine:
     def name(self, module: Any, name: Any) -> Global:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a name that is no text")
+        self.limits.spend(2 * OBJECT)
         known = re.sub(r"^numpy\.core\.", "numpy._core.", module.replace("__builtin__", "builtins")) + "." + name
         if known not in NAMES:
             raise Refused(f"it asks for {module}.{name}")
@@ -234,6 +256,7 @@ class _Machine:
             raise Refused(f"it calls a {type(which).__name__}")
         if type(args) is not tuple:
             raise TypeError("a call without arguments")
+        self.limits.spend(OBJECT)
         value = NAMES[which.name](self.limits, *args)
         self.unbuilt += isinstance(value, Unbuilt)
         self.stack.append(value)
@@ -286,10 +309,12 @@ def _protocol(m: _Machine) -> None:
         raise ValueError(f"protocol {version}; known are 0 to 5")
 
 
-def _pushes(make: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
-    """An opcode that leaves one more value on the stack."""
+def _pushes(make: Callable[[_Machine], Any], cost: int = 0) -> Callable[[_Machine], None]:
+    """An opcode that leaves one more value on the stack, which takes `cost` bytes that are not in the file."""
 
     def push(m: _Machine) -> None:
+        if cost:
+            m.limits.spend(cost)
         value = make(m)  # first: what takes a mark changes the stack there is
         m.stack.append(value)
 
@@ -326,17 +351,17 @@ _OPS: dict[bytes, Callable[[_Machine], Any]] = {
     b"\x8c": _pushes(lambda m: m.text("<B")),
     b"X": _pushes(lambda m: m.text("<I")),
     b"\x8d": _pushes(lambda m: m.text("<Q")),
-    b"]": _pushes(lambda m: []),
-    b"}": _pushes(lambda m: {}),
+    b"]": _pushes(lambda m: [], LIST),
+    b"}": _pushes(lambda m: {}, DICT),
     b")": _pushes(lambda m: ()),
-    b"\x8f": _pushes(lambda m: set()),
-    b"l": _pushes(_Machine.marks),
-    b"t": _pushes(lambda m: tuple(m.marks())),
-    b"d": _pushes(lambda m: m.pairs(m.marks())),
-    b"\x91": _pushes(lambda m: frozenset(map(m.limits.key, m.marks()))),
-    b"\x85": _pushes(lambda m: tuple(m.args(1))),
-    b"\x86": _pushes(lambda m: tuple(m.args(2))),
-    b"\x87": _pushes(lambda m: tuple(m.args(3))),
+    b"\x8f": _pushes(lambda m: set(), SET),
+    b"l": _pushes(_Machine.marks, LIST),
+    b"t": _pushes(lambda m: tuple(m.marks()), OBJECT),
+    b"d": _pushes(lambda m: m.pairs(m.marks()), DICT),
+    b"\x91": _pushes(lambda m: frozenset(map(m.limits.key, m.marks())), SET),
+    b"\x85": _pushes(lambda m: tuple(m.args(1)), OBJECT),
+    b"\x86": _pushes(lambda m: tuple(m.args(2)), OBJECT),
+    b"\x87": _pushes(lambda m: tuple(m.args(3)), OBJECT),
     b"a": lambda m: m.append(m.args(1)),
     b"e": lambda m: m.append(m.marks()),
     b"s": lambda m: m.insert(m.args(2)),

@@ -11,7 +11,12 @@ import numpy as np
 from msa.cache.exchange._arrays import ArrayOnFile, Payload, check_size
 
 KEY = 200  # values that may stand, nested, in one key: the hash of shared tuples can take for ever
+LONGEST_KEY = 4096  # characters: equal keys are compared letter by letter
+MOST_KEYS = 1000  # that are neither texts nor small numbers: any number of those can be made to have one hash
+SMALL = 2**31  # whole numbers below it have a hash of their own
 SCALARS = (str, bytes, int, float, complex, type(None), np.generic)
+OBJECT = 64  # bytes that a small object takes, with its place in a container
+PER_BYTE, SLACK = 32, 1 << 26  # memory a file may ask for: so many bytes for each of its own, and so many more
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,30 @@ class Refused(Exception):
     """The file asks for what is never done."""
 
 
-class Limits:
-    """How much a file may unfold to."""
+class TooMuch(Exception):
+    """The file asks for more than a file of its size needs."""
 
-    def __init__(self, allowance: int) -> None:
-        self.allowance = allowance  # bytes and items that may still be copied
+
+class Limits:
+    """How much a file of `size` bytes may ask for. Honest files need a third of it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.allowance = PER_BYTE * size + SLACK  # bytes
+        self.keys = MOST_KEYS
 
     def key(self, value: Any) -> Any:
-        """The value, where its hash is had in short time."""
+        """The value, where its hash is had in short time and few others can share it."""
+        if type(value) in (str, bytes):  # Python's hash of these cannot be foreseen
+            if len(value) > LONGEST_KEY:
+                raise TooMuch(f"a key of {len(value):,} characters; at most {LONGEST_KEY:,} are read")
+            return value
+        if isinstance(value, np.str_ | np.bytes_):
+            return self.key(value.item())  # numpy hashes a text again each time
+        if not (isinstance(value, int | np.integer | type(None)) and -SMALL <= (value or 0) < SMALL):
+            self.keys -= 1
+            if self.keys < 0:
+                raise TooMuch(f"more than {MOST_KEYS:,} keys that are neither texts nor small whole numbers")
         todo, seen = [value], 0
         while todo:
             item = todo.pop()
@@ -49,19 +70,28 @@ class Limits:
                 todo += item
             elif not isinstance(item, SCALARS):
                 raise TypeError(f"a {type(item).__name__} as a key")
+            elif isinstance(item, str | bytes) and len(item) > LONGEST_KEY:
+                raise TooMuch(f"a key of {len(item):,} characters; at most {LONGEST_KEY:,} are read")
             if seen > KEY:
-                raise ValueError("an endless key")
+                raise TooMuch("an endless key")
         return value
 
     def spend(self, amount: int) -> None:
-        """Count what is copied: shared values can be named again and again in two bytes."""
+        """Count bytes of memory: containers, and what is copied, for shared values are named again in two bytes."""
         self.allowance -= amount
         if self.allowance < 0:
-            raise ValueError("it unfolds to more than the file holds")
+            raise TooMuch(f"more than {PER_BYTE * self.size + SLACK:,} bytes of memory, for a file of {self.size:,}")
+
+    def check_empty(self, shape: Any, dtype: np.dtype) -> None:
+        """Refuse rows without bytes of which a file of this size cannot have as many; they cost it nothing."""
+        if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError(f"an array of the shape {str(shape)[:60]}")
+        if (not dtype.itemsize or 0 in shape) and math.prod(n for n in shape if n) > self.size:
+            raise TooMuch(f"an array of the shape {str(list(shape))[:60]} that holds no byte")
 
 
 def _set(limits: Limits, items: Any = ()) -> set[Any]:
-    limits.spend(len(items))
+    limits.spend(OBJECT * len(items))
     return set(map(limits.key, items))
 
 
@@ -91,6 +121,8 @@ def _encode(limits: Limits, text: Any, codec: str) -> bytes | Payload:
 
 
 def _complex(limits: Limits, real: float, imaginary: float) -> complex:
+    if not all(isinstance(value, int | float) for value in (real, imaginary)):
+        raise TypeError("a complex number of what are no numbers")
     return complex(real, imaginary)
 
 
@@ -140,6 +172,7 @@ def _frombuffer(limits: Limits, data: Any, dtype: Any, shape: Any, order: str, a
     if isinstance(data, str):  # a string of Python 2
         data = data.encode("utf-8")
     order, axes = ("C", axes) if order == "K" else (order, None)
+    limits.check_empty(shape, dtype)
     if isinstance(data, Payload) and dtype.kind not in "US":
         return ArrayOnFile(data, dtype, shape, order, axes)
     limits.spend(data.size if isinstance(data, Payload) else len(data))
@@ -154,9 +187,10 @@ def _frombuffer(limits: Limits, data: Any, dtype: Any, shape: Any, order: str, a
 
 
 def _objects(limits: Limits, values: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
+    limits.check_empty(shape, np.dtype("O"))
     if type(values) is not list or any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) != len(values):
         raise ValueError(f"no list of objects for an array of the shape {shape}")
-    limits.spend(len(values))
+    limits.spend(8 * len(values))
     flat = np.empty(len(values), object)
     for i, value in enumerate(values):  # one by one: numpy would unfold lists
         if isinstance(value, np.ndarray) and value.dtype.kind == "O":

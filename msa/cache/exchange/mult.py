@@ -20,7 +20,7 @@ import numpy as np
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._arrays import ArrayOnFile
 from msa.cache.exchange._columns import Part, is_column, items, number, parts, string
-from msa.cache.exchange._padded import Row, assembled, in_clips, placed, without_ids
+from msa.cache.exchange._padded import LONGEST_ID, Row, assembled, in_clips, placed, without_ids
 from msa.cache.foreign import Foreign
 from msa.config import checked
 from msa.errors import SourceError
@@ -87,11 +87,14 @@ def _name(entry: Any) -> tuple[str, str, tuple[Any, ...]]:
         id = f"{video}[{start}-{end}]"
         return id, video, (["", number(start)], id)  # as `natural` has numbers
     id = string(entry[0] if is_column(entry) and len(entry) == 1 else entry)
-    if not id:
-        raise ValueError("one is empty")
+    if not 0 < len(id) <= LONGEST_ID:
+        raise ValueError("one is empty" if not id else f"one of {len(id):,} characters")
     return id, *in_clips(id)
 
 
 def _plain(value: Any) -> str:
     """A text, or a number as it is written."""
-    return str(value) if isinstance(value, float | np.floating) else string(value)
+    found = str(value) if isinstance(value, float | np.floating) else string(value)
+    if len(found) > LONGEST_ID:
+        raise ValueError(f"one of {len(found):,} characters")
+    return found

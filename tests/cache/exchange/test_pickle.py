@@ -228,7 +228,7 @@ BOMBS = {
     "a large bytearray": b"cbuiltins\nbytearray\n(I1000000000000\ntR.",
     "a set of a range": b"cbuiltins\nset\n(cbuiltins\nrange\n(I0\nI1000000000000\ntRtR.",
     "a key that takes for ever": b"})" + b"2\x86" * 60 + b"I1\ns.",
-    "copies of one text": b"(V" + b"x" * 60_000 + b"\np0\n" + b"c_codecs\nencode\n(g0\nVlatin1\ntR" * 200 + b"l.",
+    "copies of one text": b"(V" + b"x" * 60_000 + b"\np0\n" + b"c_codecs\nencode\n(g0\nVlatin1\ntR" * 2000 + b"l.",
     "a key that is a list": b"}]I1\ns.",
     "a list inside out": b"(dS'x'\na.",
     "nothing on the stack": b".",
@@ -244,7 +244,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("kind", BOMBS)
 def test_what_no_pickler_writes_is_damage(file, kind):
-    with pytest.raises(SourceError, match="damaged pickle at byte"):
+    with pytest.raises(SourceError, match=r"(damaged pickle|refused) at byte"):
         _pickle.load(file(BOMBS[kind]))
 
 

@@ -1,0 +1,55 @@
+"""Regular files alone: a pipe waits for ever, a device has no end, and a sparse file says it has what it has not."""
+
+import os
+import stat
+from pathlib import Path
+from typing import IO
+
+from msa.errors import SourceError
+
+SPARSE = 1 << 30  # bytes, from which on a file must be there for the most part
+HOLES = 100  # times as large as what is there
+
+
+def opened(path: Path) -> IO[bytes]:
+    """The file, opened to be read. Raises OSError, and SourceError for what is no regular file, or nearly all holes."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        check(path, os.fstat(handle))
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def check(path: Path, about: os.stat_result | None = None) -> os.stat_result:
+    """The status of a file. Raises OSError, and SourceError for what is no regular file, or nearly all holes."""
+    about = about or path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        kind = "a directory" if stat.S_ISDIR(about.st_mode) else "a pipe, a socket or a device"
+        raise SourceError(f"{path} is {kind}, not a file", fix="name a regular file")
+    there = about.st_blocks * 512  # 0 on file systems that do not count them
+    if about.st_size > SPARSE and 0 < there < about.st_size // HOLES:
+        raise SourceError(
+            f"{path} claims {about.st_size:,} bytes, and {there:,} are on the disk: the rest are holes",
+            fix="get the file again",
+        )
+    return about
+
+
+def read(path: Path, most: int) -> bytes:
+    """The bytes of a file of at most `most`. Raises OSError and SourceError."""
+    with opened(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise SourceError(f"{path} has more than {most:,} bytes, which is more than is read", fix="get the file again")
+    return data
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Refuse a path that links lead out of `folder`, which may be a link itself. Raises SourceError."""
+    if not (there := Path(os.path.realpath(path))).is_relative_to(os.path.realpath(folder)):
+        raise SourceError(
+            f"{path} is a link that leads out of the folder, to {there}",
+            fix="copy what it points to into the folder, if you trust it",
+        )
