@@ -217,7 +217,7 @@ class _Job:
 
         self.store.manifest = manifest.publish(self.store.path, change, f"compacted {self.report.label}")
         for entry in self._made:
-            (self._folder / entry["id"] / segment.JOURNAL).unlink(missing_ok=True)
+            segment.close(self._folder / entry["id"])
 
     def _writer(self, fingerprint: str, run: Mapping[str, Any]) -> SegmentWriter:
         writer = self.store.writer(self.view_id, fingerprint, self.form, run, math.inf)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache import history, layout, manifest, segment, sweeping
+from msa.cache import heartbeat, history, layout, manifest, segment, sweeping
 from msa.cache.files import remove_tree, write_durably
 from msa.cache.index import Index
 from msa.cache.store import FeatureStore
@@ -61,6 +61,7 @@ def lend(
     made.mkdir()
     header = {"dataset": attributes["dataset"], "data_of": owner, "run": attributes["run"], "writer": whoami()}
     write_durably(made / segment.JOURNAL, json.dumps(header).encode() + b"\n")
+    heartbeat.keep(made / segment.JOURNAL)  # until it is published
     segment.write_small(made, rows, {**attributes, "data_of": owner})
     data = {name: facts for name, facts in files.items() if name.startswith("data/")}
     return {

@@ -1,20 +1,21 @@
 """Taking over what killed writers left behind."""
 
 import json
+import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msa.cache import heartbeat, trust, writers
 from msa.cache.files import TEMPORARY, write_durably
 from msa.cache.fingerprint import sha256
 from msa.cache.segment import JOURNAL, Journal, describe, new_name, seal
-from msa.cache.writers import lives, whoami
+from msa.cache.writers import SILENT_AFTER_S, whoami
 from msa.errors import StoreError
 
-CLAIM = ".claim"  # folders of segments that are being taken over: .claim~HOST~PID~STARTED~NAME
-HEADER_AFTER_S = 10.0  # a journal without a first line for so long will not get one
+CLAIM = ".claim"  # folders of segments that are being taken over: .claim~HOST@BOOT~PID~STARTED~NAME
+_HEADER = 2**20  # bytes of the first line of a journal: more than any writer has to say
 
 
 def adopt(parent: Path, published: Callable[[], set[str]]) -> list[dict[str, Any]]:
@@ -24,10 +25,12 @@ def adopt(parent: Path, published: Callable[[], set[str]]) -> list[dict[str, Any
     leaves nobody in doubt. `published` is asked before and after: what a process of dask sealed before it died, another
     one publishes. Shards whose journal line is missing are discarded: their samples are simply not there yet.
     """
-    entries = []
-    for journal in sorted(parent.glob(f"*/{JOURNAL}")):
+    entries: list[dict[str, Any]] = []
+    left = sorted(parent.glob(f"*/{JOURNAL}"))
+    now = heartbeat.time_of(parent.parents[2]) if left else None
+    for journal in left:
         folder = journal.parent
-        if folder.name.startswith(TEMPORARY) or alive(folder):
+        if folder.name.startswith(TEMPORARY) or alive(folder, now) or not os.access(folder, os.W_OK):
             continue
         if folder.name in published():
             journal.unlink(missing_ok=True)  # killed between publishing and tidying up
@@ -41,29 +44,62 @@ def adopt(parent: Path, published: Callable[[], set[str]]) -> list[dict[str, Any
             claimed.rename(folder)
             journal.unlink(missing_ok=True)
             continue
-        _discard_uncommitted(claimed)
-        _take_over(claimed / JOURNAL)
-        if seal(claimed):
-            final = parent / claimed.name.rpartition("~")[2]
-            claimed.rename(final)
-            entries.append(describe(final))
+        try:
+            os.utime(claimed / JOURNAL)  # what others see of it dates from the claim, not from the dead writer
+            entries += _finished(claimed, parent / claimed.name.rpartition("~")[2])
+        except FileNotFoundError:
+            if claimed.exists():
+                raise  # else this process was suspended for so long that another one has claimed it
     return entries
 
 
-def alive(folder: Path) -> bool:
-    """Does somebody still work on this segment: the claimant its name tells of, or else the writer of its journal?"""
-    journal = folder / JOURNAL
-    silent_s = 0.0
+def _finished(claimed: Path, final: Path) -> list[dict[str, Any]]:
+    """Seal a claimed segment under its new name; its entry, or nothing where nothing was committed."""
+    with heartbeat.kept(claimed / JOURNAL):  # hashing what is there may take longer than any silence is borne
+        _take_over(claimed / JOURNAL)
+        _discard_uncommitted(claimed)
+        if seal(claimed) is None:
+            return []
+        heartbeat.keep(final / JOURNAL)  # until it is published
+        claimed.rename(final)
+    return [describe(final)]
+
+
+def alive(folder: Path, now: float | None) -> bool:
+    """Does somebody still work on this segment: the claimant its name tells of, or else the writer of its journal?
+
+    `now` is the time by the clock of the disk (see heartbeat.py). Without it nobody who cannot be seen is dead.
+    """
+    return dead_in(folder, now) > 0
+
+
+def dead_in(folder: Path, now: float | None) -> float:
+    """In how many seconds of further silence who works on a segment counts as dead: 0 if now, infinity if alive."""
     try:
-        silent_s = time.time() - journal.stat().st_mtime
-        if folder.name.startswith(f"{CLAIM}~"):
-            _, host, pid, started, _ = folder.name.split("~")
-            return lives({"host": host, "pid": pid, "started": started}, silent_s)
-        return lives(json.loads(journal.read_bytes().partition(b"\n")[0])["writer"], silent_s)
-    except FileNotFoundError:
-        return True  # claimed by somebody else this very moment
-    except (ValueError, KeyError, TypeError):
-        return silent_s < HEADER_AFTER_S  # not written yet, or torn by a power cut
+        with open(trust.open_regular(folder / JOURNAL), "rb") as file:
+            touched, line = os.fstat(file.fileno()).st_mtime, file.readline(_HEADER)
+    except (OSError, StoreError):
+        return float("inf")  # claimed by somebody else this very moment, or it is not ours to read
+    silent_s = now - touched if now is not None else -float("inf")
+    try:
+        return writers.dead_in(_owner(folder, line), silent_s)
+    except (StoreError, ValueError, KeyError, TypeError, OverflowError):
+        return max(0.0, SILENT_AFTER_S - silent_s)  # torn by a power cut: there is no other sign of life
+
+
+def _owner(folder: Path, header: bytes) -> Any:
+    """Who works on a segment. A claimant has its name in that of the folder first, and then in the journal."""
+    if not folder.name.startswith(f"{CLAIM}~"):
+        return trust.parse(folder / JOURNAL, header)["writer"]
+    _, where, pid, started, _ = folder.name.split("~")
+    host, _, boot = where.partition("@")
+    named = {"host": host, "boot": boot, "pid": pid, "started": started}
+    try:
+        written = trust.parse(folder / JOURNAL, header)["writer"]
+        same = all(str(written[key]) == named[key] for key in ("host", "boot", "pid"))
+    except (StoreError, KeyError, TypeError):
+        return named
+    return written if same else named
 
 
 def _take_over(journal: Path) -> None:
@@ -78,7 +114,7 @@ def _take_over(journal: Path) -> None:
 
 def _claim(name: str) -> str:
     me = whoami()
-    return f"{CLAIM}~{me['host']}~{me['pid']}~{me['started']:.2f}~{name}"
+    return f"{CLAIM}~{me['host']}@{me.get('boot', '')}~{me['pid']}~{me['started']:.2f}~{name}"
 
 
 def _discard_uncommitted(folder: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from msa.cache import layout, shard
+from msa.cache import heartbeat, layout, shard
 from msa.cache.files import remove_tree, sync_folder, sync_tree, write_durably
 from msa.cache.fingerprint import DIGEST, sha256
 from msa.cache.writers import whoami
@@ -79,8 +79,16 @@ class SegmentWriter:
         self._failures: list[dict[str, Any]] = []
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
         self._flushed = time.monotonic()
+        try:
+            folder.mkdir()
+        except FileNotFoundError:
+            raise StoreError(
+                f"{folder.parent.parent} was removed from the store in this very moment",
+                fix="run the same command again if it was removed by mistake",
+            ) from None
         (folder / "data" / "c").mkdir(parents=True)
         self._note({"dataset": dataset, "form": vars(form), "run": dict(run), "writer": whoami()})
+        heartbeat.keep(folder / JOURNAL, self)
         for made in (folder / "data" / "c", folder / "data", folder, folder.parent):
             sync_folder(made)
 
@@ -152,7 +160,9 @@ class SegmentWriter:
         """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
         self.flush()
         with self._unless_taken_over():
-            return seal(self.folder)
+            entry = seal(self.folder)
+        heartbeat.keep(self.folder / JOURNAL) if entry else heartbeat.drop(self.folder / JOURNAL)  # until published
+        return entry
 
     def _note(self, line: Mapping[str, Any]) -> None:
         """Append a line, whole and durably, or nothing: another one may follow."""
@@ -163,6 +173,7 @@ class SegmentWriter:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
+                os.stat(self.folder / JOURNAL)  # else it was renamed meanwhile: whoever did it need not see this line
             except BaseException:
                 with suppress(OSError):
                     file.truncate(before)
@@ -229,6 +240,12 @@ def seal(folder: Path) -> dict[str, Any] | None:
     }
     write_small(folder, journal.samples, attributes)
     return describe(folder)
+
+
+def close(folder: Path) -> None:
+    """Forget the journal of a segment that was published."""
+    heartbeat.drop(folder / JOURNAL)
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, Any]) -> None:

@@ -222,6 +222,12 @@ class FeatureStore:
 
     def add_index(self, index: Index) -> str:
         """Write and publish a corpus; the newest of a name is the one meant by it. Returns its fingerprint."""
+        while True:
+            folder = self._add_index(index)
+            if admission.soon((folder / "zarr.json").exists):  # else it was swept in the very moment
+                return folder.name
+
+    def _add_index(self, index: Index) -> Path:
         anew = not (self.path / "index" / index.fingerprint).exists()  # also where `repair` had to set it aside
         with manifest.writable(self.path):
             folder = index.write(self.path / "index")
@@ -238,14 +244,15 @@ class FeatureStore:
             self.manifest = manifest.publish(self.path, change)
         except admission.Nothing:
             self.manifest = manifest.read(self.path)
-        return folder.name
+        return folder
 
     def add_view(self, view_id: str, attributes: Mapping[str, Any]) -> None:
         """Write a view's provenance, once: whoever comes later finds the first writer's."""
         folder = self.path / "views" / view_id
-        while not _touch(folder / "zarr.json"):
-            (folder / "seg").mkdir(parents=True, exist_ok=True)
+        (folder / "seg").mkdir(parents=True, exist_ok=True)  # first: a sweep takes it away before the rest
+        if not (folder / "seg" / "zarr.json").exists():
             write_durably(folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+        while not _touch(folder / "zarr.json"):
             write_durably(folder / "zarr.json", json.dumps(layout.group_metadata(attributes), indent=1).encode())
 
     def writer(
@@ -304,6 +311,7 @@ class FeatureStore:
         if not entries:
             return []
         about = self.path / "views" / view_id / "zarr.json"
+        admission.soon(about.exists)  # a sweep that found us here puts it back
         files = {about.name: [about.stat().st_size, sha256(about)]}
         folder = self.path / "views" / view_id / "seg"
         mine = [dict(entry) for entry in entries]
@@ -324,7 +332,7 @@ class FeatureStore:
             self.manifest = manifest.publish(self.path, retract)
         mine = [entry for entry in mine if entry["id"] not in lost]
         for entry in mine:
-            (folder / entry["id"] / segment.JOURNAL).unlink(missing_ok=True)
+            segment.close(folder / entry["id"])
         for superfluous in {entry["id"] for entry in entries} - {entry["id"] for entry in mine}:
             with suppress(FileNotFoundError):
                 remove_tree(folder / superfluous)

@@ -10,9 +10,12 @@ had committed is published first. Of everything else goes
 
 A sweep takes no lock. It gives a folder a temporary name, then reads what is published, and puts back what that needs;
 whoever publishes a reference to an old folder (a borrowed segment, a rollback, a tag) looks afterwards whether the
-folder is there. One of the two always sees the other.
+folder is there. One of the two always sees the other. A view is never moved, for a writer may begin a segment in it at
+any moment: it is taken apart from within, and a folder that is not empty any more stays (`_Vacated`).
 """
 
+import errno
+import json
 import os
 import re
 import shutil
@@ -27,8 +30,8 @@ from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
 
-from msa.cache import history, manifest, recovery
-from msa.cache.files import TEMPORARY
+from msa.cache import heartbeat, history, layout, manifest, recovery
+from msa.cache.files import TEMPORARY, write_durably
 from msa.cache.segment import JOURNAL, Journal
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
@@ -129,22 +132,18 @@ def remove(store: Path, litter: Iterable[Litter], grace_s: float, touched_before
     with manifest.writable(store):
         freed = _remove_unfinished(store, [item for item in items if item.what == "unfinished"])
         for segments in (True, False):  # a view goes after its segments
-            away: list[tuple[Litter, Path]] = []
+            away: list[tuple[Litter, _Moved | _Vacated]] = []
             for item in items:
                 if item.what != "unfinished" and ("/seg/" in item.path) == segments:
-                    doomed = (store / item.path).with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+                    taken = _Vacated if item.path.startswith("views/") and not segments else _Moved
                     with suppress(FileNotFoundError):  # another sweep was faster
-                        (store / item.path).rename(doomed)
-                        away.append((item, doomed))
+                        away.append((item, taken(store / item.path)))
             needed = _needed(store, kept(store, grace_s, _now(store))) if away else set()
             for item, doomed in away:
-                wanted = item.path in needed or not (segments or _idle(doomed, limit))
-                if wanted and not (store / item.path).exists():
-                    doomed.rename(store / item.path)
-                else:
-                    with suppress(FileNotFoundError):  # another sweep takes it for unfinished, and helps
-                        shutil.rmtree(doomed)
-                    freed += item.nbytes
+                wanted = item.path in needed or not (segments or doomed.touched <= limit)
+                if (wanted and doomed.put_back()) or not doomed.destroy():
+                    continue
+                freed += item.nbytes
     return freed
 
 
@@ -180,7 +179,9 @@ class _Rules:
             yield from self._unfinished(view / "seg")
             going = []
             for segment in _folders(view / "seg", _SEGMENT, claims=True):
-                if (segment / JOURNAL).exists() and ((view / "zarr.json").exists() or recovery.alive(segment)):
+                if (segment / JOURNAL).exists() and (
+                    (view / "zarr.json").exists() or recovery.alive(segment, self.now)
+                ):
                     going.append(False)  # of a living writer, or of a dead one whose work is taken over, not swept
                     continue
                 yield from self._unfinished(segment, deep=True)
@@ -218,9 +219,97 @@ def _remove_unfinished(store: Path, litter: Iterable[Litter]) -> int:
     return freed
 
 
-def _idle(folder: Path, limit: float) -> bool:
-    """Was this corpus or view left alone: not touched since `limit`, and no segment has come into it?"""
-    return _newest(folder / "zarr.json") <= limit and not _folders(folder / "seg", _SEGMENT, claims=True)
+class _Moved:
+    """A segment or corpus under a temporary name. Raises FileNotFoundError where it is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._doomed = folder, folder.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        folder.rename(self._doomed)
+        self.touched = _newest(self._doomed / "zarr.json")
+
+    def put_back(self) -> bool:
+        """Give it its name again; False where somebody else has made it anew."""
+        if self.folder.exists():
+            return False
+        self._doomed.rename(self.folder)
+        return True
+
+    def destroy(self) -> bool:
+        """Delete it."""
+        with suppress(FileNotFoundError):  # another sweep takes it for unfinished, and helps
+            shutil.rmtree(self._doomed)
+        return True
+
+
+class _Vacated:
+    """A view without its `seg`, into which nobody can begin to write, and with another name for its zarr.json.
+
+    Where there is a segment in it again, nothing is changed, and it cannot be destroyed. Raises FileNotFoundError where
+    it is gone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._about = folder, folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        self.touched = (folder / "zarr.json").stat().st_mtime
+        self._empty = self._without_seg()
+        if self._empty:
+            (folder / "zarr.json").rename(self._about)
+
+    def _without_seg(self) -> bool:
+        seg = self.folder / "seg"
+        try:
+            names = os.listdir(seg)
+            if names == ["zarr.json"]:
+                (seg / "zarr.json").unlink(missing_ok=True)
+            elif names:
+                return False
+            seg.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            self._furnish()
+            return False
+        return True
+
+    def _furnish(self) -> None:
+        """What every `seg` has; writers see to it themselves, too."""
+        seg = self.folder / "seg"
+        seg.mkdir(exist_ok=True)
+        if not (seg / "zarr.json").exists():
+            write_durably(seg / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+
+    def put_back(self) -> bool:
+        """Make it as it was."""
+        if self._empty:
+            self._furnish()
+            with suppress(FileExistsError):  # whoever needs the view again has written the same
+                os.link(self._about, self.folder / "zarr.json")
+            self._about.unlink()
+        return True
+
+    def destroy(self) -> bool:
+        """Delete it, unless somebody began to write to it again; did we?"""
+        if not self._empty:
+            return False
+        for name in os.listdir(self.folder):
+            path = self.folder / name
+            if name not in ("seg", "zarr.json") and path != self._about:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        if {"seg", "zarr.json"} & set(os.listdir(self.folder)):
+            return not self.put_back()
+        about = self._about.read_bytes()
+        self._about.unlink()
+        try:
+            self.folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not (self.folder / "zarr.json").exists():
+                write_durably(self.folder / "zarr.json", about)
+            return False
+        return True
 
 
 def _needed(store: Path, numbers: Iterable[int], forgiving: bool = False) -> set[str]:
@@ -247,7 +336,8 @@ def _made(store: Path, number: int) -> float:
 def dead(store: Path) -> list[Path]:
     """Segments that killed writers left behind, none of them published."""
     journals = sorted(store.glob(f"views/*/seg/*/{JOURNAL}"))
-    return [j.parent for j in journals if not j.parent.name.startswith(TEMPORARY) and not recovery.alive(j.parent)]
+    now = heartbeat.time_of(store) if journals else None
+    return [j.parent for j in journals if not j.parent.name.startswith(TEMPORARY) and not recovery.alive(j.parent, now)]
 
 
 def _committed(folder: Path) -> int:
@@ -296,11 +386,5 @@ def _newest(path: Path) -> float:
 
 def _now(store: Path) -> float:
     """The time by the clock of the disk, which on a network is another machine's, or by ours if that is earlier."""
-    probe = store / "manifests" / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        probe.touch()
-        there = probe.stat().st_mtime
-        probe.unlink()
-    except OSError:
-        return time.time()
-    return min(there, time.time())
+    there = heartbeat.time_of(store)
+    return time.time() if there is None else min(there, time.time())

@@ -9,12 +9,12 @@ Nothing is synced: what a process wrote outlives it, and after a power cut nobod
 
 import json
 import os
-import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msa.cache import heartbeat
 from msa.cache.writers import lives, whoami
 from msa.extract.forward import LOST
 
@@ -30,6 +30,7 @@ class Note:
         self._open: deque[set[int]] = deque()
         self._settled = 0
         self._write({"writer": whoami(), "dataset": dataset})
+        heartbeat.keep(self.path, self)
 
     def begin(self, rows: Iterable[int]) -> None:
         """A batch is taken up."""
@@ -61,6 +62,7 @@ class Note:
         else:
             note.path.unlink(missing_ok=True)
         finally:
+            heartbeat.drop(note.path)
             os.close(note._handle)
 
     def _write(self, line: object) -> None:
@@ -86,12 +88,14 @@ def forget(view: Path, dataset: str, unsettled: Collection[int]) -> None:
 
 def _of_the_dead(view: Path, dataset: str) -> Iterator[tuple[Path, set[int]]]:
     """Notes whose writer lives no more, and the rows that were at work."""
-    for path in sorted(view.glob(f"{PREFIX}*")):
+    notes = sorted(view.glob(f"{PREFIX}*"))
+    now = heartbeat.time_of(view.parents[1]) if notes else None
+    for path in notes:
         try:
             head, *lines = map(json.loads, path.read_bytes().split(b"\n")[:-1])  # a torn last line is no batch yet
-            silent_s = time.time() - path.stat().st_mtime
+            silent_s = now - path.stat().st_mtime if now is not None else -float("inf")
             if head["dataset"] == dataset and not lives(head["writer"], silent_s):
                 settled = lines[-1][0] if lines else 0
                 yield path, {row for _, rows in lines[settled:] for row in rows}
-        except (ValueError, KeyError, TypeError, FileNotFoundError):
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError):
             continue  # another run removed it, or it is not ours to read
