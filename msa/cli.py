@@ -110,6 +110,12 @@ def extract(
         int | None, typer.Option(min=1, help="Tokens, frames or samples of a batch. Default: what fits the device.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which decoding one sample is given up.")] = 600,
+    max_seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds of sound, or of frames, that one sample may have.")
+    ] = 7200,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Pixels that a picture may have; a frame of a video a quarter.")
+    ] = 178_956_970,
     json_: JsonOption = False,
 ) -> None:
     """Turn a corpus into hidden states, once: text, images, audio and faces through frozen backbones into the store.
@@ -122,6 +128,7 @@ def extract(
         raise UnknownNameError("dataset", dataset, catalog.names("dataset"))
     from msa.cache.store import FeatureStore
     from msa.extract import job as jobs
+    from msa.extract.media import Bounds
     from msa.extract.pipeline import Limits
 
     named = {Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio, Modality.FACE: face}
@@ -135,7 +142,14 @@ def extract(
         split_file=split,
         seed=seed,
         device=device,
-        limits=Limits(limit, max_errors, retry_errors, budget=batch_budget, share=jobs.share(shard)),
+        limits=Limits(
+            limit,
+            max_errors,
+            retry_errors,
+            budget=batch_budget,
+            share=jobs.share(shard),
+            clip=Bounds(max_seconds, max_pixels),
+        ),
         engine=jobs.engine(engine, workers, scheduler, timeout),
     )
     bar = terminal.Bar()

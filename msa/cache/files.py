@@ -1,11 +1,13 @@
-"""Files that survive a power cut: temporary name, fsync, rename, fsync of the folder."""
+"""Files that survive a power cut: temporary name, fsync, rename, fsync of the folder. Reading what is a file at all."""
 
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from msa.errors import StoreError
@@ -50,6 +52,44 @@ def folder_durably(final: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(final.parent)
+
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_regular(path: Path) -> FileIO:
+    """Open a regular file for reading, unbuffered; links are followed.
+
+    A path may come from a table that a stranger wrote: a pipe is not waited for, and a device is not read.
+
+    Raises:
+        OSError: There is no such file, it cannot be read, or it is no regular file; `strerror` says which.
+    """
+    return FileIO(os.fspath(path), "rb", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    check_regular(path, os.stat(path))  # before opening, which may already move a device
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        check_regular(path, os.fstat(handle))
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def check_regular(path: str | Path, facts: os.stat_result) -> None:
+    """Raise OSError where these are not the facts of a regular file."""
+    if not stat.S_ISREG(facts.st_mode):
+        kind = KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
 
 
 def is_full(error: OSError) -> bool:

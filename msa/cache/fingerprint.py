@@ -9,6 +9,8 @@ from typing import Any
 
 import xxhash
 
+from msa.cache import files
+
 DIGEST = 16  # bytes of an input's digest
 
 
@@ -18,8 +20,9 @@ def of_text(text: str) -> bytes:
 
 
 def of_file(path: Path, start: float = 0.0, end: float | None = None) -> bytes:
-    """Digest of a file's bytes, or of a span of it in seconds. Raises OSError."""
+    """Digest of a file's bytes, or of a span of it in seconds. Raises OSError, also for what is no regular file."""
     stat = path.stat()
+    files.check_regular(path, stat)
     whole = _of_bytes(path, stat.st_size, stat.st_mtime_ns)
     if start == 0.0 and end is None:
         return whole
@@ -41,7 +44,7 @@ def sha256(path: Path) -> str:
 @lru_cache(maxsize=4096)  # many spans of one video: its bytes are read once
 def _of_bytes(path: Path, size: int, mtime_ns: int) -> bytes:
     state = xxhash.xxh3_128()
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
         while piece := file.read(1 << 20):
             state.update(piece)
     return state.digest()

@@ -350,6 +350,7 @@ class _Driver:
             {m: frozenset(rows & todo) for m, todo in piece.todo.items()},
             {row: piece.raws[row] for row in rows},
             {m: {row: digests[row] for row in rows if row in digests} for m, digests in piece.digests.items()},
+            piece.bounds,
         )
         first = next(iter(self.runs.values()))
         return Order(

@@ -3,13 +3,17 @@
 A clip whose sound and whose faces are wanted is read and unpacked once. The streams fail apart: a broken picture
 costs no sound, and a recording without a sound track still has its frames.
 
+FFmpeg is given an open file and no path, formats that hold their sound and pictures themselves, and no protocol: a
+playlist that names other files or servers is refused.
+
 A packet that cannot be decoded is left out, and the rest is read; a span that lost more than half of its packets
 fails. What is missing stays missing: no silence is put in its place, and no older frame. How a span begins does not
 depend on what else is wanted of it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,18 +22,61 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from msa.cache import files
+
+# Demuxers that read one file: none follows the names of others, draws text, or opens a device
+SINGLE_FILES = (
+    "3dostr,aa,aac,aax,ac3,ac4,adx,aiff,amr,amrnb,amrwb,ape,apng,aptx,asf,asf_o,au,av1,avi,avr,bit,bmp_pipe,bonk,"
+    "brstm,caf,cavsvideo,dirac,dsf,dts,dtshd,dv,dxa,eac3,film_cpk,flac,flic,flv,gif,gif_pipe,gsm,gxf,h261,h263,h264,"
+    "hevc,hca,iff,ilbc,ircam,iv8,ivf,j2k_pipe,jpeg_pipe,jpegls_pipe,jpegxl_pipe,kux,lmlm4,loas,lvf,m4v,matroska,"
+    "mjpeg,mjpeg_2000,mlp,mmf,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegtsraw,mpegvideo,mtv,mxf,nc,nistsphere,nsv,nut,obu,"
+    "ogg,oma,paf,pam_pipe,pbm_pipe,pgm_pipe,png_pipe,pnm_pipe,ppm_pipe,pvf,qcp,qoi_pipe,r3d,rm,rso,sds,shn,smk,sol,"
+    "sox,spdif,svs,svx,swf,tak,tiff_pipe,truehd,tta,voc,vvc,w64,wav,webm,webp_pipe,wsaud,wsd,wtv,wv,xa,xwma"
+)
+SAFELY = {"format_whitelist": SINGLE_FILES, "protocol_whitelist": "none"}
+BUFFER = 1 << 18  # bytes that FFmpeg asks for at a time
+
 # s before a span that reading begins, until a stream is met in time: decoded and thrown away, because the frames of a
 # compressed stream need their predecessors. The seeks of MPEG-TS and MPEG-PS fall between key frames, which many
 # encoders set every 10 s. At last everything from the beginning.
 LEADS_S = (0.5, 12.0, math.inf)
 WARM_S = 0.1  # of the lead: the first frames of AAC and MP3 miss their neighbours
 TOLERANCE_S = 1e-3  # time stamps are rounded to the clock of their container
+LAST = 2**62  # ticks of a clock: none is later
 GAP_S = 5e-3  # a time stamp this far from the count of the samples before it is no matter of rounding
+HOLE_S = 30.0  # nothing for so long is a hole in the time stamps: no frame of a video stays on the screen meanwhile
+UNLIKE_S = 0.25  # of sound with another rate than the first: less is a damaged frame, more a change
+BACK_S = 1.0  # a stream whose time jumps back by more begins again: a second recording was joined to the first
 PRIMING_S = 0.1  # AAC begins with up to 2112 empty samples; MKV, FLV and MPEG-TS put off their pictures for that long
 
 
 class MediaError(Exception):
     """One piece of raw material cannot be decoded; the message is short, because such messages are counted."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one clip may come to. Generous: they keep a small file from filling the memory, and change no number."""
+
+    seconds: float = 7200.0  # of sound; of frames taken from a video
+    pixels: int = 178_956_970  # of a picture (Pillow's own bound); see `of_film` and `of_frames`
+
+    @property
+    def of_film(self) -> int:
+        """Pixels of a frame of a video: decoders keep up to sixteen. 44 million by default, more than 8K."""
+        return self.pixels // 4
+
+    @property
+    def of_frames(self) -> int:
+        """Pixels of all frames taken from a video together: 1.8 billion by default, 5 GB."""
+        return self.pixels * 10
+
+    def check_pixels(self, width: int, height: int, film: bool = False) -> None:
+        """Raise MediaError for a picture, or a frame of a video, that has too many."""
+        most = self.of_film if film else self.pixels
+        if width * height > most:
+            what = "a quarter of the limit, which holds for videos" if film else "the limit"
+            raise MediaError(f"{width} x {height} pixels, more than {most:,}, {what} (--max-pixels)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +99,7 @@ class Track(Protocol):
     """What gathers one stream of a recording."""
 
     kind: str  # "audio" or "video"
+    counted: bool  # must it be read from the beginning?
     error: MediaError | None
     begun: bool  # has it been given a frame?
     start: float  # s
@@ -63,12 +111,14 @@ class Track(Protocol):
         """s: when its first frame has to begin, unless that is the first of the stream."""
 
     def open(self, stream: Any) -> None:
-        """Hear of the stream it is going to be fed from."""
+        """Hear of the stream it is going to be fed from. Raises MediaError where it is out of bounds."""
 
     def add(self, frame: Any, at: float) -> bool:
         """Take a decoded frame that begins `at` s; False once everything wanted has been seen.
 
-        Raises ValueError or FFmpegError for one that is unlike the others.
+        Raises:
+            ValueError: It is unlike the others; FFmpegError, too.
+            MediaError: The stream is out of bounds or cannot be used at all.
         """
 
     def miss(self, at: float) -> None:
@@ -85,13 +135,51 @@ def read(path: Path, start: float, tracks: Sequence[Track]) -> None:
             return
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A recording, opened by FFmpeg. Raises OSError for what is no regular file, av.FFmpegError, MediaError."""
+    with files.open_regular(path) as file, _demuxer(file, path.name) as recording:
+        yield recording
+
+
+def _demuxer(file: Any, name: str) -> Any:
+    """FFmpeg on an open file; its name decides where the contents leave a doubt, unless that asks for more files."""
+    for hint in (name, ""):
+        file.name = hint
+        file.seek(0)
+        try:
+            return av.open(file, options=SAFELY, metadata_errors="replace", buffer_size=BUFFER)
+        except av.ArgumentError:  # what FFmpeg says of a format that is not among those it is allowed
+            continue
+    raise MediaError("not a recording of a format that msa reads")
+
+
 def duration(path: Path) -> float:
     """Seconds of a recording by its header; 0.0 where that cannot be told."""
     try:
-        with av.open(str(path)) as opened:
-            return (opened.duration or 0) / 1e6
-    except (av.FFmpegError, OSError):
+        with opened(path) as recording:
+            return (recording.duration or 0) / 1e6
+    except (av.FFmpegError, OSError, MediaError):
         return 0.0
+
+
+def seconds_by_packets(path: Path) -> tuple[float, bool]:
+    """How long the packets of the sound are together, and whether their time begins again; (0, False) of no sound."""
+    ticks, latest, joined = 0, -math.inf, False
+    try:
+        with opened(path) as recording:
+            stream = _sound_track(recording)
+            if stream is None or not stream.time_base:
+                return 0.0, False
+            tick = float(stream.time_base)
+            for packet in recording.demux([stream]):
+                ticks += packet.duration or 0
+                if packet.pts is not None:
+                    joined = joined or packet.pts * tick < latest - BACK_S
+                    latest = max(latest, packet.pts * tick)
+    except (av.FFmpegError, MediaError):  # it breaks off: so far it is counted
+        pass
+    return (ticks * tick, joined) if ticks else (0.0, False)
 
 
 @dataclass
@@ -105,6 +193,8 @@ class _Feed:
     packets: int = 0
     until: float = 0.0  # s; where the newest frame ends
     reason: str | None = None  # why the last packet that was lost could not be decoded
+    shift: float = 0.0  # s; what the time stamps lack since they began again
+    doubt: Any = None  # a frame, and when it begins by its time stamp, which is far ahead: the next one tells
 
     def take(self, packet: Any) -> bool:
         """Decode a packet; False once the track has enough, or if it would begin too late."""
@@ -118,7 +208,7 @@ class _Feed:
             if counts:
                 self._miss(at)
             return True
-        return all(self._add(frame) for frame in frames)
+        return all(self._add(frame, at) for frame in frames for frame, at in self._placed(frame))
 
     def _miss(self, at: float) -> None:
         self.track.lost += 1
@@ -129,10 +219,35 @@ class _Feed:
         end = math.inf if self.track.end is None else self.track.end
         return self.track.start <= at < end and (self.track.begun or not self.sought)
 
-    def _add(self, frame: Any) -> bool:
-        at = self.until if frame.time is None else frame.time - self.origin
+    def _placed(self, frame: Any) -> Iterator[tuple[Any, float | None]]:
+        """Frames that are ready, and when they begin; None where no time stamp says so.
+
+        One time stamp far ahead of the others is wild, and the frame follows the one before it. Two are a hole. Time
+        that jumps back begins again.
+        """
+        at = None if frame.time is None else frame.time - self.origin + self.shift
+        if self.doubt is not None:
+            (doubtful, then), self.doubt = self.doubt, None
+            yield doubtful, then if at is None or at >= then else self.until
+        known = self.track.begun or not self.sought
+        if at is not None and known and at - self.until > HOLE_S:
+            self.doubt = frame, at
+            return
+        if at is not None and self.track.begun and at < self.until - BACK_S:
+            self.shift += self.until - at
+            at = self.until
+        yield frame, at
+
+    def flush(self) -> None:
+        """Feed what was in doubt when the stream ended."""
+        if self.doubt is not None:
+            (doubtful, then), self.doubt = self.doubt, None
+            self._add(doubtful, then)
+
+    def _add(self, frame: Any, stamped: float | None) -> bool:
+        at = self.until if stamped is None else stamped
         if self.sought and not self.track.begun:
-            if frame.time is None or frame.is_corrupt:
+            if stamped is None or frame.is_corrupt:
                 return True
             if at > max(self.track.latest, self._first):
                 return False
@@ -140,6 +255,9 @@ class _Feed:
         self.until = at + (frame.samples / frame.sample_rate if self.track.kind == "audio" else _shown_s(frame))
         try:
             return self.track.add(frame, at)
+        except MediaError as error:
+            self.track.error = error
+            return False
         except (av.FFmpegError, ValueError) as error:  # a damaged header promised what there is not: 28 channels
             self.reason = str(error)
             if self._counts(at):
@@ -154,6 +272,8 @@ class _Feed:
 
     def close(self) -> None:
         """Judge what was lost."""
+        if self.track.error is not None:
+            return
         if not self.track.begun and not self.sought and self.reason is not None:
             self.track.error = MediaError(f"not {self.track.kind}: {self.reason}")
         elif 2 * self.track.lost > self.packets:
@@ -170,32 +290,58 @@ def _read_from(path: Path, begin: float, tracks: Sequence[Track]) -> None:
     """Read once, from `begin` s on. A track that would begin too late is not fed, and has no error."""
     feeds: list[_Feed] = []
     try:
-        with av.open(str(path)) as opened:
-            feeds += _feeds(opened, begin, tracks)
+        with opened(path) as recording:
+            feeds += _feeds(recording, begin, tracks)
             if begin and feeds:
-                _seek(opened, begin + feeds[0].origin)
-            _demux(opened, feeds)
-    except av.FFmpegError as error:
+                _seek(recording, begin + feeds[0].origin)
+            _demux(recording, feeds)
+    except (av.FFmpegError, MediaError) as error:
         wanted = "audio" if all(track.kind == "audio" for track in tracks) else "video"
+        reason = error if isinstance(error, MediaError) else MediaError(f"not {wanted}: {error.strerror}")
         for track in tracks:
             if not track.begun and not (begin and feeds):  # a recording that breaks off is used as far as it goes
-                track.error = track.error or MediaError(f"not {wanted}: {error.strerror}")
+                track.error = track.error or reason
     for feed in feeds:
+        feed.flush()
         feed.close()
 
 
-def _feeds(opened: Any, begin: float, tracks: Sequence[Track]) -> list[_Feed]:
+def _feeds(recording: Any, begin: float, tracks: Sequence[Track]) -> list[_Feed]:
     """A feed for each track that has a stream and can begin at `begin` s; those without a stream have an error."""
-    origin = max(opened.start_time or 0, 0) / 1e6  # s; a broadcast recording does not start at zero
+    origin = max(recording.start_time or 0, 0) / 1e6  # s; a broadcast recording does not start at zero
     feeds = []
     for track in tracks:
-        stream = next(iter(getattr(opened.streams, track.kind)), None)
+        sound = track.kind == "audio"
+        stream = _sound_track(recording) if sound else _film(recording)
         if stream is None:
-            track.error = MediaError("no sound track" if track.kind == "audio" else "no picture")
-        elif not (begin and track.kind == "audio" and _coarse(stream)):
-            track.open(stream)
+            track.error = MediaError("no sound track" if sound else "no picture")
+        elif not (begin and sound and (track.counted or _coarse(stream))):
+            try:
+                track.open(stream)
+            except MediaError as error:
+                track.error = error
+                continue
             feeds.append(_Feed(track, stream, origin, sought=begin > 0))
     return feeds
+
+
+def _sound_track(recording: Any) -> Any:
+    """The first sound track that a player would play by itself; else the first; None where there is none."""
+    return _chosen(recording.streams.audio, Disposition.default)
+
+
+def _film(recording: Any) -> Any:
+    """The first video stream that is no cover; else the first; None where there is none."""
+    return _chosen([stream for stream in recording.streams.video if not _is_cover(stream)] or recording.streams.video)
+
+
+def _chosen(streams: Sequence[Any], wanted: Disposition = Disposition(0)) -> Any:
+    first = next(iter(streams), None)
+    return next((stream for stream in streams if stream.disposition & wanted), first)
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _coarse(stream: Any) -> bool:
@@ -206,19 +352,19 @@ def _coarse(stream: Any) -> bool:
     return bool(stream.time_base * (stream.rate or 0) > 1)
 
 
-def _seek(opened: Any, stamp: float) -> None:
+def _seek(recording: Any, stamp: float) -> None:
     """Go to a key frame at or before `stamp` s.
 
     By the pictures if there are any, also where nobody wants them: the sound decodes to the same samples then.
     """
-    moving = [stream for stream in opened.streams.video if not stream.disposition & Disposition.attached_pic]
-    stream = [*moving, *opened.streams.audio, *opened.streams.video][0]
-    opened.seek(int(stamp / stream.time_base), stream=stream)
+    moving = [stream for stream in recording.streams.video if not _is_cover(stream)]
+    stream = [*moving, *recording.streams.audio, *recording.streams.video][0]
+    recording.seek(int(min(stamp / stream.time_base, LAST)), stream=stream)
 
 
-def _demux(opened: Any, feeds: Sequence[_Feed]) -> None:
+def _demux(recording: Any, feeds: Sequence[_Feed]) -> None:
     waiting = {feed.stream.index: feed for feed in feeds}
-    for packet in opened.demux([feed.stream for feed in feeds]) if feeds else ():
+    for packet in recording.demux([feed.stream for feed in feeds]) if feeds else ():
         feed = waiting.get(packet.stream.index)
         if feed is not None and not feed.take(packet):
             del waiting[packet.stream.index]
@@ -226,9 +372,18 @@ def _demux(opened: Any, feeds: Sequence[_Feed]) -> None:
             return
 
 
+class Gathering(Protocol):
+    """What takes the samples of a sound track."""
+
+    told: float  # s
+
+    def add(self, samples: np.ndarray, rate: int) -> None:
+        """Append mono samples, float32 (samples,). Raises MediaError where they are out of bounds."""
+
+
 @dataclass
 class Sound:
-    """The first sound track from `start` to `end` s, mono.
+    """A sound track from `start` to `end` s, mono, into `wave`.
 
     Sound that begins after `start`, or stops for a while, is not filled up with silence: the samples then begin with
     the first there is, and those after a gap move up to it.
@@ -236,13 +391,16 @@ class Sound:
 
     start: float
     end: float | None
+    wave: Gathering
+    counted: bool = False  # is every sample counted from the beginning, whatever the time stamps say?
     kind: str = "audio"
     error: MediaError | None = None
     begun: bool = False
     lost: int = 0
     rate: int = 0
     _next: int | None = None  # samples from the beginning of the recording to the end of the newest frame
-    _parts: list[np.ndarray] = field(default_factory=list)  # each (samples,)
+    _unlike: float = 0.0  # s of frames with another rate
+    _got: bool = False  # has there been any sample of the span?
     _form: Any = None  # of the newest frame
     _packed: Any = None
 
@@ -252,21 +410,28 @@ class Sound:
         return self.start - WARM_S
 
     def open(self, stream: Any) -> None:
-        """Nothing: the frames themselves say how fast they are."""
+        """Note how long it says it is; the frames themselves say how fast they are."""
+        if stream.codec_context is None:
+            raise MediaError("not audio: no decoder for it")
+        self.wave.told = float((stream.duration or 0) * (stream.time_base or 0))
 
     def add(self, frame: Any, at: float) -> bool:
         """Append its samples, as far as they are wanted."""
         self.rate = self.rate or frame.sample_rate
         if frame.sample_rate != self.rate:
+            self._unlike += frame.samples / max(frame.sample_rate, 1)
+            if self._unlike > UNLIKE_S:
+                raise MediaError(f"the rate changes from {self.rate} to {frame.sample_rate} Hz")
             raise ValueError(f"{frame.sample_rate} Hz after {self.rate} Hz")
         first = self._position(at)
         self._next = first + frame.samples
         last = None if self.end is None else round(self.end * self.rate) - first
         if last is not None and last <= 0:
             return False
-        skip = 0 if self._parts else max(round(self.start * self.rate) - first, 0)
+        skip = 0 if self._got else max(round(self.start * self.rate) - first, 0)
         if skip < frame.samples:
-            self._parts.append(self._mono(frame)[skip:last])
+            self._got = True
+            self.wave.add(self._mono(frame)[skip:last], self.rate)
         return True
 
     def miss(self, at: float) -> None:
@@ -274,8 +439,10 @@ class Sound:
 
     def _position(self, at: float) -> int:
         """The place of a frame in samples: by count, which is exact, unless its time stamp tells of a gap."""
-        if self._next is not None and abs(at * self.rate - self._next) <= GAP_S * self.rate:
+        if self._next is not None and (self.counted or abs(at * self.rate - self._next) <= GAP_S * self.rate):
             return self._next
+        if self.counted:
+            return 0
         return round(at * self.rate)
 
     def _mono(self, frame: Any) -> np.ndarray:
@@ -285,11 +452,10 @@ class Sound:
         parts = [part.to_ndarray() for part in self._packed.resample(frame)]  # each (1, samples x channels)
         return np.concatenate(parts, axis=1).reshape(-1, frame.layout.nb_channels).mean(axis=1)
 
-    def wave(self) -> np.ndarray:
-        """(samples,) float32 at `rate`. Raises MediaError."""
+    def check(self) -> None:
+        """Raise MediaError where the samples cannot be had; else `wave` has them."""
         if self.error is not None:
             raise self.error
-        return np.concatenate(self._parts) if self._parts else np.zeros(0, np.float32)
 
 
 @dataclass
@@ -302,6 +468,8 @@ class Pictures:
     start: float
     end: float | None
     sampling: Sampling
+    bounds: Bounds = field(default_factory=Bounds)
+    counted: bool = False
     kind: str = "video"
     error: MediaError | None = None
     begun: bool = False
@@ -314,6 +482,7 @@ class Pictures:
     _asked: int = 0  # moments that have passed, with or without a frame
     _pixels: list[np.ndarray] = field(default_factory=list)
     _times: list[float] = field(default_factory=list)
+    _film: bool = True  # or a file that holds one picture
 
     @property
     def latest(self) -> float:
@@ -321,15 +490,26 @@ class Pictures:
         return self.start + TOLERANCE_S
 
     def open(self, stream: Any) -> None:
-        """Learn the form of its pixels."""
+        """Learn the form of its pixels, and bound how many a frame may have."""
         self._aspect = float(stream.sample_aspect_ratio or 1)
+        self._film = not (stream.container.format.name.endswith("_pipe") or _is_cover(stream))
+        codec = stream.codec_context
+        if codec is None:
+            raise MediaError("not video: no decoder for it")
+        self.bounds.check_pixels(codec.width, codec.height, self._film)
+        codec.options = {"max_pixels": str(self.bounds.of_film if self._film else self.bounds.pixels)}
 
     def add(self, frame: Any, at: float) -> bool:
         """Take what was on the screen until now as often as it was due."""
+        self.bounds.check_pixels(frame.width, frame.height, self._film)
         over = self.end is not None and at >= self.end
         if self._shown is None and at <= PRIMING_S:  # it is the first of the recording, and there from its beginning
             at = min(at, 0.0)
-        self._take(before=self.end if over and self.end is not None else at)
+        until = self.end if over and self.end is not None else at
+        if until - self._since > HOLE_S:  # no frame is on the screen for so long: it is taken once at most
+            self._take(before=min(until, self._since + 1 / self.sampling.fps))
+            self._asked = max(self._asked, math.ceil((until - self.start - TOLERANCE_S) * self.sampling.fps))
+        self._take(before=until)
         self._shown, self._since = (None, at) if over else (frame, at)
         return not over
 
@@ -344,7 +524,10 @@ class Pictures:
         self._take(before=self._since + 2 * TOLERANCE_S)  # the last frame, where one was due just when it came
         if not self._pixels:
             raise MediaError("no picture in this span")
-        return Frames(np.stack(self._pixels), np.array(self._times))
+        pixels = np.empty((len(self._pixels), *self._pixels[0].shape), np.uint8)
+        for n in range(len(pixels)):  # one by one, and each is given back: there is no room for all of them twice
+            pixels[n], self._pixels[n] = self._pixels[n], self._pixels[0][:0]
+        return Frames(pixels, np.array(self._times))
 
     @property
     def _due(self) -> float:
@@ -357,8 +540,17 @@ class Pictures:
             self._asked += 1
             if self._shown is not None and due < gone - TOLERANCE_S:
                 self._size = self._size or _scaled(self._shown, self.sampling.side, self._aspect)
+                self._check_sum(*self._size)
                 self._pixels.append(_upright(self._shown, *self._size))
                 self._times.append((self._asked - 1) / self.sampling.fps)
+
+    def _check_sum(self, width: int, height: int) -> None:
+        taken = len(self._pixels) + 1
+        if taken > self.bounds.seconds * self.sampling.fps + 1:
+            raise MediaError(f"more than {self.bounds.seconds:,.15g} s of frames, the limit (--max-seconds)")
+        if taken * width * height > self.bounds.of_frames:
+            most = f"{self.bounds.of_frames:,}, ten times the limit (--max-pixels)"
+            raise MediaError(f"more than {taken - 1:,} frames of {width} x {height} pixels: together over {most}")
 
 
 def _scaled(frame: Any, side: int, aspect: float) -> tuple[int, int]:

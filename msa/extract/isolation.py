@@ -18,6 +18,7 @@ from msa.errors import BackboneError
 from msa.extract.atwork import lost
 from msa.extract.encoders.apart import Apart, ApartError
 from msa.extract.forward import Failure, Found
+from msa.extract.media import BOUNDS, Bounds
 from msa.extract.recipe import Recipe
 from msa.extract.stages import Meter, ahead
 from msa.extract.work import Counts, Piece, Station, Watch, decoder, encoded
@@ -33,7 +34,7 @@ def work_through(
     for modality, station in stations.items():
         raws = {row: raw[modality] for row, raw in piece.raws.items() if modality in raw}
         batches = [batch for batch in piece.batches if not station.todo.isdisjoint(batch)]
-        with closing(Ward(station.recipe, device, timeout_s)) as ward:
+        with closing(Ward(station.recipe, device, timeout_s, piece.bounds)) as ward:
             for batch in batches:
                 station.note.begin(station.todo.intersection(batch))
                 found = ward.states({row: raws[row] for row in batch if row in raws})
@@ -51,8 +52,8 @@ class Death(Exception):
 class Ward:
     """The other process, from this side. It is brought back after each death."""
 
-    def __init__(self, recipe: Recipe, device: str, timeout_s: float) -> None:
-        self._apart = Apart(f"{__name__}:Patient", recipe, device, timeout_s, environment=_threads())
+    def __init__(self, recipe: Recipe, device: str, timeout_s: float, bounds: Bounds = BOUNDS) -> None:
+        self._apart = Apart(f"{__name__}:Patient", recipe, device, timeout_s, bounds, environment=_threads())
         self._recipe, self._timeout_s = recipe, timeout_s
         self._fresh = True  # has it done nothing yet?
 
@@ -119,8 +120,8 @@ def _threads() -> dict[str, str]:
 class Patient:
     """The other side: a model that decodes and encodes one batch after the other."""
 
-    def __init__(self, recipe: Recipe, device: str, timeout_s: float) -> None:
-        self._recipe, self._timeout_s = recipe, timeout_s
+    def __init__(self, recipe: Recipe, device: str, timeout_s: float, bounds: Bounds = BOUNDS) -> None:
+        self._recipe, self._timeout_s, self._bounds = recipe, timeout_s, bounds
         self._backbone = recipe.load(device)
         self._rows: Sequence[int] = ()
         self._clips: list[Any] = []
@@ -128,7 +129,7 @@ class Patient:
     def decode(self, raws: Mapping[int, Raw]) -> None:
         """Decode a batch and keep it. What takes too long is given up as anywhere, or else ends this process."""
         modality, models = self._recipe.spec.modality, {self._recipe.spec.modality: (self._recipe, self._backbone)}
-        decode = decoder({row: {modality: raw} for row, raw in raws.items()}, models)
+        decode = decoder({row: {modality: raw} for row, raw in raws.items()}, models, bounds=self._bounds)
         with self._at_most(len(raws)):
             [(self._rows, found)] = ahead(decode, [tuple(raws)], Meter(), self._timeout_s)
         self._clips = [clip if isinstance(clip, Exception) else clip[modality] for clip in found]

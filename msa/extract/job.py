@@ -217,7 +217,8 @@ def _estimate(job: Job, found: Scan, store: FeatureStore | None, modality: Modal
     except BackboneError as error:
         return Estimate(modality, name, problem=str(error), **facts)
     tried = rows[np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(int)]
-    clips = [attempt(lambda row=row: media.clip(modality, found.raws[row][modality], recipe.sampling)) for row in tried]  # type: ignore[misc]
+    raws = [found.raws[row][modality] for row in tried]
+    clips = [attempt(lambda raw=raw: media.clip(modality, raw, recipe.sampling, job.limits.clip)) for raw in raws]  # type: ignore[misc]
     with recipe.loaded(pick_device(job.device)) as backbone:
         encoded = hidden_states(backbone, tried.tolist(), clips).values()
         dim = backbone.dim

@@ -1,4 +1,6 @@
-"""Raw bytes -> clip: text, RGB picture, 16 kHz mono sound, frames. With container.py the only file that decodes media.
+"""Raw bytes -> clip: text, RGB picture, 16 kHz mono sound, frames.
+
+Media are decoded here, in picture.py (Pillow), sound.py (libsndfile) and container.py (FFmpeg), and nowhere else.
 
 What cannot be decoded raises MediaError with a short reason: it becomes the record of one sample, never the end of
 a run. Silence, a one-pixel picture and a single emoji are valid; an empty file is not.
@@ -6,9 +8,10 @@ a run. Silence, a one-pixel picture and a single emoji are valid; an empty file 
 
 import codecs
 import math
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,17 +19,19 @@ from typing import Any
 import av
 import numpy as np
 import PIL
-import soundfile
 import soxr
-from PIL import Image, ImageOps
 
-from msa.extract import container
+from msa.cache import files
+from msa.extract import container, picture, sound
+from msa.extract.container import Bounds as Bounds
 from msa.extract.container import Frames as Frames
 from msa.extract.container import MediaError as MediaError
 from msa.extract.container import Pictures, Sampling, Sound
+from msa.extract.sound import RATE as RATE
+from msa.extract.sound import Wave
 from msa.types import Modality, Raw
 
-RATE = 16_000  # Hz; what wav2vec 2.0 and its relatives were trained on
+BOUNDS = Bounds()
 FRAMES = Sampling(fps=5.0, side=640)  # where a recipe has no say of its own
 
 
@@ -41,30 +46,41 @@ class Columns:
 Clip = str | np.ndarray | Frames | Columns
 
 
-def clip(modality: Modality, raw: Raw, sampling: Sampling = FRAMES) -> Clip:
+def clip(modality: Modality, raw: Raw, sampling: Sampling = FRAMES, bounds: Bounds = BOUNDS) -> Clip:
     """Decode one modality of one sample.
 
     Text becomes a stripped str, an image uint8 (H, W, 3) RGB, audio float32 (samples,) at 16 kHz mono, faces some
-    frames of a video (`sampling` says which) or, from a .csv, its columns.
+    frames of a video or, from a .csv, its columns.
+
+    Args:
+        modality: What to decode.
+        raw: Where it lies.
+        sampling: Which frames of a video are taken.
+        bounds: What it may come to.
+
+    Raises:
+        MediaError: It cannot be decoded or is out of bounds; the message is the reason.
     """
     decode: dict[Modality, Callable[[Raw], Clip]] = {
         Modality.TEXT: lambda raw: read_text(raw)[0],
-        Modality.IMAGE: read_image,
-        Modality.AUDIO: read_audio,
-        Modality.FACE: lambda raw: read_columns(raw) if is_table(raw) else read_frames(raw, sampling),
+        Modality.IMAGE: lambda raw: read_image(raw, bounds),
+        Modality.AUDIO: lambda raw: read_audio(raw, bounds),
+        Modality.FACE: lambda raw: read_columns(raw) if is_table(raw) else read_frames(raw, sampling, bounds),
     }
     return decode[modality](raw)
 
 
-def clips(raws: Mapping[Modality, Raw], sampling: Sampling = FRAMES) -> dict[Modality, Clip | Exception]:
+def clips(
+    raws: Mapping[Modality, Raw], sampling: Sampling = FRAMES, bounds: Bounds = BOUNDS
+) -> dict[Modality, Clip | Exception]:
     """Decode several modalities of one sample; sound and frames of the same span of a video in one pass."""
     found: dict[Modality, Clip | Exception] = {}
     audio, face = raws.get(Modality.AUDIO), raws.get(Modality.FACE)
     if audio is not None and audio == face and not is_table(face):
-        found = _sound_and_frames(audio, sampling)
+        found = _sound_and_frames(audio, sampling, bounds)
     for modality in raws.keys() - found.keys():
         try:
-            found[modality] = clip(modality, raws[modality], sampling)
+            found[modality] = clip(modality, raws[modality], sampling, bounds)
         except Exception as error:
             found[modality] = error
     return found
@@ -89,7 +105,7 @@ def read_text(raw: Raw) -> tuple[str, str]:
     if raw.text is not None:
         text, encoding = _whole_characters(raw.text), "str"
     else:
-        text, encoding = _decode(existing(raw).read_bytes())
+        text, encoding = _decode(_bytes(raw))
     text = text.strip()
     if not text:
         raise MediaError("empty text")
@@ -113,67 +129,32 @@ def _whole_characters(text: str) -> str:
 # pictures
 
 
-def read_image(raw: Raw) -> np.ndarray:
-    """An upright picture, uint8 (H, W, 3) RGB; the first frame of a moving one."""
-    path = existing(raw)
-    # Remarks about odd metadata are no news and must not depend on the thread that meets them first
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    kind = "picture"
-    try:
-        with Image.open(path) as image:
-            kind = image.format or kind
-            image.load()  # before anything else, so that a truncated file is named as such
-            return np.array(_rgb(ImageOps.exif_transpose(image)))
-    except PIL.UnidentifiedImageError:
-        raise MediaError("not a picture") from None
-    except MediaError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise MediaError(f"too large: {error}") from None
-    except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error
-        state = "truncated" if "truncated" in str(error).lower() else "broken"
-        raise MediaError(f"{state} {kind}: {error}") from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Three 8-bit channels, transparent parts over white: as the picture is seen, not as its file hides it."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode.startswith("I;16"):  # convert() would clip 16 bits to 8, not scale them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):  # convert() would clip these, too, and nobody knows what is white in them
-        raise MediaError(f"32 bits a pixel (mode {image.mode}): the range of their values is not known")
-    return image.convert("RGB")
+def read_image(raw: Raw, bounds: Bounds = BOUNDS) -> np.ndarray:
+    """An upright picture, uint8 (H, W, 3) RGB; the first frame of a moving one. Raises MediaError."""
+    with _reasons(), BufferedReader(files.open_regular(existing(raw))) as file:
+        return picture.read(file, bounds)
 
 
 # sound
 
 
-def read_audio(raw: Raw) -> np.ndarray:
-    """A recording or the part of it from `start` to `end`, float32 (samples,) at 16 kHz mono.
+def read_audio(raw: Raw, bounds: Bounds = BOUNDS) -> np.ndarray:
+    """A recording or the part of it from `start` to `end`, float32 (samples,) at 16 kHz mono. Raises MediaError.
 
     A recording that breaks off is used as far as it goes: streamed files misstate their length, so nobody could tell.
     Where the sound begins later than the file, or has gaps, there are no samples (see `container.Sound`): a recording
     read from its beginning starts with the first sample there is.
     """
-    path = _spanned(raw)
-    try:
-        return _at_16k(raw, *_soundfile(path, raw.start, raw.end))
-    except soundfile.LibsndfileError:
-        sound = Sound(raw.start, raw.end)
-        container.read(path, raw.start, [sound])
-        return _at_16k(raw, sound.wave(), sound.rate)
+    with _reasons():
+        return _gathered(raw, sound.read(_spanned(raw), raw.start, raw.end, lambda: Wave(bounds)))
 
 
-def _at_16k(raw: Raw, wave: np.ndarray, rate: int) -> np.ndarray:
-    if wave.size and not np.isfinite(wave).all():
-        raise MediaError("samples are not finite")
-    wave = soxr.resample(wave, rate, RATE, quality="HQ") if wave.size and rate != RATE else wave
-    if not wave.size:
+def _gathered(raw: Raw, wave: Wave) -> np.ndarray:
+    samples = wave.samples()
+    if not len(samples):
         span = f": nothing in {raw.start}-{raw.end or 'end'} s" if raw.start or raw.end else ""
         raise MediaError(f"zero-length audio{span}")
-    return np.ascontiguousarray(wave, dtype=np.float32)
+    return samples
 
 
 def _spanned(raw: Raw) -> Path:
@@ -188,15 +169,6 @@ def _is_span(raw: Raw) -> bool:
     return 0 <= raw.start < math.inf and (raw.end is None or raw.start < raw.end < math.inf)
 
 
-def _soundfile(path: Path, start: float, end: float | None) -> tuple[np.ndarray, int]:
-    """(samples,) float32 and their rate, for what libsndfile reads: wav, flac, ogg, mp3."""
-    with soundfile.SoundFile(path) as file:
-        first = min(round(start * file.samplerate), file.frames)
-        last = file.frames if end is None else min(round(end * file.samplerate), file.frames)
-        file.seek(first)
-        return file.read(last - first, dtype="float32", always_2d=True).mean(axis=1), file.samplerate
-
-
 def seconds(raw: Raw) -> float:
     """How long a recording or its span is, by its header alone; 0.0 where that cannot be told."""
     if not _is_span(raw):
@@ -204,9 +176,9 @@ def seconds(raw: Raw) -> float:
     if raw.end is not None:
         return raw.end - raw.start
     try:
-        return max(soundfile.info(str(existing(raw))).duration - raw.start, 0.0)
-    except (MediaError, soundfile.LibsndfileError):
-        return max(container.duration(raw.path) - raw.start, 0.0) if raw.path else 0.0
+        return max(sound.stated_seconds(existing(raw)) - raw.start, 0.0)
+    except MediaError:
+        return 0.0
 
 
 # faces
@@ -217,22 +189,30 @@ def is_table(raw: Raw) -> bool:
     return raw.path is not None and raw.path.suffix.lower() == ".csv"
 
 
-def read_frames(raw: Raw, sampling: Sampling) -> Frames:
-    """Frames of a video, or the one frame of a picture."""
-    pictures = Pictures(raw.start, raw.end, sampling)
-    container.read(_spanned(raw), raw.start, [pictures])
+def read_frames(raw: Raw, sampling: Sampling, bounds: Bounds = BOUNDS) -> Frames:
+    """Frames of a video, or the one frame of a picture. Raises MediaError."""
+    pictures = Pictures(raw.start, raw.end, sampling, bounds)
+    with _reasons():
+        container.read(_spanned(raw), raw.start, [pictures])
     return pictures.frames()
 
 
-def _sound_and_frames(raw: Raw, sampling: Sampling) -> dict[Modality, Clip | Exception]:
-    sound, pictures = Sound(raw.start, raw.end), Pictures(raw.start, raw.end, sampling)
+def _sound_and_frames(raw: Raw, sampling: Sampling, bounds: Bounds) -> dict[Modality, Clip | Exception]:
+    wave = Wave(bounds)
+    track, pictures = Sound(raw.start, raw.end, wave), Pictures(raw.start, raw.end, sampling, bounds)
     found: dict[Modality, Clip | Exception] = {}
+
+    def heard() -> Clip:
+        track.check()
+        return _gathered(raw, wave)
+
     wanted: dict[Modality, Callable[[], Clip]] = {
-        Modality.AUDIO: lambda: _at_16k(raw, sound.wave(), sound.rate),
+        Modality.AUDIO: heard,
         Modality.FACE: pictures.frames,
     }
     try:
-        container.read(_spanned(raw), raw.start, [sound, pictures])
+        with _reasons():
+            container.read(_spanned(raw), raw.start, [track, pictures])
     except MediaError as error:
         return dict.fromkeys(wanted, error)
     for modality, take in wanted.items():
@@ -245,7 +225,7 @@ def _sound_and_frames(raw: Raw, sampling: Sampling) -> dict[Modality, Clip | Exc
 
 def read_columns(raw: Raw) -> Columns:
     """A .csv of numbers under a header; blanks around names and numbers are OpenFace's."""
-    lines = existing(raw).read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    lines = _bytes(raw).decode("utf-8-sig", errors="replace").splitlines() or [""]
     names = tuple(name.strip() for name in lines[0].split(","))
     rows = [line.split(",") for line in lines[1:] if line.strip()]
     if ragged := next((n for n, row in enumerate(rows, start=2) if len(row) != len(names)), None):
@@ -258,11 +238,33 @@ def read_columns(raw: Raw) -> Columns:
 
 
 def existing(raw: Raw) -> Path:
-    """The path of a file that is there and not empty. Raises MediaError."""
+    """The path of a regular file that is not empty; a link to one is one. Raises MediaError."""
     if raw.path is None:
         raise MediaError("no file is named")
-    if not raw.path.is_file():
-        raise MediaError("missing file")
-    if not raw.path.stat().st_size:
+    with _reasons():
+        facts = raw.path.stat()
+        files.check_regular(raw.path, facts)
+    if not facts.st_size:
         raise MediaError("empty file")
     return raw.path
+
+
+def _bytes(raw: Raw) -> bytes:
+    path = existing(raw)
+    with _reasons(), files.open_regular(path) as file:
+        return file.readall()
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """With errors of the file system as reasons."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise MediaError("missing file") from None
+    except OSError as error:
+        raise MediaError(f"no file that can be read: {error.strerror or error}") from None
+    except ValueError as error:
+        if "null" not in str(error):  # a path with a NUL in it, which no file has
+            raise
+        raise MediaError("missing file") from None

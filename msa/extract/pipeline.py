@@ -69,6 +69,7 @@ class Limits:
     flush_s: float = FLUSH_AFTER_S  # commit at least so often
     budget: int | None = None  # of a batch, in tokens, frames or samples; None: what the backbone says
     share: tuple[int, int] = (1, 1)  # the i-th of n parts of the work
+    clip: media.Bounds = media.BOUNDS  # of what one sample may decode to
 
 
 class Elsewhere(Protocol):
@@ -189,7 +190,7 @@ def piece_of(runs: Sequence["Run"], batches: Sequence[tuple[int, ...]]) -> Piece
     todo = {run.modality: frozenset(run.todo.intersection(rows)) for run in runs}
     raws, digests = runs[0].scan.raws, runs[0].scan.index.digests
     of_todo = {m: {row: digests[m][row].tobytes() for row in wanted} for m, wanted in todo.items()}
-    return Piece(needed, todo, {row: raws[row] for row in rows}, of_todo)
+    return Piece(needed, todo, {row: raws[row] for row in rows}, of_todo, runs[0].limits.clip)
 
 
 class Run:

@@ -42,6 +42,7 @@ class Piece:
     todo: Mapping[Modality, frozenset[int]]
     raws: Mapping[int, Mapping[Modality, Raw]]
     digests: Mapping[Modality, Mapping[int, bytes]]
+    bounds: media.Bounds = media.BOUNDS  # of one sample's decoding
 
     def divided(self, suspects: Collection[int]) -> tuple["Piece", "Piece"]:
         """The batches that no suspect has a part in, and the others. A row that nothing is wanted of is none."""
@@ -144,7 +145,7 @@ def work_through(
                 station.note.begin(station.todo.intersection(batch))
             yield batch
 
-    decode = decoder(piece.raws, {m: (s.recipe, s.backbone) for m, s in stations.items()}, wanted)
+    decode = decoder(piece.raws, {m: (s.recipe, s.backbone) for m, s in stations.items()}, wanted, piece.bounds)
     flying: deque[tuple[Modality, Flight, Counts]] = deque()
     with Behind(meter, engine.behind) as behind:
 
@@ -181,6 +182,7 @@ def decoder(
     raws: Mapping[int, Mapping[Modality, Raw]],
     models: Mapping[Modality, tuple[Recipe, Backbone]],
     wanted: Callable[[Modality, int], bool] = lambda modality, row: True,
+    bounds: media.Bounds = media.BOUNDS,
 ) -> Callable[[int], dict[Modality, Any]]:
     """Row -> what is wanted of it, by modality: a clip, or the exception that kept it from being one.
 
@@ -193,7 +195,8 @@ def decoder(
         return clip if prepare is None or isinstance(clip, Exception) else attempt(lambda: prepare(clip))
 
     def decode(row: int) -> dict[Modality, Any]:
-        found = media.clips({m: raw for m, raw in raws[row].items() if m in models and wanted(m, row)}, sampling)
+        due = {m: raw for m, raw in raws[row].items() if m in models and wanted(m, row)}
+        found = media.clips(due, sampling, bounds)
         return {m: prepared(models[m][1], clip) for m, clip in found.items()}
 
     return decode

@@ -1,0 +1,177 @@
+"""What libsndfile opens, and what becomes of samples: mono at 16 kHz, block by block.
+
+The length that a file states is not believed. An MP3 without a count of its frames, an Ogg stream that goes on in a
+second one, a FLAC or WAV from a pipe hold other sound than libsndfile reads; FFmpeg reads those.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from msa.cache import files
+from msa.extract import container
+from msa.extract.container import Bounds, MediaError
+
+RATE = 16_000  # Hz; what wav2vec 2.0 and its relatives were trained on
+RATES = 1_000, 1_000_000  # Hz; below there is no speech, above no recorder
+BLOCK = 1 << 18  # numbers that are read at a time, of all channels together
+LEAD_S = 5.0  # s before a span of an MP3 that reading begins: its frames need as many as 20 before them
+# Samples that a coder puts before and after the sound and libsndfile leaves out: two frames and what LAME announces
+SLACK = {"MP3": 4096, "OGG": 4096, "FLAC": 0}
+HEADERS = 1 << 10  # bytes: more than this beside the samples of a PCM file may be samples, too
+WIDTH = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
+
+
+@dataclass
+class Wave:
+    """Mono samples, gathered block by block and resampled on the way. Bounded: what is too long is not gathered."""
+
+    bounds: Bounds = field(default_factory=Bounds)
+    target: int | None = RATE  # Hz; None: the recording's own
+    told: float = 0.0  # s; how long its header says that it is, for the message alone
+    rate: int = 0  # Hz; of what comes in
+    _seen: int = 0  # samples that came in
+    _parts: list[np.ndarray] = field(default_factory=list)  # each (samples,)
+    _soxr: Any = None
+
+    def add(self, samples: np.ndarray, rate: int) -> None:
+        """Append mono samples, float32 (samples,).
+
+        Raises:
+            MediaError: The rate is none, or not that of the samples before; they are not finite; or too many.
+        """
+        if self.rate == 0:
+            self._begin(rate)
+        if rate != self.rate:
+            raise MediaError(f"the rate changes from {self.rate} to {rate} Hz")
+        self._seen += len(samples)
+        if self._seen > self.bounds.seconds * rate:
+            told = f"; its header says {self.told:,.0f} s" if self.told > self.bounds.seconds else ""
+            raise MediaError(f"more than {self.bounds.seconds:,.15g} s of sound, the limit (--max-seconds){told}")
+        self._append(samples, last=False)
+
+    def _begin(self, rate: int) -> None:
+        if not RATES[0] <= rate <= RATES[1]:
+            raise MediaError(f"{rate} Hz is no rate of sound: msa reads {RATES[0]:,} to {RATES[1]:,} Hz")
+        self.rate = rate
+        if self.target not in (None, rate):
+            self._soxr = soxr.ResampleStream(rate, self.target, 1, dtype="float32", quality="HQ")
+
+    def _append(self, samples: np.ndarray, last: bool) -> None:
+        if not np.isfinite(samples).all():
+            raise MediaError("samples are not finite")
+        if self._soxr is not None:
+            samples = self._soxr.resample_chunk(np.ascontiguousarray(samples, np.float32), last=last)
+            if not np.isfinite(samples).all():
+                raise MediaError("samples are not finite")
+        if len(samples):
+            self._parts.append(samples)
+
+    def samples(self) -> np.ndarray:
+        """(samples,) float32 of all that came in; none may come after. Raises MediaError."""
+        if self._soxr is not None and self._seen:
+            self._append(np.zeros(0, np.float32), last=True)
+            self._soxr = None
+        whole = np.empty(sum(map(len, self._parts)), np.float32)
+        at = 0
+        for part in self._parts:
+            whole[at : at + len(part)] = part
+            at += len(part)
+        self._parts = [whole] if len(whole) else []
+        return whole
+
+
+class _Straight(soundfile.SoundFile):
+    """A file that is read from front to back.
+
+    `soundfile` seeks to where it is after every block, and a seek makes the decoder of MP3 forget the last frames.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def read(path: Path, start: float, end: float | None, new_wave: Callable[[], Wave]) -> Wave:
+    """The samples from `start` to `end` s; by FFmpeg where libsndfile does not read them, or not all.
+
+    Args:
+        path: A regular file.
+        start: s.
+        end: s; None: as far as there is sound.
+        new_wave: Make what gathers them; a second one where the first reader fails half-way.
+
+    Raises:
+        MediaError: There is no sound in it that can be decoded, or it is out of bounds.
+        OSError: The file cannot be read.
+    """
+    counted = False
+    try:
+        with files.open_regular(path) as handle, _Straight(handle.fileno(), closefd=False) as file:
+            if _is_whole(path, file):
+                return _by_libsndfile(file, start, end, new_wave())
+            counted = True  # how its container stamps such a file is not known: samples are counted
+    except soundfile.LibsndfileError:
+        pass
+    wave = new_wave()
+    track = container.Sound(start, end, wave, counted)
+    container.read(path, start, [track])
+    track.check()
+    return wave
+
+
+def _by_libsndfile(file: soundfile.SoundFile, start: float, end: float | None, wave: Wave) -> Wave:
+    """Read a span in blocks, whatever the header says of its length."""
+    wave.told = file.frames / max(file.samplerate, 1)
+    first = round(min(start * file.samplerate, file.frames))
+    left = round(min(np.inf if end is None else end * file.samplerate, file.frames)) - first
+    skip = min(first, round(LEAD_S * file.samplerate)) if file.format == "MP3" else 0
+    file.seek(first - skip)
+    block = np.empty((max(1, BLOCK // file.channels), file.channels), np.float32)
+    while skip + left > 0:
+        got = file.read(min(len(block), skip + left), out=block)  # (frames, channels)
+        if not len(got):
+            break
+        unwanted = min(skip, len(got))
+        skip, left = skip - unwanted, left - (len(got) - unwanted)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused as such
+            wave.add(got[unwanted:].mean(axis=1), file.samplerate)
+    return wave
+
+
+def _is_whole(path: Path, file: soundfile.SoundFile) -> bool:
+    """Is what libsndfile will read all there is? Of a span, too: all spans of a file come from one decoder."""
+    facts = path.stat()
+    counted = partial(_seconds_by_packets, path, facts.st_size, facts.st_mtime_ns)
+    if file.format in SLACK:
+        seconds, joined = counted()
+        if file.format == "FLAC" and file.frames == 2**63 - 1:  # its header leaves the length open
+            return False
+        return not joined and seconds * file.samplerate <= file.frames + SLACK[file.format] + 1
+    promised = file.frames * file.channels * WIDTH.get(file.subtype, 0)
+    if promised and facts.st_size - promised <= HEADERS:
+        return True
+    return counted()[0] * file.samplerate <= file.frames + 1
+
+
+@lru_cache(maxsize=1024)  # many spans of one recording
+def _seconds_by_packets(path: Path, size: int, mtime_ns: int) -> tuple[float, bool]:
+    return container.seconds_by_packets(path)
+
+
+def stated_seconds(path: Path) -> float:
+    """How long a recording is by its header alone; 0.0 where that cannot be told."""
+    try:
+        with files.open_regular(path) as handle, _Straight(handle.fileno(), closefd=False) as file:
+            if file.frames < 2**62:
+                return float(file.frames / max(file.samplerate, 1))
+    except soundfile.LibsndfileError:
+        pass
+    except OSError:
+        return 0.0
+    return container.duration(path)
