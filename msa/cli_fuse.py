@@ -22,6 +22,8 @@ SchedulerOption = Annotated[
     str | None, typer.Option(help="A dask cluster that sees store and folder: tcp://HOST:PORT or its file.")
 ]
 
+FILES_OF_A_BENCH = "{}  (bench.md, bench.csv, bench.json, bench.png, runs/)"
+
 app = typer.Typer(help="Train fusion heads from the store, and look at their results.", no_args_is_help=True)
 
 
@@ -181,7 +183,7 @@ def _show(found: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     print_json({"folder": str(folder), **found}, as_json)
     if not as_json:
         terminal.sheet(sheet)
-        terminal.say(f"{folder}  (bench.md, bench.csv, bench.json, bench.png, runs/)")
+        terminal.say(FILES_OF_A_BENCH.format(folder))
 
 
 @app.command("eval")
@@ -212,23 +214,37 @@ def list_heads(
 
 @app.command()
 def show(
-    runs: Annotated[list[Path], typer.Argument(help="One run folder or several.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or benches, or a folder that holds some.")],
+    each: Annotated[bool, typer.Option("--each", help="Every run by itself, with all seeds.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """The results of runs: every seed, mean, spread, yardsticks, pairing, and where the plots are."""
-    from msa import results
-    from msa.fuse.race import beside
-    from msa.fuse.run import Run
+    """Show the results of runs and benches; several runs in one table with what differs between them.
 
-    opened = [Run.open(folder) for folder in runs]
+    A folder that holds runs, such as runs, stands for all of them. One run is shown with every seed, its baselines and
+    where its plots are; --each shows every run so.
+    """
+    from msa import results
+    from msa.fuse import bench, compare
+    from msa.fuse.race import beside
+
+    opened, benches = compare.opened(runs)
     found = [{"run": str(run.folder), **run.record, **run.metrics, "beside": beside(run)} for run in opened]
-    print_json(found, json_)
-    for run in () if json_ else opened:
-        if markdown:
-            terminal.document(results.markdown(results.sheet(run)) + "\n")
-        else:
-            print_run(run)
+    tables = [bench.read(folder) for folder in benches]
+    print_json([*found, *tables], json_)
+    if json_:
+        return
+    sheets = [results.bench_sheet(table) for table in tables]
+    if len(opened) > 1 and not each:
+        sheets.append(results.compared_sheet(opened))
+    else:
+        sheets += [results.sheet(run) for run in opened]
+    for sheet in sheets:
+        terminal.document(results.markdown(sheet) + "\n") if markdown else terminal.sheet(sheet)
+    for run in opened if not markdown and (each or len(opened) == 1) else ():
+        terminal.say(commands.files_of(run))
+    for folder in () if markdown else benches:
+        terminal.say(FILES_OF_A_BENCH.format(folder))
 
 
 @app.command()

@@ -92,7 +92,12 @@ def print_run(run: "Run") -> None:
     from msa import results
 
     terminal.sheet(results.sheet(run))
-    terminal.say(f"run: {run.folder}  ({', '.join([*run.pictures, 'predictions.csv', 'metrics.json'])})")
+    terminal.say(files_of(run))
+
+
+def files_of(run: "Run") -> str:
+    """Where a run's files are, in one line."""
+    return f"run: {run.folder}  ({', '.join([*run.pictures, 'predictions.csv', 'metrics.json'])})"
 
 
 def print_corpus(index: "Index") -> None:

@@ -150,6 +150,50 @@ def _verdict(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"{run.model.name} does not beat the linear probe here ({title} {ours:.3f} against {probe:.3f})"]
 
 
+def compared_sheet(runs: Sequence["Run"]) -> Sheet:
+    """Several finished runs in one table: what differs between them, their scores, and the probe beside each."""
+    from msa.fuse import compare, metrics
+    from msa.fuse.race import beside
+
+    finished = [run for run in runs if run.metrics]
+    if not finished:
+        raise ConfigError(f"none of {len(runs)} runs is finished", fix=f"msa fuse train --resume {runs[0].folder}")
+    names = list(dict.fromkeys(name for run in finished for name in metrics.headline(run.task)))
+    differing, values, same = compare.differences(finished)
+    decisive = list(dict.fromkeys(metrics.decisive(run.task)[0] for run in finished))
+    rows = []
+    for run, cells in zip(finished, values, strict=True):
+        scores = {"values": dict.fromkeys(names), "sd": {}, "interval": {}} | dict(run.metrics)
+        scores["values"] = dict.fromkeys(names) | scores["values"]
+        probe = beside(run).get("probe", {}).get("values", {})
+        rows.append(
+            (
+                *_mean_row(run.folder.name, scores, names)[:1],
+                *cells,
+                *_mean_row("", scores, names)[1:],
+                *(_number(probe.get(name)) for name in decisive),
+            )
+        )
+    columns = ("run", *differing, *(TITLES[n] for n in names), *(f"probe's\n{_in_line(TITLES[n])}" for n in decisive))
+    title = f"{len(finished)} runs" + "".join(
+        f", {n} {same[n].partition('@')[0]}" for n in ("model", "data") if n in same
+    )
+    return Sheet(title, columns, tuple(rows), tuple(_compared_remarks(runs, finished)))
+
+
+def _compared_remarks(runs: Sequence["Run"], finished: Sequence["Run"]) -> Iterator[str]:
+    yield "mean ± sd over the seeds of each run, on its test samples; [95 % bootstrap interval]"
+    if len({run.metrics["test_samples"] for run in finished}) > 1:
+        numbers = ", ".join(f"{run.folder.name} {run.metrics['test_samples']}" for run in finished)
+        yield f"NOT COMPARABLE as they stand: the runs have different test samples ({numbers})"
+    for run in runs:
+        if run not in finished:
+            yield f"{run.folder.name} is not finished: msa fuse train --resume {run.folder}"
+    for run in finished:
+        if fallen := [str(row["seed"]) for row in run.metrics["seeds"] if row["collapsed"]]:
+            yield f"{run.folder.name}: COLLAPSED to one answer with seeds {', '.join(fallen)}"
+
+
 def bench_sheet(found: Mapping[str, Any]) -> Sheet:
     """The table of `msa fuse bench`: heads from the best down, then what they are shown beside."""
     names, shown = found["metrics"], []

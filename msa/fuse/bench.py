@@ -12,7 +12,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,19 @@ import torch
 
 from msa import catalog
 from msa.cache.store import FeatureStore
-from msa.errors import ConfigError
+from msa.cache.trust import read_json
+from msa.errors import ConfigError, StoreError
 from msa.fuse import audits, cost, metrics, papers, plots
 from msa.fuse.data import Table
 from msa.fuse.experiment import Data, Experiment
 from msa.fuse.model import Model
 from msa.fuse.race import Workers, race, reason
-from msa.fuse.run import Run, machine, with_null
+from msa.fuse.run import Run, machine, with_null, write_json
 from msa.fuse.train import Watch
 from msa.types import Split, Task
 
 RECORD = "bench.json"
+COST = "cost.json"  # in the folder of each run, so that a bench that is run again measures nothing twice
 SPENT = ("parameters", "flops", "step_bytes", "latency_ms", "per_sample_ms", "seconds_per_epoch")  # in bench.csv
 
 
@@ -85,7 +87,6 @@ def bench(
     if not runs:
         why = "; ".join(dict.fromkeys(failed.values()))
         raise ConfigError(f"none of the heads could be trained: {why}", fix="see the reasons")
-    watch("measuring what each costs")
     costs, unmeasured = _costs(runs, data, watch)
     paired = f" (pairing: {data.protocol})" if data.protocol else ""
     corpora = [name.partition("@")[0] for name in named.corpora]
@@ -122,12 +123,29 @@ def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str
     unmeasured = {}
     for name, run in runs.items():
         found[name] = {"parameters": run.metrics["parameters"]}
+        if known := _known_cost(run):
+            found[name] |= known
+            continue
+        watch(f"measuring what {name} costs")
         try:
             found[name] |= asdict(cost.measure(run.model, data.only(list(run.dims)), device))
+            write_json(run.folder / COST, found[name] | {"machine": machine()})
         except Exception as error:  # such as too little memory: all of the training is behind us
             unmeasured[name] = reason(error)
             watch(f"{name}: what it costs could not be measured: {unmeasured[name]}")
     return found, unmeasured
+
+
+def _known_cost(run: Run) -> dict[str, Any]:
+    """What a run's head was measured to cost on this very machine; nothing where it was not, or cannot be read."""
+    try:
+        known = read_json(run.folder / COST)
+    except (FileNotFoundError, StoreError):
+        return {}
+    names = {field.name for field in fields(cost.Cost)}
+    if known.pop("machine", None) != machine() or set(known) != names:
+        return {}
+    return known
 
 
 def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], yardsticks: set[str]) -> list[dict[str, Any]]:
@@ -216,6 +234,36 @@ def _majority(data: Table) -> dict[str, Any]:
     corpora = sorted(set(test.corpus.tolist()))
     parts = {name: of(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
     return of(np.ones(len(test), bool)) | {"by_corpus": parts}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the table that `bench` wrote into a folder. Raises ConfigError where it is damaged or of an older msa."""
+    path = folder / RECORD
+    found = read_json(path)
+    wanted = {"title": str, "metrics": list, "decisive": str, "sign": (int, float), "machine": dict, "rows": list}
+    wanted |= {"beside": dict, "failed": dict, "audits": list}
+    row = {"name": str, "title": str, "yardstick": bool, "values": dict, "sd": dict, "interval": dict, "cost": dict}
+    row |= {"test_samples": int, "seeds": list, "collapsed": list, "restarted": list}
+    _has(path, "the table", found, wanted)
+    for one in found["rows"]:
+        _has(path, "a row", one, row)
+    for one in found["beside"].values():
+        _has(path, "a baseline", one, {"values": dict})
+    if not any(one.get("best") for one in found["rows"]):
+        raise _damaged(path, "no row is the best")
+    return found
+
+
+def _has(path: Path, what: str, given: Any, wanted: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a part of bench.json lacks something, or has it of another type."""
+    if not isinstance(given, Mapping):
+        raise _damaged(path, f"{what} is {type(given).__name__}")
+    if wrong := [name for name, kind in wanted.items() if not isinstance(given.get(name), kind)]:
+        raise _damaged(path, f"{what} lacks {', '.join(wrong)}, or has another type there")
+
+
+def _damaged(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{path} is damaged: {why}", fix="run the same `msa fuse bench` again: it writes the table anew")
 
 
 def write(found: Mapping[str, Any], folder: Path) -> None:

@@ -128,7 +128,7 @@ class Run:
             return found
         folder.mkdir(parents=True, exist_ok=True)
         record = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": machine()}
-        _write_json(folder / "run.json", record | {"begun": datetime.now(UTC).isoformat(timespec="seconds")})
+        write_json(folder / "run.json", record | {"begun": datetime.now(UTC).isoformat(timespec="seconds")})
         return cls.open(folder)
 
     @property
@@ -189,7 +189,7 @@ class Run:
         self._write_history(rows)
         self._draw(task, test, rows)
         told = [replace(row, machine=self._machine_of(row.seed)) for row in rows]
-        _write_json(self.folder / "metrics.json", summary(task, test, told, others, constant, head))
+        write_json(self.folder / "metrics.json", summary(task, test, told, others, constant, head))
         for row in rows:
             for name in (CHECKPOINT, FIT, MACHINE):
                 (self.folder / "seeds" / str(row.seed) / name).unlink(missing_ok=True)
@@ -203,7 +203,7 @@ class Run:
         """Keep on what machine this process trains a seed: the one that finishes the run may be another."""
         path = self.folder / "seeds" / str(seed) / MACHINE
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(path, machine())
+        write_json(path, machine())
 
     def _machine_of(self, seed: int) -> dict[str, Any]:
         path = self.folder / "seeds" / str(seed) / MACHINE
@@ -365,7 +365,8 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a record of a run, whole or not at all; a value that is not a number becomes null."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(with_null(value), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
     temporary.replace(path)

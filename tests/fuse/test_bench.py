@@ -15,7 +15,7 @@ from scipy import stats
 
 from msa import catalog, results, terminal
 from msa.errors import ConfigError, StoreError, UnknownNameError
-from msa.fuse import audits, bench, cost, memory, metrics, papers, plots, race, reproduce, request, tune
+from msa.fuse import audits, bench, compare, cost, memory, metrics, papers, plots, race, reproduce, request, tune
 from msa.fuse.evaluate import evaluate
 from msa.fuse.experiment import Data, Experiment, pin, run
 from msa.fuse.heads import probe
@@ -729,6 +729,69 @@ def test_printed_figures_stand_beside_ours_only_in_the_papers_setting(made, tmp_
         assert ("| printed |" in table) == shown
         assert ("0.815" in table or "0.814" in table) == shown
         assert ("the paper on mvsa + tess; 12 test samples, the paper 2,166; text by made.text" in table) != shown
+
+
+def test_a_finished_bench_is_not_measured_again(done, made, in_this_process, monkeypatch):
+    found, folder, entrants = done
+    monkeypatch.setattr(cost, "measure", lambda *_: pytest.fail("measured again"))
+    again = bench.bench(entrants, Data(("posts",)), (1, 2), made, folder, HERE)
+    assert again == found
+    assert bench.read(folder) == found
+    (folder / "runs" / "cmsta" / "cost.json").write_text("[")
+    monkeypatch.setattr(cost, "measure", cost_of_a_stranger := lambda *_: cost.Cost(1, 2, 3.0, 4.0, 5, {}, 1))
+    anew = bench.bench(entrants, Data(("posts",)), (1, 2), made, folder, HERE)
+    spent = {row["name"]: row["cost"]["flops"] for row in anew["rows"]}
+    assert spent.pop("cmsta") == cost_of_a_stranger().flops
+    assert spent == {row["name"]: row["cost"]["flops"] for row in found["rows"] if row["name"] != "cmsta"}
+
+
+def test_a_damaged_bench_says_so(done):
+    _, folder, _ = done
+    whole = (folder / "bench.json").read_text()
+    for spoil in (
+        lambda table: table.clear(),
+        lambda table: table.update(rows={}),
+        lambda table: table.update(rows=[]),
+        lambda table: table["rows"][0].update(values=3),
+        lambda table: table["rows"][0].pop("seeds"),
+        lambda table: table.update(rows=[7]),
+        lambda table: table["beside"].update(x=[]),
+    ):
+        table = json.loads(whole)
+        spoil(table)
+        (folder / "bench.json").write_text(json.dumps(table))
+        with pytest.raises(ConfigError, match=r"bench.json is damaged"):
+            bench.read(folder)
+
+
+def test_several_runs_are_compared_by_what_differs(made, tmp_path):
+    """Settings that differ are columns; runs of other test samples are not comparable, and that is said."""
+    for name, settings, corpora in (
+        ("a", ["lr=0.1"], ("posts",)),
+        ("b", ["lr=0.2", "epochs=3"], ("posts",)),
+        ("c", ["lr=0.1"], ("posts",)),
+    ):
+        model = Model.of("probe", settings=["epochs=2", *settings])
+        wanted = Experiment(model, Data(corpora, modalities=(TEXT,) if name == "c" else ()), (1, 2))
+        run(wanted, made, tmp_path / "runs" / name)
+    (tmp_path / "runs" / "notes").mkdir()
+    runs, benches = compare.opened([tmp_path / "runs"])
+    assert ([one.folder.name for one in runs], benches) == (["a", "b", "c"], [])
+    names, values, same = compare.differences(runs)
+    assert names == ["modalities", "image view", "lr", "epochs"]
+    assert [[row[0], *row[2:]] for row in values] == [
+        ["text,image", "0.1", "2"],
+        ["text,image", "0.2", "3"],
+        ["text", "0.1", "2"],
+    ]
+    assert values[2][1] == "-"
+    assert same["model"] == "probe"
+    sheet = results.compared_sheet(runs)
+    assert sheet.columns[:5] == ("run", *names)
+    assert [row[0] for row in sheet.rows] == ["a", "b", "c"]
+    assert sheet.rows[1][5].startswith(f"{runs[1].metrics['values']['accuracy']:.3f}")
+    with pytest.raises(ConfigError, match="there is none in it"):
+        compare.opened([tmp_path / "runs" / "notes"])
 
 
 def test_what_a_model_costs_is_counted_as_its_paper_of_record_says():
