@@ -19,6 +19,7 @@ from msa.commands import (
     JsonOption,
     about,
     folder_of,
+    interrupted,
     listed,
     print_corpus,
     print_json,
@@ -51,7 +52,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            terminal.note("interrupted; what was committed is kept, the same command goes on from there")
+            interrupted()
         raise
 
 

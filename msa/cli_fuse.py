@@ -1,5 +1,6 @@
 """`msa fuse`: train fusion heads from the store, and look at their results. A body is: import, one call, print."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,10 +57,15 @@ def train(
 
     asked = request.Request(model, preset, data, pairing, rho, pair_seed, modalities, view or [], set_ or [], seeds)
     where = store if resume or like else commands.store_of(store)
-    run = request.train(asked, where, out, resume, like, terminal.note)
+    run = request.train(asked, where, out, resume, like, terminal.note, _resumes)
     print_json({"run": str(run.folder), **run.metrics}, json_)
     if not json_:
         print_run(run)
+
+
+def _resumes(folder: Path) -> None:
+    """Say how a training continues after Ctrl-C."""
+    commands.continues_with(shlex.join(["msa", "fuse", "train", "--resume", str(folder)]), folder / "run.json")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What the commands share: options, and how results are printed."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,21 @@ FREE = {
     "hf:PATH_OR_ID": "Any encoder of transformers, for text or audio, from a folder or the hub.",
     "timm:NAME[@CHECKPOINT]": "Any image model of timm, from the hub or a file.",
 }
+
+
+_resumable: dict[Path, str] = {}  # file -> the command that continues once that file is there
+
+
+def continues_with(command: str, once: Path) -> None:
+    """Say with which command this one continues after Ctrl-C, as soon as the file `once` is there."""
+    _resumable[once] = command
+
+
+def interrupted() -> None:
+    """Print that a command was interrupted, and the command that continues it."""
+    again = [command for path, command in _resumable.items() if path.exists()]
+    terminal.warn("interrupted; what was committed is kept. To continue:")
+    terminal.command(again[-1] if again else shlex.join(["msa", *sys.argv[1:]]))
 
 
 def store_of(option: str | None) -> str | Path:

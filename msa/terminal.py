@@ -14,20 +14,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from msa.names import printable
 
+ROOMY = 100  # columns of a terminal from which on progress shows more than bar, numbers, time left and errors
 PIPE_WIDTH = 160  # columns where the output goes to a file or another program
 
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -37,6 +38,11 @@ err = Console(stderr=True, highlight=False, emoji=False, width=None if sys.stder
 def _plain(text: object, lines: bool = False) -> str:
     """What may be printed of a text that a stranger may have written. `lines`: line ends in it are ours, and stay."""
     return escape("\n".join(map(printable, str(text).split("\n"))) if lines else printable(text))
+
+
+def _description() -> TextColumn:
+    """The name of what goes on, cut so that bar, numbers and time left are always whole."""
+    return TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=28))
 
 
 class Bar:
@@ -50,14 +56,13 @@ class Bar:
         """A new line for a view of `total` samples, `done` of which are there already."""
         self._failed = 0
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
+            _description(),
+            BarColumn(bar_width=16 if err.width < ROOMY else 40),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[errors]}"),
-            TextColumn("{task.fields[status]}", style="dim"),
+            *([] if err.width < ROOMY else [TextColumn("{task.fields[rate]}")]),
+            *([] if err.width < ROOMY else [TextColumn("{task.fields[status]}", style="dim")]),
             console=err,
             disable=not err.is_terminal,
         )
@@ -95,12 +100,11 @@ class Bytes:
     def begin(self, what: str, total: int) -> None:
         """A transfer of so many bytes."""
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
+            _description(),
+            BarColumn(bar_width=16 if err.width < ROOMY else 40),
             DownloadColumn(),
-            TransferSpeedColumn(),
             TimeRemainingColumn(),
+            *([] if err.width < ROOMY else [TransferSpeedColumn()]),
             console=err,
             disable=not err.is_terminal or not total,
         )
@@ -152,19 +156,24 @@ def say(line: str = "") -> None:
 
 
 def note(line: str) -> None:
-    """One line beside the output: progress, remarks."""
-    err.print(_plain(line), style="dim" if sys.stderr.isatty() else None, soft_wrap=True)
+    """One line beside the output: progress, remarks. A terminal shows a long one in several, broken between words."""
+    err.print(_plain(line), style="dim" if sys.stderr.isatty() else None, soft_wrap=not err.is_terminal)
 
 
 def warn(line: str) -> None:
-    """One line that must be seen."""
-    err.print(f"[yellow]note:[/yellow] {_plain(line)}", soft_wrap=True)
+    """One line that must be seen. A terminal shows a long one in several, broken between words."""
+    err.print(f"[yellow]note:[/yellow] {_plain(line)}", soft_wrap=not err.is_terminal)
 
 
 def store(where: Any, why: str) -> None:
     """Which store a command uses, where none was named: it is easily another one than is meant."""
     if why:
         err.print(f"[bold]store:[/bold] [bold]{_plain(where)}[/bold] ({_plain(why)})", soft_wrap=True)
+
+
+def command(line: str) -> None:
+    """A command to be copied: it is not broken into lines."""
+    err.print(f"  {_plain(line)}", soft_wrap=True)
 
 
 def fail(what: str, fix: str) -> None:
@@ -522,7 +531,10 @@ def sheet(found: Any) -> None:
             lines=True,
         )
     for remark in found.remarks:
-        say(f"  {remark}")
+        out.print(
+            Padding(_plain(remark), (0, 0, 0, 2)) if out.is_terminal else f"  {_plain(remark)}",
+            soft_wrap=not out.is_terminal,
+        )
 
 
 def _pieces(wide: Sequence[int], room: int) -> list[slice]:

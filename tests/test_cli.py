@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import sys
 from dataclasses import replace
 
@@ -309,8 +310,28 @@ def test_interrupting_is_not_a_crash(msa, posts, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(media, "clip", clip)
-    code, _, err = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC)
-    assert (code, "goes on from there" in err) == (130, True)
+    words = ("extract", "--dataset", "table", "--root", posts, *CLASSIC)
+    code, _, err = msa(*words)
+    assert (code, f"To continue: {shlex.join(['msa', *map(str, words)])}" in err) == (130, True)
+
+
+def test_an_interrupted_training_names_the_command_that_resumes_it(trained, tmp_path, monkeypatch):
+    from msa.fuse import experiment, train
+
+    fit = train.fit
+
+    def interrupted(*args, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "fit", interrupted)
+    code, _, err = trained("fuse", "train", "--model", "probe", "--seeds", "1", "--set", "epochs=2")
+    assert code == 130
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"To continue: msa fuse train --resume {folder.relative_to(tmp_path)}" in err
+    monkeypatch.setattr(experiment, "fit", fit)
+    code, _, err = trained("fuse", "train", "--resume", folder)
+    assert code == 0, err
+    assert (folder / "metrics.json").exists()
 
 
 def test_wide_characters_and_markup_are_shown_as_they_are(msa, tmp_path):

@@ -1,7 +1,7 @@
 """From the words of a command to an experiment and its folder."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,25 @@ class Request:
 
 
 def train(
-    asked: Request, store: str | Path | None, out: Path | None, resume: Path | None, like: Path | None, watch: Watch
+    asked: Request,
+    store: str | Path | None,
+    out: Path | None,
+    resume: Path | None,
+    like: Path | None,
+    watch: Watch,
+    begins: Callable[[Path], None] = lambda folder: None,
 ) -> Run:
-    """Carry a request out; says what it chose where nothing was said."""
+    """Carry a request out, and say what was chosen where the request leaves it open.
+
+    Args:
+        asked: What is to be trained, on what.
+        store: The store; with `resume` and `like` the run's own where it is None.
+        out: The run's folder; None: a new one below runs/.
+        resume: A run to continue.
+        like: A run to repeat.
+        watch: Told every line of progress.
+        begins: Told the run's folder before anything is written there.
+    """
     if again := resume or like:
         _alone(asked, out, resume, like)
         found = Run.open(again)
@@ -56,6 +72,7 @@ def train(
             Model.of(asked.model, asked.preset, asked.settings), _data(asked, opened, watch), _seeds(asked.seeds)
         )
     folder = resume or out or _folder(wanted)
+    begins(folder)
     watch(_said(wanted, opened, folder))
     return experiment.run(wanted, opened, folder, watch)
 
