@@ -14,6 +14,8 @@ import numpy as np
 from msa.cache.index import Index
 from msa.cache.indexing import Corpus
 from msa.cache.view import View, ViewReader
+from msa.errors import SourceError
+from msa.names import printable
 from msa.types import Modality, Source
 
 
@@ -38,6 +40,13 @@ class Feature:
     columns: tuple[str, ...] = ()
     dtype: str = "float32"  # float16 where the file has no more: then nothing is lost by it
     facts: Mapping[str, Any] = field(default_factory=dict)  # what must be said: how lengths were known, what was cut
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= 200 or printable(self.name) != self.name:
+            raise SourceError(
+                f"a feature is called {printable(self.name)[:60]!r}, which no store can show",
+                fix="rename it in the file: at most 200 characters, none of them a control character",
+            )
 
 
 @dataclass(frozen=True)

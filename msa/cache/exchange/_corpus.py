@@ -1,6 +1,8 @@
 """What the formats share that is no number: names of corpora and modalities, and the facts a file of ours carries."""
 
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,6 +13,7 @@ import xxhash
 from msa.cache.foreign import Bundle, Feature, unknown_source
 from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.labels import NEAR
+from msa.names import printable
 from msa.types import Modality, Source, Task
 
 ALIASES = {
@@ -19,17 +22,51 @@ ALIASES = {
     Modality.IMAGE: ("image", "images"),
     Modality.FACE: ("face", "vision", "visual", "video"),  # in this field, what is seen in a video is a face
 }
+LONGEST_NAME = 200  # characters
+LONGEST_JSON, DEEPEST_JSON = 1 << 23, 50  # characters; brackets in brackets
+LONGEST_TEXT = 4096  # characters of a title, a licence, a citation
+MOST_CLASSES = 10_000
 NONE = "none"  # in a `modality` setting: leave it out
 
 
 def corpus_name(name: str) -> str:
-    """The name itself. Raises SourceError for one that `--data` could not tell from two corpora, or from a version."""
+    """The name itself. Raises SourceError for one that `--data` could not tell from two corpora, or from a version,
+    and for one that names no file: runs and exports are called after it."""
     if not name or set("+@") & set(name):
         raise SourceError(
-            f"the corpus would be called {name!r}, and + and @ in a name join corpora or name a version",
-            fix="give it another name",
+            f"the corpus would be called {shown(name)}, and + and @ in a name join corpora or name a version",
+            fix="give it another name with --name",
+        )
+    if not is_name(name) or set("/\\") & set(name) or name[0] == ".":
+        raise SourceError(
+            f"the corpus would be called {shown(name)}, which is no name of a file",
+            fix=f"give it another with --name: at most {LONGEST_NAME} characters, no slash, no dot in front",
         )
     return name
+
+
+def is_name(name: object) -> bool:
+    """Is it a text that a line of a terminal and a store can show?"""
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and printable(name) == name
+
+
+def shown(name: object) -> str:
+    """A name that a file gives, as errors show it."""
+    text = printable(name)
+    return f"'{text if len(text) <= 60 else f'{text[:57]}...'}'"
+
+
+def json_in(text: str | bytes) -> Any:
+    """The value of a JSON text, None for NaN in it. Raises ValueError, also for what is nested too deeply."""
+    text = text.decode("utf-8") if isinstance(text, bytes) else str(text)
+    if len(text) > LONGEST_JSON:
+        raise ValueError(f"{len(text):,} characters; at most {LONGEST_JSON:,} are read")
+    depth = 0
+    for sign in re.finditer(r"[\[{\]}]", text):  # in strings, too
+        depth += 1 if sign[0] in "[{" else -1
+        if depth > DEEPEST_JSON:
+            raise ValueError(f"nested more than {DEEPEST_JSON} deep")
+    return json.loads(text, parse_constant=lambda name: None)
 
 
 def modality_of(name: str) -> Modality | None:
@@ -116,9 +153,14 @@ def task_in(found: Any, where: object) -> Task | None:
         task = Task(
             tuple(map(str, found["classes"])), float(found["low"]), float(found["high"]), bool(found.get("multilabel"))
         )
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        if not all(map(math.isfinite, (task.low, task.high))) or len(task.classes) > MOST_CLASSES:
+            raise ValueError
+        if not all(map(is_name, task.classes)):
+            raise ValueError
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(
-            f"{where}: {found!r} is no task", fix='write {"classes": [names], "low": 0, "high": 0, "multilabel": false}'
+            f"{where}: {shown(found)} is no task",
+            fix='write {"classes": [names], "low": 0, "high": 0, "multilabel": false}',
         ) from error
     if len(set(task.classes)) < len(task.classes):
         raise SourceError(f"{where}: the task names a class twice: {', '.join(task.classes)}", fix="name each once")
@@ -127,7 +169,7 @@ def task_in(found: Any, where: object) -> Task | None:
 
 def columns_in(found: Any, dim: int) -> tuple[str, ...]:
     """Names of the last columns of a feature, or none where what is said cannot be that."""
-    fits = isinstance(found, (list, tuple)) and len(found) <= dim and all(isinstance(name, str) for name in found)
+    fits = isinstance(found, (list, tuple)) and len(found) <= dim and all(map(is_name, found))
     return tuple(found) if fits else ()
 
 
@@ -137,7 +179,11 @@ def source_in(found: Any, path: Path, title: str, layout: str) -> Source:
     if not isinstance(found, Mapping):
         return unknown
     kinds = {field.name: type(getattr(unknown, field.name)) for field in fields(Source)}
-    known = {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+    known: dict[str, Any] = {
+        name: printable(found[name])[:LONGEST_TEXT] if kind is str else found[name]
+        for name, kind in kinds.items()
+        if isinstance(found.get(name), kind)
+    }
     return Source(**known) if known.keys() == kinds.keys() else unknown
 
 

@@ -1,38 +1,51 @@
 """HDF5 files of strangers: no link is followed, no size believed, and what was never written is not taken for zeros.
 
 An HDF5 file may point into other files (external links, external storage, virtual datasets) and so make a reader hand
-over what it never held. It also reads as zeros where a writer was killed before it came to write.
+over what it never held. It also reads as zeros where a writer was killed before it came to write. It may name a filter
+that the library would load as a plug-in, pack a thousand zeros into a byte, and name one long text for every row.
 """
 
 import math
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from msa.cache import layout
+from msa.cache.exchange import _regular
 from msa.cache.foreign import Unreadable
 from msa.errors import SourceError
+from msa.names import printable
 
 SMALL = 2 * layout.SHARD_BYTES  # bytes of what is read whole: ids, labels, the intervals of a video
 NUMBERS = "biuf"  # kinds of dtype
+PER_BYTE, SLACK = 100, 1 << 26  # bytes of samples, for each byte of the file, and so many more: padding packs well
+FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}  # built in
+MOST_IN_ATTRIBUTE = 1 << 16  # values
+STRINGS_AT_ONCE = 1 << 28  # bytes that strings of variable length may take together: each may be all of the file
 GET_AGAIN = "get the file again, or convert it where it comes from"
 
 
 def opened(path: Path) -> Any:
     """An h5py.File to read from, closed when nobody holds it any more. Raises SourceError."""
+    os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # read when the library is loaded: no plug-in at all
     import h5py
 
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}", fix="name an HDF5 file")
+    while h5py.h5pl.size():  # where it was loaded before: no folder to look for plug-ins in
+        h5py.h5pl.remove(0)
+    try:
+        _regular.check(path)
+    except OSError as error:
+        raise SourceError(f"there is no file {path}", fix="name an HDF5 file") from error
     if not h5py.is_hdf5(path):
         raise SourceError(f"{path} is no HDF5 file", fix="name the format it has: see `msa list formats`")
     with _damage(path):
-        return h5py.File(path, "r", locking="best-effort")
+        return h5py.File(path, "r", locking="best-effort", rdcc_nbytes=layout.SHARD_BYTES)
 
 
 def names(group: Any) -> list[str]:
@@ -70,6 +83,7 @@ def whole(dataset: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
         raise SourceError(f"{where} holds nothing", fix=GET_AGAIN)
     if (size := dataset.size * dataset.dtype.itemsize) > SMALL:
         raise SourceError(f"{where} has {size / 1e6:,.1f} MB, more than {SMALL / 1e6:,.1f} are not read", fix=GET_AGAIN)
+    _check_filters(dataset)
     _check_chunks(dataset)
     with _damage(dataset.file.filename):
         if _written(dataset) is not None:
@@ -79,9 +93,25 @@ def whole(dataset: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
 
 def strings(dataset: Any, start: int = 0, stop: int | None = None) -> list[str]:
     """A small dataset of UTF-8 strings, of fixed or variable length, or rows of it."""
-    found = whole(dataset, start, stop).ravel()
+    import h5py
+
+    if dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is None:
+        raise SourceError(f"{_where(dataset)} holds {dataset.dtype}, expected strings", fix=GET_AGAIN)
+    stop = (dataset.shape[0] if dataset.shape else 1) if stop is None else stop
+    size = Path(dataset.file.filename).stat().st_size
+    step = max(1, STRINGS_AT_ONCE // size if dataset.dtype.kind == "O" else stop - start)
+    found, left = [], 4 * size + SLACK
     try:
-        return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in found]
+        for first in range(start, max(stop, start + 1), step):
+            values = whole(dataset, first, min(stop, first + step)).ravel()
+            found += [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
+            left -= sum(map(len, found[first - start :]))
+            if left < 0:
+                raise SourceError(
+                    f"{_where(dataset)} has texts that are longer than the file: one is named for many rows",
+                    fix=GET_AGAIN,
+                )
+        return found
     except UnicodeDecodeError as error:
         raise SourceError(f"{dataset.file.filename}:{dataset.name} is not UTF-8 ({error})", fix=GET_AGAIN) from error
 
@@ -89,6 +119,8 @@ def strings(dataset: Any, start: int = 0, stop: int | None = None) -> list[str]:
 def attribute(of: Any, name: str) -> Any:
     """An attribute as a plain value: str, number, list of these; None where there is none."""
     with _damage(of.file.filename):
+        if name in of.attrs and math.prod(of.attrs.get_id(name).shape or ()) > MOST_IN_ATTRIBUTE:
+            raise SourceError(f"{of.file.filename}: the attribute {name} has too many values", fix=GET_AGAIN)
         found = of.attrs.get(name)
     if isinstance(found, (np.ndarray, np.generic)):
         found = found.tolist()
@@ -101,6 +133,42 @@ def _text(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
+@dataclass
+class Room:
+    """How much the samples of one file may take once they are unpacked, and how much there is to unpack for them."""
+
+    path: Path
+    size: int
+    used: int = 0
+    unpacked: int = 0
+    seen: set[Hashable] = field(default_factory=set)
+    last: Any = None  # the packed chunks that were unpacked last
+
+    @classmethod
+    def of(cls, path: Path) -> "Room":
+        return cls(path, path.stat().st_size)
+
+    def take(self, sample: Hashable, rows: "Rows", start: int, stop: int) -> None:
+        """Count rows of a sample, once. Raises SourceError where samples take far more than the file has."""
+        if sample in self.seen or stop <= start or rows.unreadable(start, stop):
+            return
+        self.seen.add(sample)
+        self.used += (stop - start) * rows.width * 4
+        blocks = (id(rows.data), start // rows.block, -(-stop // rows.block))
+        if rows.packed and blocks != self.last:
+            self.unpacked += (blocks[2] - blocks[1]) * rows.block * rows.width * rows.data.dtype.itemsize
+            self.last = blocks
+        most = PER_BYTE * self.size + SLACK
+        if self.used > most or self.unpacked > 16 * most:
+            what = "take" if self.used > most else "need to unpack"
+            raise SourceError(
+                f"{self.path}: its samples {what} {max(self.used, self.unpacked) / 1e6:,.0f} MB and more, and the file "
+                f"has {self.size / 1e6:,.1f} MB; at most {PER_BYTE} times as much is read",
+                fix="it is nearly all zeros, or its samples share their rows: store true lengths without padding, "
+                "not packed",
+            )
+
+
 @dataclass(frozen=True)
 class Rows:
     """A dataset (rows, D) of numbers, read a slice at a time; (rows,) is of width 1."""
@@ -109,6 +177,7 @@ class Rows:
     width: int
     block: int  # rows
     written: frozenset[int] | None  # blocks that a writer came to; None: all
+    packed: bool = False
 
     @classmethod
     def of(cls, data: Any) -> "Rows":
@@ -118,31 +187,51 @@ class Rows:
                 f"{_where(data)} holds {data.dtype}{list(data.shape)}, expected numbers of shape [rows, D]",
                 fix=GET_AGAIN,
             )
+        _check_filters(data)
         _check_chunks(data)
         width, block = data.shape[1] if data.ndim == 2 else 1, data.chunks[0] if data.chunks else max(1, data.shape[0])
         with _damage(data.file.filename):
-            return cls(data, width, block, _written(data))
+            return cls(data, width, block, _written(data), data.id.get_create_plist().get_nfilters() > 0)
 
     def __len__(self) -> int:
         return int(self.data.shape[0])
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows (stop - start, D). Raises Unreadable."""
-        if not 0 <= start <= stop <= len(self):
-            raise Unreadable(f"rows {start} to {stop} of {len(self)}")
-        if (stop - start) * self.width * 4 > layout.SHARD_BYTES:  # before memory is asked for: a file may say anything
-            raise Unreadable(f"{stop - start} rows of {self.width} numbers, more than a shard holds")
-        blocks = range(start // self.block, -(-stop // self.block))
-        if self.written is not None and not all(block in self.written for block in blocks):
-            raise Unreadable("rows that were never written")
+        if why := self.unreadable(start, stop):
+            raise Unreadable(why)
         try:
             return np.asarray(self.data[start:stop]).reshape(stop - start, self.width)
         except (OSError, RuntimeError, ValueError) as error:  # a checksum that does not hold, a filter nobody has
             raise Unreadable(f"damaged: {error}") from error
 
+    def unreadable(self, start: int, stop: int) -> str:
+        """Why these rows are not read, before any memory is asked for; nothing where they are."""
+        if not 0 <= start <= stop <= len(self):
+            return f"rows {start} to {stop} of {len(self)}"
+        if (stop - start) * self.width * 4 > layout.SHARD_BYTES:  # a file may say anything
+            return f"{stop - start} rows of {self.width} numbers, more than a shard holds"
+        blocks = range(start // self.block, -(-stop // self.block))
+        if self.written is not None and not all(block in self.written for block in blocks):
+            return "rows that were never written"
+        return ""
+
 
 def _where(dataset: Any) -> str:
     return f"{Path(dataset.file.filename).name}:{dataset.name}"
+
+
+def _check_filters(data: Any) -> None:
+    """Raise SourceError for data packed by what is not built into every HDF5 library: it would load a plug-in."""
+    with _damage(data.file.filename):
+        about = data.id.get_create_plist()
+        filters = [about.get_filter(i) for i in range(about.get_nfilters())]
+    if odd := [(code, name.decode("utf-8", "replace")) for code, _, _, name in filters if code not in FILTERS]:
+        raise SourceError(
+            f"{_where(data)} is packed by filter {odd[0][0]} ({printable(odd[0][1])[:40]}), a plug-in; "
+            f"read are {', '.join(FILTERS.values())}",
+            fix="pack it with gzip where that filter is installed: h5repack -f GZIP=4 IN OUT",
+        )
 
 
 def _check_chunks(data: Any) -> None:

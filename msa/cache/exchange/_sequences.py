@@ -1,6 +1,5 @@
 """Computational sequences of the CMU-MultimodalSDK: what a .csd file holds, and the rows of it that a segment has."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,19 +45,20 @@ class Track:
     data: Any  # the group of that name
     entries: Mapping[str, Sequence[str]]
     about: Mapping[str, Any]
+    room: _hdf5.Room  # of the file
     last: dict[str, dict[str, tuple[np.ndarray, Any]]] = field(default_factory=dict, repr=False)  # of one video
 
     @classmethod
     def all_of(cls, path: Path) -> list["Track"]:
         """Those of a file: one, or several."""
-        file, found = _hdf5.opened(path), []
+        file, found, room = _hdf5.opened(path), [], _hdf5.Room.of(path)
         for root in _hdf5.names(file):
             group = _hdf5.child(file, root, "Group")
             if (data := _hdf5.child(group, "data", "Group")) is not None:
                 entries: dict[str, list[str]] = {}
                 for key in _hdf5.names(data):
                     entries.setdefault(key.partition("[")[0], []).append(key)
-                found.append(cls(path, root, data, entries, _metadata(group)))
+                found.append(cls(path, root, data, entries, _metadata(group), room))
         if not found:
             raise SourceError(
                 f"{path} is no computational sequence: it has no /ROOT/data", fix="a file of ours is of the format hdf5"
@@ -136,9 +136,11 @@ class Track:
         spans, states = [], []
         try:
             for found, features, rows in self.within(segment):
-                low = int(rows[0])
+                low, high = int(rows[0]), int(rows[-1]) + 1
+                table = _hdf5.Rows.of(features)
+                self.room.take((self.root, segment.id, features.name), table, low, high)
                 spans.append(found)
-                states.append(_hdf5.Rows.of(features).read(low, int(rows[-1]) + 1)[rows - low])
+                states.append(table.read(low, high)[rows - low])
         except SourceError as error:
             raise Unreadable(error.what) from error
         if not states:
@@ -169,7 +171,7 @@ def _metadata(group: Any) -> dict[str, Any]:
         for key in _hdf5.names(metadata) if metadata is not None else []:
             (text,) = _hdf5.strings(_hdf5.child(metadata, key, "Dataset"))
             try:
-                found[key] = json.loads(text, parse_constant=lambda name: None)
+                found[key] = _corpus.json_in(text)
             except ValueError:
                 found[key] = text
     except (SourceError, ValueError):

@@ -23,6 +23,7 @@ import xxhash
 
 from msa.cache import fingerprint, layout
 from msa.cache.exchange import _corpus, _hdf5
+from msa.cache.exchange._columns import names_of
 from msa.cache.exchange._output import whole
 from msa.cache.foreign import Bundle, Feature, Foreign, Unreadable
 from msa.cache.index import Index
@@ -86,7 +87,7 @@ def _json(of: Any, name: str) -> Any:
     """The value an attribute holds as JSON; None where there is none."""
     text = _hdf5.attribute(of, name)
     try:
-        return None if text is None else json.loads(text, parse_constant=lambda name: None)
+        return None if text is None else _corpus.json_in(text)
     except (ValueError, TypeError) as error:
         raise SourceError(
             f"{of.file.filename}: the attribute {name} is no JSON ({error})", fix="correct it, or leave it out"
@@ -144,9 +145,14 @@ def _labels(path: Path, file: Any, n: int) -> tuple[list[str], np.ndarray]:
     values = _hdf5.whole(dataset)
     values = values[:, None] if values.ndim == 1 else values
     names = _hdf5.attribute(dataset, "names") or ["label"]
-    if values.dtype.kind not in _hdf5.NUMBERS or values.ndim != 2 or values.shape[1] != len(names):
+    if (
+        values.dtype.kind not in _hdf5.NUMBERS
+        or values.ndim != 2
+        or values.shape[1] != len(names)
+        or isinstance(names, str)
+    ):
         raise SourceError(
-            f"{path}: labels hold {values.dtype}{list(values.shape)} and are called {', '.join(map(str, names))}",
+            f"{path}: labels hold {values.dtype}{list(values.shape)} and are called {names_of(names)}",
             fix="write numbers (n, k), and k names into the attribute names",
         )
     return names, values
@@ -199,7 +205,12 @@ def _features(path: Path, file: Any, ids: Sequence[str]) -> list[Feature]:
     found = [] if groups is None else _hdf5.names(groups)
     if not found:
         raise SourceError(f"{path} holds no features", fix=f"write it in this layout: {LAYOUT}")
-    return [_Stored.of(path, _hdf5.child(groups, name, "Group"), ids).feature(name, ids) for name in found]
+    stored = {name: _Stored.of(path, _hdf5.child(groups, name, "Group"), ids) for name in found}
+    room = _hdf5.Room.of(path)
+    for name, feature in stored.items():
+        for id, (start, length) in feature.spans.items():
+            room.take((name, id), feature.rows, start, start + length)
+    return [feature.feature(name, ids) for name, feature in stored.items()]
 
 
 @dataclass(frozen=True)

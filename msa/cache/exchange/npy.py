@@ -13,6 +13,8 @@ Traps    A row without a file is a recorded failure where other rows have one, o
 """
 
 import json
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,8 +25,8 @@ from urllib.parse import quote
 import numpy as np
 
 from msa import labels
-from msa.cache import fingerprint
-from msa.cache.exchange import _corpus, _table
+from msa.cache import fingerprint, layout
+from msa.cache.exchange import _corpus, _regular, _table
 from msa.cache.exchange._output import whole
 from msa.cache.foreign import Bundle, Feature, Foreign, Unreadable
 from msa.cache.indexing import Corpus
@@ -33,6 +35,8 @@ from msa.errors import SourceError, StoreError
 from msa.labels import Row
 from msa.types import Dropped, Modality, Task
 
+LARGEST_FILE = 4 * layout.SHARD_BYTES  # bytes: of a sample in float64, and twice that
+LONGEST_TABLE = 1 << 30  # bytes
 TABLE, ABOUT, VERSION = "samples.csv", "corpus.json", 1
 SAFE = " !$&'()+,;=@[]{}"  # in file names, besides letters, digits and _.-~
 LAYOUT = "FOLDER/samples.csv (id, split, label, text, group, position) and FOLDER/MODALITY/ID.npy, each (T, D) or (D,)"
@@ -54,6 +58,7 @@ class Config:
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
     """A folder of .npy files as a corpus. Raises SourceError where there is no table, or no feature."""
+    _check_room(path, config)
     if not (path / config.table).is_file():
         raise SourceError(f"{path} has no table of labels {config.table}", fix=f"lay it like this: {LAYOUT}")
     about = _about(path / ABOUT)
@@ -78,7 +83,7 @@ def _about(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_bytes(), parse_constant=lambda name: None)
+        found = _corpus.json_in(_regular.read(path, _corpus.LONGEST_JSON))
     except ValueError as error:
         raise SourceError(f"{path}: {error}", fix="mend or delete it: the table of labels is enough") from error
     if not isinstance(found, dict) or found.get("format") != "msa":
@@ -108,6 +113,7 @@ def _folders(path: Path, config: Config) -> Iterator[tuple[str, Modality]]:
     if not there:
         raise SourceError(f"{path} has no folder of .npy files", fix=f"lay it like this: {LAYOUT}")
     for name in there:
+        _regular.check_inside(path, path / name)
         kind = said.get(name) or _corpus.modality_of(name)
         if kind is None:
             raise _corpus.unplaced(path, name)
@@ -127,7 +133,7 @@ class _Folder:
     @classmethod
     def below(cls, path: Path, modality: Modality, rows: Sequence[Row]) -> "_Folder":
         """Find the files among those that are there, so that no id, such as `../x`, leads out of the folder."""
-        there = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*.npy")) if p.name[:2] != "._"}
+        there = {file.relative_to(path).as_posix(): file for file in _found(path) if file.name[:2] != "._"}
         names = {row.id: _file_name(row.id) for row in rows}
         files = {id: there[name] for id, name in names.items() if name in there}
         taken = set(map(names.get, files))
@@ -173,8 +179,9 @@ class _Folder:
         if id not in self.files:
             return fingerprint.of_text(f"missing {self.path.name} of {id}") if expected else None
         try:
+            _check_file(self.files[id])
             return fingerprint.of_file(self.files[id])
-        except OSError:  # reading meets it again and says why; it equals no other
+        except (OSError, Unreadable):  # reading meets it again and says why; it equals no other
             return fingerprint.of_text(f"unreadable {self.path.name} of {id}")
 
     def _read(self, id: str) -> np.ndarray:
@@ -196,10 +203,38 @@ def _file_name(id: str) -> str:
     return f"%2E{name[1:]}.npy" if name[:1] == "." else f"{name}.npy"
 
 
+def _found(folder: Path) -> list[Path]:
+    """The .npy files below a folder, in alphabetical order; links to other folders are not followed."""
+    names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
+    return sorted(Path(name) for name in names if name.endswith(".npy"))
+
+
+def _check_room(path: Path, config: Config) -> None:
+    """Refuse a table that leads out of the folder, is no file, or larger than a table is. Raises SourceError."""
+    for file, most in ((path / config.table, LONGEST_TABLE), (path / ABOUT, _corpus.LONGEST_JSON)):
+        if not file.exists():
+            continue
+        _regular.check_inside(path, file)
+        if _regular.check(file).st_size > most:
+            raise SourceError(f"{file} has more than {most:,} bytes, which is more than is read", fix="is it a table?")
+
+
+def _check_file(path: Path) -> None:
+    """Raise Unreadable for what is no regular file, too large for one sample, or a link out of the folder."""
+    about = path.lstat()
+    if stat.S_ISLNK(about.st_mode):
+        raise Unreadable("a link, and links are not followed")
+    if not stat.S_ISREG(about.st_mode):
+        raise Unreadable("a pipe or a device, not a file")
+    if not about.st_size:
+        raise Unreadable("empty file")
+    if about.st_size > LARGEST_FILE:
+        raise Unreadable(f"{about.st_size / 1e6:,.0f} MB, more than a shard holds")
+
+
 def _open(path: Path) -> np.ndarray:
     """The array, mapped and not loaded: a file that holds less than it says is an error here, whatever it says."""
-    if not path.stat().st_size:
-        raise Unreadable("empty file")
+    _check_file(path)
     mapped = np.lib.format.open_memmap(path, mode="r")  # refuses Python objects
     if mapped.dtype.kind not in "biuf":
         raise Unreadable(f"holds {mapped.dtype}, not numbers")
@@ -212,7 +247,7 @@ def _head(path: Path) -> tuple[tuple[int, ...], np.dtype] | None:
         found = _open(path)
     except Exception:  # recorded when the sample's turn comes
         return None
-    return (found.shape, found.dtype.newbyteorder("=")) if found.ndim else None
+    return (found.shape, found.dtype.newbyteorder("=")) if found.ndim and found.size else None
 
 
 # writing
