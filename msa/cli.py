@@ -37,6 +37,7 @@ app = typer.Typer(
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_fuse.app, name="fuse")
 
+SHOWN = 20  # rows of a table of predictions; all are in its CSV
 INTERRUPTED = 130  # the exit code of Ctrl-C
 
 
@@ -207,6 +208,9 @@ def predict(
     audio: Annotated[Path | None, typer.Option(help="An audio file.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video: its sound, its faces, or both.")] = None,
     table: Annotated[Path | None, typer.Option(help="A CSV or JSONL of many: id, text, image, audio, ...")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Of --table: the CSV to write. Default: TABLE-predictions.csv, in this folder.")
+    ] = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(metavar="MODALITY=NAME", help="Where weights lie here: text=hf:FOLDER. Default: where they lay."),
@@ -214,7 +218,10 @@ def predict(
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
-    """Say what a trained run makes of raw input, through the same recipe it was trained on."""
+    """Predict from raw input with a trained run, through the same recipe it was trained on.
+
+    --table writes one row for each of its rows to a CSV. The exit code is 1 where a sample got no prediction.
+    """
     from msa import predict as predicting
     from msa.config import by_modality
 
@@ -222,11 +229,21 @@ def predict(
         raise typer.BadParameter("give either --table or single inputs")
     given = (text, image, audio, video)
     samples, dropped = predicting.from_table(table) if table else ([predicting.one(*given)], [])
+    if out and not table:
+        raise typer.BadParameter("--out is of --table")
+    if remark := predicting.collapsed(run):
+        terminal.warn(remark)
     found = predicting.predict(run, samples, device, by_modality(weights or (), "--weights")) + dropped
     print_json([asdict(p) for p in found], json_)
+    if table:
+        out = out or Path(f"{table.stem}-predictions.csv")
+        predicting.write_csv(found, out)
     if not json_:
-        terminal.predictions(found)
-    if not any(p.label for p in found):
+        terminal.predictions(found[:SHOWN] if table else found)
+    lacking = sum(not p.label for p in found)
+    if out:
+        terminal.note(f"{len(found)} rows, {lacking} without a prediction: {out}")
+    if lacking:
         raise typer.Exit(1)
 
 

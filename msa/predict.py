@@ -3,6 +3,7 @@
 The one place besides the command line that knows both stages: decode and encode as extraction did, then the head.
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,28 @@ def from_table(path: Path) -> tuple[list[Sample], list[Prediction]]:
     rows = list(table.samples(path))
     samples = [row for row in rows if isinstance(row, Sample)]
     return samples, [Prediction(row.id, "", {}, (), (row.reason,)) for row in rows if isinstance(row, Dropped)]
+
+
+def collapsed(folder: Path) -> str:
+    """Say that the seed of a run which predicts has collapsed to one answer; nothing where it has not."""
+    from msa.fuse.run import Run
+
+    run = Run.open(folder)
+    rows = {row["seed"]: row for row in run.metrics.get("seeds", ())}
+    if not rows or not rows[run.best_seed]["collapsed"]:
+        return ""
+    return f"seed {run.best_seed} of {folder} COLLAPSED in training: it gives one answer, whatever it is asked"
+
+
+def write_csv(found: Sequence[Prediction], path: Path) -> None:
+    """Write predictions as CSV: id, prediction, a column for each class or the value, modalities used, notes."""
+    names = list(dict.fromkeys(name for one in found for name in one.output))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "prediction", *(f"p_{n}" if n != "value" else n for n in names), "modalities", "notes"])
+        for one in found:
+            values = [f"{one.output[name]:.9g}" if name in one.output else "" for name in names]
+            writer.writerow([one.id, one.label, *values, "+".join(one.used), "; ".join(one.notes)])
 
 
 def predict(

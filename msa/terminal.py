@@ -499,7 +499,7 @@ def predictions(found: Sequence[Any]) -> None:
         ]
         for p in found
     ]
-    columns = ["id", "says", *names, "from", "notes"]
+    columns = ["id", "prediction", *names, "modalities", "notes"]
     if not any(p.notes for p in found):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     show("", columns, rows)

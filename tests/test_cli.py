@@ -69,8 +69,12 @@ def test_the_way_from_a_table_to_a_prediction(msa, posts, tmp_path):
     code, out, err = msa("predict", "--run", "run", "--text", "a lovely day", "--image", posts.parent / "3.png")
     assert code == 0, err
     assert "text+image" in out
-    found = json.loads(msa("predict", "--run", "run", "--table", posts, "--json")[1])
+    found = json.loads(msa("predict", "--run", "run", "--table", posts, "--json", "--out", "p.csv")[1])
     assert len(found) == 60
+    with open(tmp_path / "p.csv", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [(row["id"], row["prediction"]) for row in written] == [(p["id"], p["label"]) for p in found]
+    assert float(written[7]["p_neutral"]) == pytest.approx(found[7]["output"]["neutral"], rel=1e-8)
     assert all(abs(sum(p["output"].values()) - 1) < 1e-6 for p in found)
 
 
@@ -89,6 +93,29 @@ def test_a_prediction_says_what_it_could_not_use(trained, tmp_path):
     code, out, _ = trained("predict", "--run", "run", "--image", "broken.jpg")
     assert code == 1
     assert "empty file" in out
+
+
+def test_a_table_of_which_a_row_gets_no_prediction_ends_non_zero(trained, tmp_path):
+    (tmp_path / "ask.csv").write_text("id,text,image\na,fine day,\nb,,none.jpg\n")
+    (tmp_path / "none.jpg").write_bytes(b"")
+    code, _, err = trained("predict", "--run", "run", "--table", "ask.csv")
+    assert (code, "2 rows, 1 without a prediction: ask-predictions.csv" in err) == (1, True)
+    with open(tmp_path / "ask-predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], bool(row["prediction"]), bool(row["notes"])) for row in rows] == [
+        ("a", True, False),
+        ("b", False, True),
+    ]
+
+
+def test_a_prediction_of_a_collapsed_run_says_so(trained, tmp_path):
+    path = tmp_path / "run" / "metrics.json"
+    found = json.loads(path.read_text())
+    for collapsed in (True, False):
+        found["seeds"][0]["collapsed"] = collapsed
+        path.write_text(json.dumps(found))
+        err = trained("predict", "--run", "run", "--text", "fine")[2]
+        assert ("seed 42 of run COLLAPSED" in err) == collapsed
 
 
 def test_a_prediction_refuses_what_the_run_does_not_know(trained, tmp_path):
