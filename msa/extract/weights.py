@@ -6,25 +6,39 @@ each. The cache is asked first, so a second run needs no network, and where ther
 with the way round it.
 """
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
+from msa.names import printable
 from msa.types import Modality
 
+AGAIN = "get the folder again: `hf download ORG/NAME --local-dir FOLDER`, or save_pretrained, makes a whole one"
 CONNECT_S = 3.0  # how long the hub may take to answer at all
 TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENISER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+TOKENISER: tuple[str, ...] = (
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    # read by tokenizers of few families: BERTweet, PhoBERT, LUKE, RoCBert, GPT-NeoX-Japanese, Marian, FSMT, Mistral
+    *("bpe.codes", "entity_vocab.json", "word_shape.json", "word_pronunciation.json", "emoji.json", "dict.txt"),
+    *("source.spm", "target.spm", "target_vocab.json", "vocab-src.json", "vocab-tgt.json", "normalizer.json"),
+    *("byte_maps.json", "prophetnet.tokenizer", "tokenizer.model.*", "tekken.json"),
+)
 # What decides the numbers beside the tensors and config.json; a speech model's vocabulary, for one, does not
 BESIDE = {
     Modality.TEXT: TOKENISER,
     Modality.AUDIO: ("preprocessor_config.json", "processor_config.json"),
 }
+MAX_JSON = 2**26  # bytes of a configuration or an index: the largest known have 2 MB
+MAX_TOKENIZER = 2**28  # bytes of a tokenizer.json: the largest known have 35 MB
+SMALL = 2**26  # bytes: files below are hashed without a look at their holes
 # py-feat's two networks: the repository, and what the file may be called, the name of today first
 READER = ("py-feat/face_multitask_v2", ("face_multitask_v28.safetensors",))
 FINDER = ("py-feat/retinaface_r34", ("model.safetensors", "retinaface_r34.safetensors"))
@@ -57,15 +71,46 @@ def sha256(files: Iterable[Path]) -> str:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
+        _refuse_holes(path, file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _local(name: str) -> Path:
+    """A name as a path of this machine; whether anything is there is asked by os.path, which takes any name."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise BackboneError(
+            f"{printable(name)[:100]!r} begins with the name of no user here", fix="write the path in full"
+        ) from error
+
+
+def _refuse_holes(path: Path, handle: int) -> None:
+    """Refuse a file that is mostly holes: it takes no room on the disk, and hours to hash. Weights have none."""
+    size = os.fstat(handle).st_size
+    if size < SMALL:
+        return
+    written = end = 0
+    try:
+        while end < size and written < size // 2:
+            begin = os.lseek(handle, end, os.SEEK_DATA)
+            end = os.lseek(handle, begin, os.SEEK_HOLE)
+            written += end - begin
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a file system that cannot tell; ENXIO: nothing but a hole is left
+            return
+    finally:
+        os.lseek(handle, 0, os.SEEK_SET)
+    if written < size // 2:
+        raise BackboneError(f"{path} claims {size:,} bytes, {written:,} of which were ever written", fix=AGAIN)
 
 
 # transformers: a folder
 
 
 def _transformers(name: str, spec: BackboneSpec) -> Weights:
-    folder, revision = Path(name).expanduser(), None
-    if not folder.is_dir():
+    folder, revision = _local(name), None
+    if not os.path.isdir(folder):
         folder = _snapshot(name, spec.revision, spec.modality)
         revision = folder.name  # the cache calls a snapshot's folder after its commit
     if missing := _missing(folder, spec.modality):
@@ -80,28 +125,79 @@ def deciding(folder: Path, modality: Modality) -> list[Path]:
     """The files of a transformers folder that decide its hidden states: configuration, one set of tensors, and the
     tokeniser or feature extractor. A folder copied from the hub with more in it hashes the same.
     """
-    beside = (path for path in folder.iterdir() if any(fnmatch(path.name, like) for like in BESIDE[modality]))
-    return sorted({folder / "config.json", *_tensors(folder), *beside})
+    return sorted({folder / "config.json", *tensors(folder), *beside(folder, modality)})
 
 
-def _tensors(folder: Path) -> list[Path]:
+def beside(folder: Path, modality: Modality) -> list[Path]:
+    """What a tokeniser or feature extractor is made of. Raises BackboneError for what is no file, such as a pipe."""
+    named = sorted(path for path in folder.iterdir() if any(fnmatch(path.name, like) for like in BESIDE[modality]))
+    return [_regular(path) for path in named]
+
+
+def tensors(folder: Path) -> list[Path]:
     """The tensor files transformers would read, safetensors before pickles, an index with its shards; [] if none."""
     for path in (folder / name for name in TENSORS):
-        if path.is_file() and path.suffix == ".json":
-            shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
-            return [path, *(folder / shard for shard in sorted(shards))]
-        if path.is_file():
-            return [path]
+        if not path.exists():
+            continue
+        if _regular(path).suffix == ".json":
+            return [path, *(folder / shard for shard in _shards(path))]
+        return [path]
     return []
+
+
+def _shards(index: Path) -> list[str]:
+    """The names of the files that an index of tensors lists."""
+    listed = json_object(index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+    if not names:
+        raise BackboneError(f"{index} lists no files of tensors", fix=AGAIN)
+    if outside := next(
+        (name for name in names if name != Path(name).name or not fnmatch(name, f"*{_ending(index)}")), ""
+    ):
+        raise BackboneError(
+            f"{index} lists {printable(outside)[:100]!r}, which is no *{_ending(index)} beside it", fix=AGAIN
+        )
+    return names
+
+
+def _ending(index: Path) -> str:
+    return ".safetensors" if "safetensors" in index.name else ".bin"
+
+
+def _regular(path: Path) -> Path:
+    """The path of what is a file, or a link to one: a pipe would be waited for, and a device never ends."""
+    if path.is_file():
+        return path
+    what = "a link to nothing" if not path.exists() else "a folder" if path.is_dir() else "no regular file"
+    raise BackboneError(f"{path} is {what}", fix=AGAIN)
+
+
+def json_object(path: Path, limit: int | None = None) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint. Raises BackboneError where there is none, or one beyond `limit`."""
+    limit = MAX_JSON if limit is None else limit
+    if (size := _regular(path).stat().st_size) > limit:
+        raise BackboneError(f"{path} has {size:,} bytes, at most {limit:,} are read", fix=AGAIN)
+    try:
+        found = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise BackboneError(f"{path} is nested too deeply", fix=AGAIN) from error
+    except ValueError as error:  # also what is not UTF-8, and numbers of thousands of digits
+        raise BackboneError(f"{path} is not JSON: {printable(error)[:200]}", fix=AGAIN) from error
+    if not isinstance(found, dict):
+        raise BackboneError(f"{path} holds no JSON object but a {type(found).__name__}", fix=AGAIN)
+    return found
 
 
 def _missing(folder: Path, modality: Modality) -> str:
     """What a folder lacks to be loaded, in words; "" when it is complete."""
-    beside = [path for path in folder.iterdir() if any(fnmatch(path.name, like) for like in BESIDE[modality])]
-    tensors = _tensors(folder)
-    absent = [path.name for path in [folder / "config.json", *tensors] if not path.is_file()]
-    absent += [] if tensors else ["model.safetensors or pytorch_model.bin"]
-    absent += [] if beside else [{Modality.TEXT: "tokenizer files"}.get(modality, "preprocessor_config.json")]
+    present = tensors(folder)
+    absent = [path.name for path in [folder / "config.json", *present] if not path.is_file()]
+    absent += [] if present else ["model.safetensors or pytorch_model.bin"]
+    absent += (
+        []
+        if beside(folder, modality)
+        else [{Modality.TEXT: "tokenizer files"}.get(modality, "preprocessor_config.json")]
+    )
     return ", ".join(absent)
 
 
@@ -132,9 +228,12 @@ def _timm(name: str, spec: BackboneSpec) -> Weights:
     if not checkpoint:
         path = _file(f"timm/{name}", spec.revision, "model.safetensors")
         return Weights(path, path.parent.name, sha256([path]))
-    path = Path(checkpoint).expanduser()
-    if not path.is_file():
-        raise BackboneError(f"there is no checkpoint {path}", fix=f"check the path after @ in timm:{name}@{checkpoint}")
+    path = _local(checkpoint)
+    if not os.path.isfile(path):
+        raise BackboneError(
+            f"{path} is no file" if os.path.exists(path) else f"there is no checkpoint {path}",
+            fix=f"check the path after @ in timm:{name}@{checkpoint}",
+        )
     return Weights(path, None, sha256([path]))
 
 
@@ -155,7 +254,7 @@ def _faces(name: str, spec: BackboneSpec) -> Weights:
 
     require_pyfeat()  # before 250 MB are fetched for it, and before other modalities take their hours
     files = face_files(name, spec.revision)
-    if Path(name).expanduser().is_dir():
+    if os.path.isdir(_local(name)):
         return Weights(files[0].parent, None, sha256(files))
     return Weights(files[0].parent, "+".join(file.parent.name for file in files), sha256(files))
 
@@ -165,14 +264,14 @@ def face_files(name: str, revision: str | None) -> tuple[Path, Path]:
 
     `revision` is a commit of each, joined by `+`.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and name != READER[0]:
+    folder = _local(name)
+    if not os.path.isdir(folder) and name != READER[0]:
         raise BackboneError(
             f"{name!r} is neither a folder here nor {READER[0]}", fix="check the path after `pyfeat:`, or leave it out"
         )
     commits = revision.split("+") if revision else [None, None]
     reader, finder = (
-        _held(folder, *repo) if folder.is_dir() else _fetched(*repo, commit)
+        _held(folder, *repo) if os.path.isdir(folder) else _fetched(*repo, commit)
         for repo, commit in zip((READER, FINDER), commits, strict=True)
     )
     return reader, finder

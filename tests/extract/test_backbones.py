@@ -304,9 +304,9 @@ def test_what_the_weights_cannot_do_is_told_at_load(folders, options):
 
 
 def test_an_encoder_decoder_is_refused(folders, tmp_path):
-    from transformers import T5Config
+    from transformers import BartConfig
 
-    T5Config(d_model=16, num_layers=1, num_heads=2, d_ff=16, vocab_size=50).save_pretrained(tmp_path)
+    BartConfig(d_model=16, encoder_layers=1, decoder_layers=1, vocab_size=50).save_pretrained(tmp_path)
     with pytest.raises(BackboneError, match="encoder-decoder"):
         text.load(BackboneSpec(Modality.TEXT, f"hf:{tmp_path}"), Weights(tmp_path, None, ""), "cpu")
 
@@ -446,7 +446,7 @@ def test_channels_last_is_read_as_such(folders):
         output_fmt = "NHWC"
 
         def forward_features(self, batch):
-            return torch.arange(2 * 3 * 5).reshape(1, 2, 3, 5).float()
+            return torch.arange(2 * 3 * 5).reshape(1, 2, 3, 5).float()  # 2 x 3 places
 
     encoder.model = Last()
     np.testing.assert_array_equal(encoder.encode(pictures()[:1])[0], np.arange(30).reshape(6, 5))

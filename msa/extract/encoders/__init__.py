@@ -13,10 +13,12 @@ import numpy as np
 
 from msa.errors import BackboneError
 from msa.extract.encoders.lane import stored
+from msa.names import printable
 
 if TYPE_CHECKING:
     import torch
 
+SAID = 300  # letters of a library's own error in ours
 # Tensors that a checkpoint may lack: nothing that is read here passes through them
 UNUSED = ("pooler.", "masked_spec_embed", "num_batches_tracked", "position_ids")
 
@@ -37,30 +39,6 @@ def rows(hidden: Iterable[np.ndarray], dtype: str) -> list[np.ndarray]:
     return found
 
 
-def transformer(folder: Path) -> "torch.nn.Module":
-    """The bare model of a transformers folder, on the CPU in float32; every tensor in use comes from the checkpoint."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    with quiet(), torch.random.fork_rng(devices=[]):  # heads we do not use are initialised at random: leave no trace
-        try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            if config.is_encoder_decoder:
-                raise BackboneError(
-                    f"{folder}: {config.model_type} is an encoder-decoder, which has no encoder-only forward",
-                    fix="name an encoder: BERT, RoBERTa, DeBERTa, wav2vec 2.0, HuBERT, WavLM or one of their kind",
-                )
-            model, info = AutoModel.from_pretrained(
-                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-        except BackboneError:
-            raise
-        except Exception as error:  # safetensors, pickle, JSON and transformers each raise their own
-            raise unloadable(folder, error) from error
-    complete(folder, [*info["missing_keys"], *info["mismatched_keys"]])
-    return model
-
-
 def complete(source: Path, missing: Iterable[Any]) -> None:
     """Refuse a checkpoint that lacks tensors in use: they would be random, and silently so."""
     lacking = sorted(str(key) for key in missing if not any(name in str(key) for name in UNUSED))
@@ -72,11 +50,17 @@ def complete(source: Path, missing: Iterable[Any]) -> None:
         )
 
 
-def unloadable(source: Path, error: Exception) -> BackboneError:
-    """The error for files that are there but cannot be read as what they claim to be."""
-    first = str(error).strip().partition("\n")[0]
+def unloadable(source: Path, error: Exception, alias: str = "") -> BackboneError:
+    """The error for files that are there but cannot be read as what they claim to be.
+
+    Args:
+        source: the file or folder, as the user named it.
+        error: what a library said of it.
+        alias: how the library knew the folder; `source` takes its place in the message.
+    """
+    said = str(error).strip().replace(alias, str(source)) if alias else str(error).strip()
     return BackboneError(
-        f"{source} cannot be loaded: {type(error).__name__}: {first}",
+        f"{source} cannot be loaded: {type(error).__name__}: {printable(said.partition(chr(10))[0][:SAID])}",
         fix="check that the download is whole and that this version of the library knows the architecture",
     )
 

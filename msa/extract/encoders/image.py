@@ -4,7 +4,7 @@ A picture is resized and cropped exactly as for the evaluation of its weights: s
 then the centre. For 224 px this leaves a 7 x 7 grid, 49 tokens, of a convolutional network's last stage.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msa.errors import UnknownNameError
+from msa.errors import BackboneError, UnknownNameError
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.encoders import complete, freeze, library_versions, unloadable
 from msa.extract.encoders.lane import Launched, lane
+from msa.names import printable
 
 if TYPE_CHECKING:
     import torch
@@ -84,13 +85,75 @@ class ImageEncoder:
         mean, std = self._scale
         pixels = batch.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)  # (B, 3, size, size), channels last
         features: Any = self.model.forward_features(pixels)  # type: ignore[operator]
-        if features.ndim == 3:  # (B, prefix + h w, C): a transformer, whose class token is not a place
-            features = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        elif getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-            features = features.flatten(1, 2)
-        else:
-            features = features.flatten(2).transpose(1, 2)
-        return features.mean(dim=1, keepdim=True) if self.tokens == "pooled" else features  # (B, T, C)
+        grid = places(features, self.model, self.preprocessing["input_size"][1:])
+        return grid.mean(dim=1, keepdim=True) if self.tokens == "pooled" else grid  # (B, T, C)
+
+
+def places(features: Any, model: Any, size: Sequence[int]) -> "torch.Tensor":
+    """(B, h w, C) of what a network gives, row by row. A token that stands for no place of the picture is left out.
+
+    Which these are is told by the shape: a grid has the proportions of the picture, and what is over at the front has
+    to be as many tokens as the network says it puts there.
+
+    Args:
+        features: (B, C, h, w), (B, h, w, C), or (B, prefix + h w, C) of a transformer.
+        model: the network that gave them.
+        size: height and width of the pictures it reads.
+
+    Raises:
+        BackboneError: there is no grid, or more than one.
+    """
+    if not hasattr(features, "ndim"):
+        raise _no_grid(model, f"gives {_described(features)} instead of one grid of features")
+    if features.ndim == 3:
+        tokens = features.shape[1]
+        declared = _prefix(model)
+        prefix = next((n for n in (declared, 0) if _is_grid(tokens - n, size)), None)
+        if prefix is None:
+            over = f"{tokens} tokens, {declared} of which stand for no place"
+            raise _no_grid(model, f"gives {over}: no grid over {size[0]} x {size[1]} px is left")
+        return features[:, prefix:]
+    if features.ndim != 4:
+        raise _no_grid(model, f"gives features of shape {tuple(features.shape)} instead of a grid")
+    if _channels_last(features.shape, model, size):
+        return features.flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)
+
+
+def _is_grid(places: int, size: Sequence[int]) -> bool:
+    """Can so many places lie in rows and columns with the proportions of the picture?"""
+    height, width = size
+    rows = round((max(places, 0) * height / width) ** 0.5)
+    return places > 0 and places % max(rows, 1) == 0 and rows * width == places // rows * height
+
+
+def _prefix(model: Any) -> int:
+    """How many tokens a network says it puts before those of places: a class, its distilled twin, registers."""
+    if (declared := getattr(model, "num_prefix_tokens", None)) is not None:
+        return int(declared)
+    tokens = (getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token"))
+    return sum(int(token.shape[-2]) for token in tokens if token is not None and getattr(token, "ndim", 0) >= 2)
+
+
+def _channels_last(shape: Sequence[int], model: Any, size: Sequence[int]) -> bool:
+    """Whether (B, a, b, c) is (B, h, w, C): by the network's width and the picture's proportions, else by its word."""
+    width, (a, b, c), (height, across) = getattr(model, "num_features", None), shape[1:], size
+    last, first = c == width and a * across == b * height, a == width and b * across == c * height
+    return last if last != first else getattr(model, "output_fmt", "NCHW") == "NHWC"
+
+
+def _described(features: Any) -> str:
+    shapes = (
+        [tuple(each.shape) for each in features if hasattr(each, "shape")] if isinstance(features, Iterable) else []
+    )
+    return f"features of shapes {', '.join(map(str, shapes))}" if shapes else f"a {type(features).__name__}"
+
+
+def _no_grid(model: Any, what: str) -> BackboneError:
+    return BackboneError(
+        f"the network {type(model).__name__} {what}",
+        fix="name a network with one grid of features, such as timm:resnet50, timm:vit_base_patch16_224 or timm:swin_*",
+    )
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> ImageEncoder:
@@ -114,7 +177,15 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> ImageEncoder:
         dim=0,
         versions=library_versions("torch", "torchvision", "timm", "pillow"),
     )
-    encoder.dim = int(encoder.encode([np.zeros((8, 8, 3), np.uint8)])[0].shape[1])
+    try:
+        encoder.dim = int(encoder.encode([np.zeros((8, 8, 3), np.uint8)])[0].shape[1])
+    except BackboneError:
+        raise
+    except Exception as error:  # a network that cannot be asked like this says so in its own way
+        raise BackboneError(
+            f"{architecture(spec.weights)} cannot encode a picture: {type(error).__name__}: {printable(error)[:300]}",
+            fix="name another network of timm",
+        ) from error
     return encoder
 
 
@@ -127,11 +198,16 @@ def _network(name: str, path: Path) -> Any:
     import timm
     import torch
 
+    if not timm.is_model(name.partition(".")[0]):  # also hf-hub:, local-dir: and the like: a stranger's configuration
+        raise UnknownNameError("timm model", name, get_close_matches(name, timm.list_models(), n=5))
     with torch.random.fork_rng(devices=[]):  # timm draws the weights it is about to lose: leave no trace of it
         try:
             model = timm.create_model(name, pretrained=False)
-        except RuntimeError as error:
-            raise UnknownNameError("timm model", name, get_close_matches(name, timm.list_models(), n=5)) from error
+        except Exception as error:  # a tag that the architecture does not have, or a package that is not installed
+            raise BackboneError(
+                f"timm cannot make {name}: {type(error).__name__}: {printable(error)[:300]}",
+                fix="name another network of timm, or the architecture without its tag",
+            ) from error
     _fill(model, path)
     return model
 

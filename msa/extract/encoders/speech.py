@@ -13,8 +13,9 @@ import numpy as np
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
-from msa.extract.encoders import freeze, library_versions, padding, quiet, transformer, unloadable
+from msa.extract.encoders import checkpoint, freeze, library_versions, padding
 from msa.extract.encoders.lane import Launched, lane
+from msa.types import Modality
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,7 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:
     """Load the encoder and how its weights want a waveform; a quarter of a second tells its width."""
     assert weights.path is not None, "a speech encoder needs a folder of weights"
     options = {**OPTIONS, **spec.options}
-    model = transformer(weights.path)
+    model = checkpoint.model(weights.path, Modality.AUDIO)
     field = receptive_field(model.config)
     separable = padding.separable(model.config)
     encoder = SpeechEncoder(
@@ -157,13 +158,7 @@ def receptive_field(config: Any) -> int:
 
 
 def _normalize(folder: Path) -> bool:
-    from transformers import AutoFeatureExtractor
-
-    with quiet():
-        try:
-            extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise unloadable(folder, error) from error
+    extractor = checkpoint.feature_extractor(folder)
     if extractor.sampling_rate != RATE:
         raise BackboneError(
             f"{folder} wants {extractor.sampling_rate} Hz, clips come at {RATE} Hz",

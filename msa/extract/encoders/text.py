@@ -9,9 +9,11 @@ import numpy as np
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
-from msa.extract.encoders import freeze, library_versions, quiet, transformer, unloadable
+from msa.extract.encoders import checkpoint, freeze, library_versions, quiet
 from msa.extract.encoders.lane import Launched, lane
 from msa.extract.encoders.packed import Pack, attach, counts_by
+from msa.names import printable
+from msa.types import Modality
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,7 @@ CPU_BUDGET = 2048  # tokens in one forward: half of it costs 2 % of the speed, m
 GPU_BUDGET = 16_384  # 25 KB a token in a model of base size, and enough of them to fill a card
 AT_ONCE = 10_000  # texts counted in one call of the tokeniser: a corpus need not lie in memory as numbers
 LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z "  # what a way to batch is tried on
+SPECIAL = 16  # special tokens among the trials; some vocabularies have hundreds
 NOISE = 1e-5  # how far, relative, hidden states in fp32 may be from those of the text alone
 
 Batching = Literal["packed", "padded"]
@@ -130,16 +133,11 @@ class TextEncoder:
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> TextEncoder:
     """Load the encoder; try it on its longest text, which also tells its width, and on several at once."""
-    from transformers import AutoTokenizer
-
     assert weights.path is not None, "a text encoder needs a folder of weights"
     options = {**OPTIONS, **spec.options}
-    model = transformer(weights.path)
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(weights.path, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise unloadable(weights.path, error) from error
+    model = checkpoint.model(weights.path, Modality.TEXT)
+    tokenizer = checkpoint.tokenizer(weights.path)
+    checkpoint.check_vocabulary(weights.path, tokenizer, model)
     encoder = TextEncoder(
         freeze(model, "cpu"),
         tokenizer,
@@ -159,28 +157,53 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> TextEncoder:
 def _width(encoder: TextEncoder, weights: Weights) -> int:
     try:
         return int(encoder.encode(["a " * encoder.max_length])[0].shape[1])
-    except (IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a model that cannot be asked like this says so in its own way
         raise BackboneError(
-            f"{weights.path} cannot encode {encoder.max_length} tokens at layer {encoder.layer}: {error}",
+            f"{weights.path} cannot encode {encoder.max_length} tokens at layer {encoder.layer}: "
+            f"{printable(str(error) or type(error).__name__)[:300]}",
             fix="lower max_length or the layer, or name a text encoder",
         ) from error
 
 
 def _choose_batching(encoder: TextEncoder) -> None:
     """Pack, pad or neither: the first that gives each text the states it has alone. A model's name does not tell."""
-    longest = LETTERS * (1 + encoder.max_length // len(LETTERS.split()))  # as long as may be: attention may be local
-    ids = [own for own in encoder.tokenize([LETTERS[:20], longest, "z", LETTERS[20:40], LETTERS]) if own]
-    alone = [encoder.states([own])[0] for own in ids]
+    ids = _trials(encoder)
+    alone = [_alone(encoder, own) for own in ids]
+    if any(states is None for states in alone):  # too short for it, say: in a batch it would be filled up, and pass
+        encoder.mask_holds = False
+        return
+    expected = [states for states in alone if states is not None]
     model: Any = encoder.model
     usual = getattr(model.config, "_attn_implementation", None)
     with quiet():
         if attach(model):
             encoder.batching = "packed"
-            if _agree(encoder, ids, alone):
+            if _agree(encoder, ids, expected):
                 return
             encoder.batching = "padded"
         model.set_attn_implementation(usual)
-    encoder.mask_holds = _agree(encoder, ids, alone)
+    encoder.mask_holds = _agree(encoder, ids, expected)
+
+
+def _trials(encoder: TextEncoder) -> list[list[int]]:
+    """Texts of several lengths as token numbers; then one for each special token, with that token in its midst.
+
+    Models treat some of these by themselves: ESM scales a text by how many of its tokens are masked, RoBERTa counts
+    no position for padding, others look for the end of a sequence.
+    """
+    longest = LETTERS * (1 + encoder.max_length // len(LETTERS.split()))  # as long as may be: attention may be local
+    ids = [own for own in encoder.tokenize([LETTERS[:20], longest, "z", LETTERS[20:40], LETTERS]) if own]
+    special = sorted(set(getattr(encoder.tokenizer, "all_special_ids", ())))[:SPECIAL]
+    middle = len(ids[-1]) // 2
+    return [*ids, *([*ids[-1][:middle], token, *ids[-1][middle + 1 :]] for token in special)]
+
+
+def _alone(encoder: TextEncoder, ids: Sequence[int]) -> np.ndarray | None:
+    """(tokens, dim) of one text; None where the model cannot take it."""
+    try:
+        return encoder.states([ids])[0]
+    except Exception:  # a model that cannot be asked like this says so in its own way
+        return None
 
 
 def _agree(encoder: TextEncoder, ids: Sequence[Sequence[int]], alone: Sequence[np.ndarray]) -> bool:
@@ -189,6 +212,6 @@ def _agree(encoder: TextEncoder, ids: Sequence[Sequence[int]], alone: Sequence[n
     except Exception:  # a model that cannot be asked like this says so in its own way
         return False
     return all(
-        bool(np.linalg.norm(states - own) <= NOISE * np.linalg.norm(own))
+        states.shape == own.shape and bool(np.linalg.norm(states - own) <= NOISE * np.linalg.norm(own))
         for states, own in zip(found, alone, strict=True)
     )
