@@ -1,8 +1,8 @@
 """A local copy of a store that lies elsewhere, filled as it is read: what was brought once is not asked for again.
 
 The copy is laid out like the store (see remote.folder_of). Small files are brought whole and compared with the SHA-256
-of the manifest before they get their names. A shard is a sparse file of full length; beside it, `.have` says which of
-its blocks of 4 KiB are there:
+of the manifest before they get their names. A shard is a sparse file of full length, which is made only once the place
+itself says that it has that length; beside it, `.have` says which of its blocks of 4 KiB are there:
 
     inode of the shard (u64) | its bytes (u64) | start of the machine (16 bytes) | one byte per block: 1 = it is there
 
@@ -12,24 +12,27 @@ data, so what the last start of the machine left is compared with the checksums 
 chunk against its crc32c in any case.
 """
 
+import errno
 import fcntl
 import hashlib
 import mmap
 import os
+import stat
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from msa.cache import manifest, trust
-from msa.cache.files import TEMPORARY
-from msa.cache.remote import Remote, cache_root, folder_of, persistently
+from msa.cache.files import TEMPORARY, is_full
+from msa.cache.remote import Remote, cache_root, folder_of, wrong_size
+from msa.cache.wire import NoRanges
 from msa.errors import ConfigError, StoreError
 
 BLOCK = 4096  # bytes: a page, the least a sparse file can hold
@@ -40,6 +43,7 @@ BESIDE = 32  # shards of a segment whose indexes are brought together
 HEADER = 32  # bytes
 DEFAULT_BYTES = 20 * 10**9  # of all shards together
 MARKS = ".have"
+LOCK = ".lock"  # where there are no hard links: who makes a file there holds it
 T = TypeVar("T")
 
 
@@ -51,6 +55,7 @@ class _Sparse:
     name: str  # in the store
     size: int
     have: np.ndarray  # (blocks,) uint8, shared with other processes
+    whole: threading.Lock = field(default_factory=threading.Lock)  # held while all of it is brought
 
 
 class Blocks:
@@ -59,6 +64,11 @@ class Blocks:
     def __init__(self, site: Remote, pinned: manifest.Manifest) -> None:
         self.site = site
         self.root = folder_of(site)
+        if self.root.is_symlink():
+            raise StoreError(
+                f"{self.root}, where a copy of {site} is kept, is a link to elsewhere",
+                fix="delete the link; MSA_CACHE should name a folder that others cannot write to",
+            )
         self._files = {
             f"{folder}/{name}": facts
             for folder, files in manifest.needed(pinned).items()
@@ -77,17 +87,20 @@ class Blocks:
             for name, facts in files.items()
             if not name.startswith("data/c/") and not _is_there(folder / name, facts)
         ]
-        for _ in self._each(self._small, missing):
-            pass
+        with _keeping(self.root):
+            for _ in self._each(self._small, missing):
+                pass
 
     def shard(self, path: Path) -> None:
         """Make the sparse file of a shard, with its chunk index; and those beside it, whose turn comes soon."""
-        with self._lock:
+        with self._lock, _keeping(self.root):
             if path in self._shards:
                 return
             beside = path.parents[1].relative_to(self.root).as_posix() + "/"
             names = [name for name in self._files if name.startswith(beside)]
             paths = [self.root / name for name in names] if len(names) <= BESIDE else [path]
+            for _ in self._each(self._check_size, [one for one in paths if not one.exists()]):
+                pass
             new = [self._open(one) for one in paths if one not in self._shards]
             tails = [(known, known.size - _index_bytes(known.path, known.size), known.size) for known in new]
             runs = [(known, *run) for known, begin, end in tails for run in _missing(known, [(begin, end)])]
@@ -104,8 +117,9 @@ class Blocks:
             known = self._shards[path]
             spans = [(offset, offset + size) for other, offset, size in wanted if other == path]
             runs += [(known, begin, end) for begin, end in _missing(known, spans)]
-        for _ in self._each(lambda run: self._range(*run), runs):
-            pass
+        with _keeping(self.root):
+            for _ in self._each(lambda run: self._range(*run), runs):
+                pass
 
     def _each(self, way: Callable[[T], None], wanted: Sequence[T]) -> Iterable[None]:
         """`way` of each, many at once; the first failure is raised."""
@@ -124,30 +138,70 @@ class Blocks:
         name = path.relative_to(self.root).as_posix()
         size, digest = self._facts(name)
         try:
-            data = persistently(lambda: self.site.read(name, size))
+            data = self.site.read(name, size)
         except FileNotFoundError:
             raise _missing_there(self.site, name) from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise StoreError(
                 f"{self.site}/{name} does not match the SHA-256 in the manifest",
-                fix="it was damaged there or on the way: try again, and tell whoever published it",
+                fix="it was damaged there or on the way: try again, and tell those who published it",
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder(path)
         temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-        temporary.write_bytes(data)
-        temporary.rename(path)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _range(self, known: _Sparse, begin: int, end: int) -> None:
         try:
-            data = persistently(lambda: self.site.range(known.name, begin, end))
+            data = self.site.range(known.name, begin, end, known.size)
         except FileNotFoundError:
             raise _missing_there(self.site, known.name) from None
-        with open(known.path, "r+b", buffering=0) as file:
-            written = 0
-            while written < len(data):  # a full disk raises
-                written += os.pwrite(file.fileno(), data[written:], begin + written)
+        except NoRanges:
+            self._all(known)
+            return
+        with open(_ours(known.path), "r+b", buffering=0) as file:
+            _write(file, data, begin)
         known.have[begin // BLOCK : -(-end // BLOCK)] = 1
         self._brought += len(data)
+
+    def _all(self, known: _Sparse) -> None:
+        """Bring a whole shard, from a server that knows no ranges."""
+        with known.whole:
+            if known.have.all():
+                return
+            with open(_ours(known.path), "r+b", buffering=0) as file:
+                at = 0
+                for piece in self.site.stream(known.name, 0, known.size):
+                    _write(file, memoryview(piece), at)
+                    at += len(piece)
+            if at != known.size:
+                raise wrong_size(self.site, known.name, known.size, at)
+            known.have[:] = 1
+            self._brought += at
+
+    def _check_size(self, path: Path) -> None:
+        """Raise StoreError where a shard is not there, is of another size, or larger than all that may be kept."""
+        name = path.relative_to(self.root).as_posix()
+        size, _ = self._facts(name)
+        there = self.site.size(name)
+        if there is None:
+            raise _missing_there(self.site, name)
+        if there != size:
+            raise wrong_size(self.site, name, size, there)
+        if size > most_bytes():
+            raise StoreError(
+                f"{self.site}/{name} has {size:,} bytes, and no more than {most_bytes():,} of the disk may be used",
+                fix="if you trust the store, raise MSA_CACHE_BYTES (as in 500GB), or `msa cache pull` what you need",
+            )
+
+    def _folder(self, path: Path) -> None:
+        """Make the folder of a file of the copy, inside of it."""
+        trust.check_inside(self.root, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     def _facts(self, name: str) -> tuple[int, str]:
         try:
@@ -162,14 +216,14 @@ class Blocks:
         """The sparse file and its marks, made or found; both are kept from being evicted while this process lives."""
         name = path.relative_to(self.root).as_posix()
         size, _ = self._facts(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder(path)
         marks = path.with_name(MARKS)
         for _ in range(10):  # another process may make or evict it at the same time
             _make(path, lambda file: file.truncate(size))
             with suppress(FileNotFoundError):
                 header = path.stat().st_ino.to_bytes(8, "little") + size.to_bytes(8, "little")
-                _make(marks, lambda file, header=header: file.write(header + _boot() + bytes(-(-size // BLOCK))))  # type: ignore[misc]
-                with open(marks, "r+b") as file:
+                _make(marks, lambda file, header=header: _begin_marks(file, header, size))  # type: ignore[misc]
+                with open(_ours(marks), "r+b") as file:
                     fcntl.flock(file, fcntl.LOCK_SH)  # kept by the map below, which holds the same file open
                     if _is_ours(file.fileno(), marks) and path.stat().st_size == size:
                         found = mmap.mmap(file.fileno(), 0)
@@ -192,8 +246,10 @@ class Blocks:
         if self._shards and self._brought < most // 50:
             return
         self._brought, found = 0, []
-        for marks in cache_root().glob(f"*/views/*/seg/*/data/c/*/{MARKS}"):
-            with suppress(FileNotFoundError):
+        root = cache_root().resolve()
+        for marks in root.glob(f"*/views/*/seg/*/data/c/*/{MARKS}"):
+            with suppress(FileNotFoundError, StoreError):
+                trust.check_inside(root, marks)
                 found.append((marks.stat().st_mtime, marks.with_name("0").stat().st_blocks * 512, marks))
         over = sum(size for _, size, _ in found) - most
         for _, size, marks in sorted(found):
@@ -288,10 +344,67 @@ def _make(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     try:
         with open(temporary, "xb") as file:
             fill(file)
-        with suppress(FileExistsError):
+        try:
             os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in manifest.NO_LINKS:
+                raise
+            with open(path.with_name(LOCK), "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():
+                    temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _begin_marks(file: BinaryIO, header: bytes, size: int) -> None:
+    file.write(header + _boot())
+    file.truncate(HEADER + -(-size // BLOCK))  # zeros that take no room
+
+
+def _write(file: BinaryIO, data: memoryview, at: int) -> None:
+    """Write all of `data` at some byte of a file; a full disk raises."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file.fileno(), data[written:], at + written)
+
+
+def _ours(path: Path) -> int:
+    """A descriptor to read and write a regular file of the copy; a link in its place is refused."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise _planted(path) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _planted(path)
+    return handle
+
+
+def _planted(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is a link, a folder or a device where a file of a copy should be",
+        fix=f"delete {path}, and let MSA_CACHE name a folder that others cannot write to",
+    )
+
+
+@contextmanager
+def _keeping(root: Path) -> Iterator[None]:
+    """Turn the reasons why nothing can be kept in the cache into a StoreError with a way out."""
+    try:
+        yield
+    except OSError as error:
+        fix = "let MSA_CACHE name a folder on a local disk that you may write to"
+        if is_full(error):
+            fix = "free some space, lower MSA_CACHE_BYTES, or let MSA_CACHE name a folder on another disk"
+        raise StoreError(
+            f"{root}, where a copy of what is read from elsewhere is kept, cannot be written to: {error.strerror}",
+            fix=fix,
+        ) from error
 
 
 def _is_ours(handle: int, path: Path) -> bool:

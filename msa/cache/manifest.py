@@ -26,9 +26,9 @@ from msa.errors import StoreError
 
 Manifest = dict[str, Any]
 EMPTY: Manifest = {"msa_format": FORMAT, "generation": 0, "datasets": {}, "views": {}}
-_NAME = re.compile(r"([0-9]{8,})\.json")
+_NAME = re.compile(r"([0-9]{8})\.json")
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 class Place(Protocol):
@@ -95,6 +95,10 @@ def read(store: Path | Place, generation: int | None = None) -> Manifest:
     try:
         data = where.get(number)
     except FileNotFoundError:
+        if generation is None:
+            raise StoreError(
+                f"{name} is said to be there, and cannot be had", fix="try again; if it stays so, check the address"
+            ) from None
         known = where.numbers()
         fix = f"choose one of {_told(known)}" if known else "extract or import something first"
         raise StoreError(f"{where} has no generation {number}", fix=fix) from None
@@ -215,7 +219,7 @@ def writable(path: Path) -> Iterator[None]:
 
 
 def _cannot_link(path: Path, error: OSError) -> Exception:
-    if error.errno not in _NO_LINKS:
+    if error.errno not in NO_LINKS:
         return error
     return StoreError(
         f"{path} cannot be made: this file system has no hard links ({error.strerror})",

@@ -12,24 +12,26 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import wraps
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from typing import Protocol, TypeVar
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from msa.cache import layout, manifest, trust
+from msa.cache.bucket import Bucket
 from msa.cache.files import write_durably
+from msa.cache.wire import AGAIN, LEAST, PIECE, Body, NoRanges, Refused, Unreachable, Wire, paced
 from msa.errors import ConfigError, StoreError
+from msa.names import printable
 
 SCHEMES = ("s3", "gs", "http", "https")
 HINT = "manifests/latest.json"  # {"msa_format", "generation"}: where to begin to look, for servers that cannot list
-TRIES = 4  # of a transfer that breaks in the middle; each request is tried several times by obstore itself
+TRIES = 4  # of a request, or of a transfer that breaks in the middle
 PAUSE_S = 0.5  # before the second try, twice as long before each further one
-PIECE = 2**20  # bytes that are read at a time
-_NUMBER = re.compile(r"([0-9]{8,})\.json")
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+PATIENCE_S = 45.0  # after which nothing is tried again
+MOST_GENERATIONS = 10**8  # their names have eight digits
+CREDULOUS = 16  # steps this long are not believed before number 0, which no store has, is known to be missing
 T = TypeVar("T")
 
 
@@ -46,8 +48,8 @@ class Site(manifest.Place, Protocol):
     def read(self, name: str, limit: int = trust.MAX_JSON) -> bytes:
         """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
 
-    def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """A file from some byte on, piece by piece. Raises FileNotFoundError."""
+    def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
 
     def put(self, name: str, source: Path) -> None:
         """Make a file with the content of another: whole or not at all."""
@@ -59,10 +61,6 @@ class Site(manifest.Place, Protocol):
         """Say which generation is the newest, to those who cannot list."""
 
 
-class Unreachable(StoreError):
-    """The connection broke or was never made: it may be worth trying again."""
-
-
 def is_url(text: object) -> bool:
     """Is this an address, and no folder?"""
     return isinstance(text, str) and "://" in text
@@ -70,9 +68,12 @@ def is_url(text: object) -> bool:
 
 def shown(url: str) -> str:
     """The address as it may be shown and kept: without user, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as a bracket that is not closed
+        return f"{printable(url.partition('://')[0])}://..."
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme.lower(), host, parts.path.rstrip("/"), "", ""))
+    return printable(urlunsplit((parts.scheme.lower(), host, parts.path.rstrip("/"), "", "")))
 
 
 def site(where: str | Path) -> Site:
@@ -82,18 +83,36 @@ def site(where: str | Path) -> Site:
 
 def connect(url: str) -> "Remote":
     """A place behind an address. Raises ConfigError where it is none of ours."""
-    parts, name = urlsplit(url), shown(url)
-    scheme = parts.scheme.lower()
-    if scheme not in SCHEMES or not parts.hostname:
+    name = shown(url)
+    parts = _parts(url)
+    if parts is None:
         raise ConfigError(
             f"{name} is no address of a store", fix=f"name a folder, or {', '.join(f'{s}://...' for s in SCHEMES)}"
         )
+    scheme, host = parts.scheme.lower(), parts.hostname or ""
     if parts.query or parts.fragment:
         raise ConfigError(
             f"{name} was given with a query (?...): every file of a store has an address of its own, and would need it",
             fix="give the address of the store's folder alone, and credentials through the environment",
         )
-    return Remote(name, _store(scheme, parts.hostname, url), scheme in ("s3", "gs"))
+    if scheme in ("s3", "gs"):
+        return Remote(name, Bucket(name))
+    from msa.cache.web import Web  # urllib3 takes a while to import, and folders need it not
+
+    return Remote(name, Web(name, _authorization(url, host)))
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of an address that a store could have; None where it has odd letters, no host, or another scheme."""
+    try:
+        parts = urlsplit(url)
+        odd = parts.port == 0  # ValueError where it is no number, or too large
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # also a bracket that is not closed, and a host whose letters no host may have
+        return None
+    if odd or not url.isprintable() or not parts.hostname or parts.scheme.lower() not in SCHEMES:
+        return None
+    return parts
 
 
 @dataclass(frozen=True)
@@ -120,10 +139,13 @@ class Disk(manifest.Folder):
         trust.check_inside(self.store, self.store / name)
         return trust.read_bytes(self.store / name, limit)
 
-    def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """A file from some byte on, piece by piece. Raises FileNotFoundError."""
+    def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
         trust.check_inside(self.store, self.store / name)
         with open(trust.open_regular(self.store / name), "rb") as file:
+            there = os.fstat(file.fileno()).st_size
+            if size is not None and there != size:
+                raise wrong_size(self, name, size, there)
             file.seek(start)
             while piece := file.read(PIECE):
                 yield piece
@@ -146,168 +168,166 @@ class Disk(manifest.Folder):
             write_durably(self.store / HINT, _hint(generation))
 
 
-def _told(way: Callable[..., T]) -> Callable[..., T]:
-    """Turn what obstore raises into a StoreError without anybody's credentials; FileNotFoundError stays."""
-
-    @wraps(way)
-    def asked(self: "Remote", *words: Any, **named: Any) -> T:
-        from obstore.exceptions import BaseError
-
-        try:
-            return way(self, *words, **named)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.url}/{words[0] if words else ''}") from None
-        except BaseError as error:  # `from None`: its own text may hold an address with a password
-            raise self.failed(error) from None
-
-    return asked
-
-
 @dataclass(frozen=True)
 class Remote:
     """A store behind an address. `url` is the address as it may be shown."""
 
     url: str
-    store: Any = field(repr=False)  # of obstore
-    writable: bool
+    wire: Wire = field(repr=False)
 
     def __str__(self) -> str:
         return self.url
 
+    @property
+    def writable(self) -> bool:
+        """Can files be put there?"""
+        return self.wire.writable
+
     # files
 
-    @_told
     def size(self, name: str) -> int | None:
         """How many bytes a file has; None where there is none."""
-        import obstore
+        return persistently(lambda: self.wire.size(name))
 
-        try:
-            return int(obstore.head(self.store, name)["size"])
-        except FileNotFoundError:
-            return None
-
-    @_told
     def read(self, name: str, limit: int = trust.MAX_JSON) -> bytes:
         """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
-        import obstore
+        return persistently(lambda: self._whole(name, limit))
 
-        found = obstore.get(self.store, name)
-        if found.meta["size"] > limit:
-            raise StoreError(
-                f"{self.url}/{name} has {found.meta['size']} bytes, at most {limit} were expected",
-                fix="this is no store that msa wrote, or a damaged one: ask whoever published it",
-            )
-        return bytes(found.bytes())
+    def range(self, name: str, start: int, end: int, size: int | None = None) -> memoryview:
+        """The bytes from `start` up to `end` of a file, which has `size` bytes where that is known.
 
-    @_told
-    def range(self, name: str, start: int, end: int) -> memoryview:
-        """The bytes from `start` up to `end` of a file. Raises FileNotFoundError, StoreError where there are fewer."""
-        import obstore
+        Raises FileNotFoundError, StoreError where there are fewer or the file is of another size, and NoRanges where
+        the server sends whole files only.
+        """
+        return memoryview(persistently(lambda: self._part(name, start, end, size)))
 
-        data = memoryview(obstore.get_range(self.store, name, start=start, end=end))
+    def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
+        try:
+            body, skipped = self.wire.get(name, start), start
+        except NoRanges:
+            body, skipped = self.wire.get(name), 0
+        with closing(body):
+            self._check_size(name, body, size)
+            pieces = paced(body.pieces, f"{self.url}/{name}")
+            while skipped < start and (piece := next(pieces, b"")):
+                skipped += len(piece)
+                if skipped > start:
+                    yield piece[start - skipped :]
+            yield from pieces
+
+    def put(self, name: str, source: Path) -> None:
+        """Make a file with the content of another: whole or not at all."""
+        self._check_writable()
+        self.wire.put(name, source)
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Make a small file, whole or not at all, unless there is one of that name; did we?"""
+        self._check_writable()
+        # the answer to a put that had succeeded may have been lost, and what was then sent again met our own
+        return self.wire.create(name, data) or self.read(name) == data
+
+    def _whole(self, name: str, limit: int) -> bytes:
+        with closing(self.wire.get(name)) as body:
+            data = self._gathered(name, body, limit)
+        if body.size is not None and len(data) != body.size:
+            raise Unreachable(f"{self.url}/{name} broke off after {len(data)} of {body.size} bytes", fix=AGAIN)
+        return data
+
+    def _part(self, name: str, start: int, end: int, size: int | None) -> bytes:
+        with closing(self.wire.get(name, start, end)) as body:
+            self._check_size(name, body, size)
+            data = self._gathered(name, replace(body, size=None), end - start)
         if len(data) != end - start:
             raise StoreError(
                 f"{self.url}/{name}: asked for bytes {start} to {end - 1} and got {len(data)}",
-                fix="it was cut short or replaced: ask whoever published it; `msa cache pull` checks every file",
+                fix="it was cut short or replaced: ask for a copy that `msa cache verify` finds whole",
             )
         return data
 
-    def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """A file from some byte on, piece by piece. Raises FileNotFoundError."""
-        import obstore
-        from obstore.exceptions import BaseError
+    def _gathered(self, name: str, body: Body, limit: int) -> bytes:
+        """All that is sent. Raises StoreError as soon as it is, or says that it is, more than `limit` bytes."""
+        found, there = bytearray(), body.size or 0
+        if there <= limit:
+            for piece in paced(body.pieces, f"{self.url}/{name}"):
+                found += piece
+                if (there := len(found)) > limit:
+                    break
+        if there > limit:
+            raise StoreError(
+                f"{self.url}/{name} has {there} bytes or more, at most {limit} were expected",
+                fix="this is no store that msa wrote, or a damaged one: `msa cache verify` where it lies tells",
+            )
+        return bytes(found)
 
-        try:
-            options: Any = {"range": {"offset": start}} if start else None
-            yield from map(bytes, obstore.get(self.store, name, options=options).stream(PIECE))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.url}/{name}") from None
-        except BaseError as error:
-            raise self.failed(error) from None
-
-    @_told
-    def put(self, name: str, source: Path) -> None:
-        """Make a file with the content of another: whole or not at all."""
-        import obstore
-
-        self._check_writable()
-        obstore.put(self.store, name, source)
-
-    @_told
-    def add(self, name: str, data: bytes) -> bool:
-        """Make a small file, whole or not at all, unless there is one of that name; did we? A conditional put."""
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        self._check_writable()
-        try:
-            obstore.put(self.store, name, data, mode="create")
-        except (AlreadyExistsError, PreconditionError):
-            # the answer to a put that had succeeded may have been lost, and what was then sent again met our own
-            return bytes(obstore.get(self.store, name).bytes()) == data
-        return True
+    def _check_size(self, name: str, body: Body, size: int | None) -> None:
+        if size is not None and body.size is not None and body.size != size:
+            raise wrong_size(self, name, size, body.size)
 
     # generations: see manifest.Place
 
-    @_told
     def numbers(self) -> list[int]:
         """The numbers of all generations, ascending; of a place that cannot be listed, the newest alone."""
-        import obstore
-        from obstore.exceptions import NotSupportedError, PermissionDeniedError
-
-        if self.writable:
-            with suppress(NotSupportedError, PermissionDeniedError):
-                names = [found["path"].rpartition("/")[2] for found in obstore.list(self.store, "manifests").collect()]
-                return sorted(int(found[1]) for found in map(_NUMBER.fullmatch, names) if found)
+        listed = persistently(self.wire.manifests)
+        if listed is not None:
+            return listed
         newest = self._newest()
         return [newest] if newest else []
 
     def get(self, number: int) -> bytes:
         """The bytes of a generation. Raises FileNotFoundError where there is none."""
-        return self.read(f"manifests/{number:08d}.json")
+        return self.read(_name(number))
 
     def create(self, number: int, data: bytes) -> bool:
         """Make a generation, whole, unless there is one of that number; did we?"""
-        made = self.add(f"manifests/{number:08d}.json", data)
+        made = self.add(_name(number), data)
         if made:
             self.hint(number)
         return made
 
-    @_told
     def hint(self, generation: int) -> None:
         """Say which generation is the newest, to those who cannot list. It may be late: readers look beyond it."""
-        import obstore
-
-        obstore.put(self.store, HINT, _hint(generation), mode="overwrite")
+        self.wire.put(HINT, _hint(generation))
 
     def _newest(self) -> int:
         """The largest number that is there, found by asking for single files; 0 where there is none.
 
         Generations follow each other without gaps. From one that is there - the hint's, else the first - steps double
-        until one is missing, and halve again until its neighbour is found.
+        until one is missing, and halve again until its neighbour is found. Raises StoreError where the server has
+        whatever it is asked for, and so would never come to an end.
         """
-        low = 0
-        with suppress(FileNotFoundError, StoreError):
-            said = trust.parse(HINT, self.read(HINT)).get("generation")
-            low = said if type(said) is int and 0 < said < 10**8 and self._has(said) else 0
-        step = 1
+        low, step = self._hinted(), 1
         while self._has(low + step):
             low, step = low + step, 2 * step
+            if (step == CREDULOUS and self._has(0)) or low + step >= MOST_GENERATIONS:
+                raise StoreError(
+                    f"{self.url}: the server says that it has whatever generation it is asked for, also number 0, "
+                    "which no store has",
+                    fix="check the address: the server answers with a page of its own where a file is missing",
+                )
         high = low + step
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._has(middle) else (low, middle)
         return low
 
-    def _has(self, number: int) -> bool:
-        import obstore
-        from obstore.exceptions import PermissionDeniedError
+    def _hinted(self) -> int:
+        """The generation that the hint names, if it is there; else 0."""
+        try:
+            said = trust.parse(HINT, self.read(HINT)).get("generation")
+        except FileNotFoundError:
+            return 0
+        except Unreachable:
+            raise
+        except StoreError:  # a hint, and no more
+            return 0
+        return said if type(said) is int and 0 < said < MOST_GENERATIONS and self._has(said) else 0
 
+    def _has(self, number: int) -> bool:
         try:  # servers that must not say what they have say "forbidden" of what they have not
-            obstore.head(self.store, f"manifests/{number:08d}.json")
-        except (FileNotFoundError, PermissionDeniedError):
+            return self.size(_name(number)) is not None
+        except Refused:
             return False
-        return True
 
     def _check_writable(self) -> None:
         if not self.writable:
@@ -316,46 +336,40 @@ class Remote:
                 fix="push to the folder or bucket it serves",
             )
 
-    def failed(self, error: Exception) -> StoreError:
-        """What a person needs to know of a request that failed."""
-        said = redacted(str(error).partition("\n")[0])
-        kind = type(error).__name__
-        if kind in ("PermissionDeniedError", "UnauthenticatedError") or "metadata" in said:
-            return StoreError(f"{self.url} refused us: {said}", fix=_CREDENTIALS[self.url.partition(":")[0]])
-        return Unreachable(
-            f"{self.url} cannot be reached: {said}",
-            fix="check the address and the network, then run the same command again: it goes on where it stopped",
-        )
+
+def wrong_size(site: Site, name: str, said: int, there: int) -> StoreError:
+    """The error for a file that has another size than its manifest says."""
+    return StoreError(
+        f"{site}/{name} has {there:,} bytes, and its manifest says {said:,}",
+        fix="it was cut short or replaced, or the manifest lies: get a copy that `msa cache verify` finds whole",
+    )
 
 
-_CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION, AWS_ENDPOINT_URL), or "
-    "AWS_SKIP_SIGNATURE=true for a public bucket",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or log in with gcloud",
-    "http": "put the host's user and password into ~/.netrc",
-    "https": "put the host's user and password into ~/.netrc",
-}
+def persistently(
+    way: Callable[[], T],
+    wait: Callable[[float], None] = time.sleep,
+    so_far: Callable[[], int] = lambda: 0,
+    patience_s: float | None = None,
+) -> T:
+    """What `way` returns, tried again after a pause where the connection breaks; the last failure is raised.
 
-
-def redacted(text: str) -> str:
-    """A message without user and password of any address, without queries, and without what the environment hides."""
-    text = re.sub(r"(?<=://)[^/\s\"'@]*@", "", text)
-    text = re.sub(r"(?<=\w)\?[^\s\"'<>]+=[^\s\"'<>]+", "", text)
-    for secret in filter(None, (os.environ.get(name) for name in _SECRETS)):
-        text = text.replace(secret, "***")
-    return text
-
-
-def persistently(way: Callable[[], T], wait: Callable[[float], None] = time.sleep) -> T:
-    """What `way` returns, tried again after a pause where the connection breaks; the last failure is raised."""
-    for number in range(TRIES):
+    Args:
+        way: What is tried. Only `Unreachable` is a reason to try again.
+        wait: Called with the seconds to wait.
+        so_far: How many bytes are there. Where a try brought more than a slow connection would, counting begins anew.
+        patience_s: Seconds after which nothing is tried again; PATIENCE_S where it is not given.
+    """
+    began, tries, reached = time.monotonic(), 0, so_far()
+    while True:
         try:
             return way()
         except Unreachable:
-            if number == TRIES - 1:
+            now, there, tries = time.monotonic(), so_far(), tries + 1
+            if there - reached > LEAST * (now - began):
+                began, tries, reached = now, 1, there
+            elif tries == TRIES or now - began > (PATIENCE_S if patience_s is None else patience_s):
                 raise
-            wait(PAUSE_S * 2**number)
-    raise AssertionError
+            wait(PAUSE_S * 2 ** (tries - 1))
 
 
 def folder_of(site: Remote) -> Path:
@@ -379,51 +393,28 @@ def cache_root() -> Path:
 def check_root(site: Site) -> None:
     """Is there a store, of a format we know? Raises StoreError."""
     try:
-        root = trust.parse(f"{site}/zarr.json", site.read("zarr.json"))
+        data = site.read("zarr.json")
     except FileNotFoundError:
         raise StoreError(
             f"there is no store at {site}", fix="check the address; `msa cache push` makes a store there"
         ) from None
-    manifest.check_format(f"{site}/zarr.json", (root.get("attributes") or {}).get("msa_format"))
+    if data.lstrip()[:1] == b"<":
+        raise StoreError(
+            f"there is no store at {site}: the server sends a web page in place of zarr.json",
+            fix="check the address; it has to be that of the folder that holds zarr.json",
+        )
+    attributes = trust.parse(f"{site}/zarr.json", data).get("attributes")
+    manifest.check_format(
+        f"{site}/zarr.json", attributes.get("msa_format") if isinstance(attributes, Mapping) else None
+    )
+
+
+def _name(number: int) -> str:
+    return f"manifests/{number:08d}.json"
 
 
 def _hint(generation: int) -> bytes:
     return b'{"msa_format": %d, "generation": %d}\n' % (layout.FORMAT, generation)
-
-
-def _store(scheme: str, host: str, url: str) -> Any:
-    from datetime import timedelta
-
-    from obstore.store import GCSStore, HTTPStore, S3Store
-
-    retry: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
-    client: dict[str, Any] = {"connect_timeout": "10s", "timeout": "300s", "read_timeout": "60s"}
-    if scheme == "gs":
-        return GCSStore.from_url(url, client_options=client, retry_config=retry)  # type: ignore[arg-type]
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        named: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-        if endpoint.startswith("http://"):
-            client["allow_http"] = True
-        if provider := _profile():
-            named["credential_provider"] = provider
-        return S3Store.from_url(shown(url), client_options=client, retry_config=retry, **named)  # type: ignore[arg-type]
-    client |= {"allow_http": scheme == "http"}
-    if headers := _authorization(url, host):
-        client["default_headers"] = headers
-    return HTTPStore.from_url(shown(url), client_options=client, retry_config=retry)  # type: ignore[arg-type]
-
-
-def _profile() -> Any:
-    """The credentials of ~/.aws, which obstore leaves to boto3, where the environment has none itself."""
-    named = "AWS_PROFILE" in os.environ or (Path.home() / ".aws" / "credentials").exists()
-    if "AWS_ACCESS_KEY_ID" in os.environ or not named:
-        return None
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:  # boto3 is no dependency of ours
-        return None
-    return Boto3CredentialProvider()
 
 
 def _authorization(url: str, host: str) -> Mapping[str, str]:

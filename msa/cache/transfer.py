@@ -7,10 +7,12 @@ here and put in one piece: it is there whole or not at all.
 
 import fcntl
 import hashlib
+import math
 import os
+import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ from typing import BinaryIO, Protocol
 from msa.cache import trust
 from msa.cache.files import TEMPORARY, sync_folder
 from msa.cache.fingerprint import sha256
-from msa.cache.remote import PIECE, Disk, Site, persistently
+from msa.cache.remote import Disk, Site, persistently
+from msa.cache.wire import PIECE
 from msa.errors import StoreError
 
 AT_ONCE = 8  # files
@@ -81,6 +84,8 @@ class Sent:
 def send(files: list[File], target: Site, watch: Watch | None = None) -> Sent:
     """Bring files to a place, several at once, large ones first. Raises StoreError where one is not what it must be."""
     sent, watch = Sent(), watch or Unwatched()
+    if isinstance(target, Disk):
+        _check_room(files, target)
     watch.begin(f"to {target}", sum(file.size for file in files))
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="msa-transfer")
     try:
@@ -91,6 +96,27 @@ def send(files: list[File], target: Site, watch: Watch | None = None) -> Sent:
         pool.shutdown(cancel_futures=True)  # what was begun is finished or left to be gone on with
         watch.end()
     return sent
+
+
+def _check_room(files: Sequence[File], target: Disk) -> None:
+    """Raise StoreError where files need more of a disk than is free; what an earlier transfer left there counts."""
+    free = shutil.disk_usage(target.store).free
+    needed = sum(file.size for file in files)
+    if needed > free:
+        needed -= sum(_there(target.store / file.name, file) for file in files)
+    if needed > free:
+        raise StoreError(
+            f"{target}: {needed:,} bytes are to come, {free:,} bytes are free",
+            fix="free some space, name a folder on another disk, or pull a part: --dataset, --view, --split",
+        )
+
+
+def _there(path: Path, file: File) -> int:
+    """How many bytes of a file are on the disk, whole or under a temporary name."""
+    for known in (path, path.with_name(f"{TEMPORARY}{file.sha256[:32]}")):
+        with suppress(OSError):
+            return min(os.lstat(known).st_size, file.size)
+    return 0
 
 
 def settle(name: str, data: bytes, target: Site) -> bytes:
@@ -122,14 +148,14 @@ def _bring(file: File, target: Site, sent: Sent, watch: Watch) -> None:
     elif isinstance(file.source, Disk):
         path = file.source.store / file.name
         _check(path, file)
-        persistently(lambda: target.put(file.name, path))
+        persistently(lambda: target.put(file.name, path), patience_s=math.inf)
         sent.add(file.size)
         watch.advance(file.size)
     else:
         with tempfile.TemporaryDirectory(prefix="msa-transfer-") as folder:
             path = Path(folder) / "file"
             _download(file, path, sent, watch)
-            persistently(lambda: target.put(file.name, path))
+            persistently(lambda: target.put(file.name, path), patience_s=math.inf)
 
 
 def _has(target: Site, file: File) -> bool:
@@ -166,7 +192,7 @@ def _download(file: File, path: Path, sent: Sent, watch: Watch) -> None:
         try:
             found = _taken_up(growing, file, watch)
             before = growing.tell()
-            persistently(lambda: _append(growing, found, file, watch))
+            persistently(lambda: _append(growing, found, file, watch), so_far=growing.tell)
             if growing.tell() != file.size or found.hexdigest() != file.sha256:
                 growing.truncate(0)  # or it would be gone on with
                 raise damaged(file)
@@ -197,7 +223,7 @@ def _taken_up(growing: BinaryIO, file: File, watch: Watch) -> "hashlib._Hash":
 def _append(growing: BinaryIO, found: "hashlib._Hash", file: File, watch: Watch) -> None:
     try:
         if growing.tell() < file.size:
-            for piece in file.source.stream(file.name, growing.tell()):
+            for piece in file.source.stream(file.name, growing.tell(), file.size):
                 if growing.tell() + len(piece) > file.size:
                     raise _Grown
                 growing.write(piece)

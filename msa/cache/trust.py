@@ -22,6 +22,7 @@ MAX_BYTES = 2**50  # of one file or array: a petabyte
 MAX_SAMPLES = 2**31  # of one corpus or segment
 MAX_JSON = 2**27  # bytes: room for the failure records of a million samples
 MAX_CHUNK = 2**28  # bytes of one inner chunk or small-array chunk, which is held in memory while it is decoded
+MAX_SMALL = MAX_CHUNK + 2**20  # bytes of any file but a shard: one such chunk, with what codecs add to it
 MAX_CHUNKS = 2**22  # in one shard, whose index of 16 bytes each is held in memory
 MAX_TEXT = 4096  # characters of a name
 
@@ -327,7 +328,8 @@ def _check_files(where: Path | str, what: str, files: object) -> Mapping[str, An
         if not isinstance(facts, list) or len(facts) != 2:
             _refuse(where, f"{what} says {_short(facts)} of {name}, expected [bytes, SHA-256]")
         size, digest = facts
-        if type(size) is not int or not 0 <= size < MAX_BYTES:
+        most = MAX_BYTES if name.startswith("data/c") else MAX_SMALL
+        if type(size) is not int or not 0 <= size < most:
             _refuse(where, f"{what}: {name} has {_short(size)} bytes")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             _refuse(where, f"{what}: {name} has SHA-256 {_short(digest)}")
