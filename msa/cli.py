@@ -179,9 +179,8 @@ def extract(
     if not json_:
         terminal.weights([recipe.spec for recipe in recipes])
     opened = FeatureStore.create(path)
-    remember.keep_store(path)
-    if root is not None:
-        remember.keep_root(dataset, root)
+    if remark := remember.keep(path, {dataset: root} if root is not None else {}):
+        terminal.warn(remark)
     reports = jobs.execute(job, found, recipes, opened, bar)
     print_json({"store": str(path), **about(found.index), "views": [asdict(r) for r in reports]}, json_)
     if not json_:

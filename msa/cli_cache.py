@@ -399,7 +399,8 @@ def import_(
     foreign = module.read(source, with_settings(module.Config(), own, f"setting of {format}"), name)
     path = folder_of(store)
     opened = FeatureStore.create(path)
-    remember.keep_store(path)
+    if remark := remember.keep(path):
+        terminal.warn(remark)
     index, found = importing.bring_in(opened, foreign, split, seed, terminal.Bar(), drawing)
     print_json({"store": str(path), **about(index), "views": [asdict(i) for i in found]}, json_)
     if not json_:

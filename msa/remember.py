@@ -9,6 +9,8 @@ store last written to, else ./msa-store. MSA_HOME names another folder for the f
 
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +53,26 @@ def root(dataset: str, option: Path | None) -> Path | None:
     """Where a corpus lies, if anybody ever said so."""
     if option is not None:
         return option
-    known = _read().get("roots", {}).get(dataset)
-    return Path(known) if known else None
+    known = _roots(_read()).get(dataset)
+    return Path(str(known)) if known else None
 
 
-def keep_store(path: Path) -> None:
-    """Use this store from now on where none is named."""
-    _write(_read() | {"store": str(path.resolve())})
+def keep(store: Path, roots: Mapping[str, Path] | None = None) -> str:
+    """Use this store from now on where none is named, and look for corpora there: dataset -> folder.
 
-
-def keep_root(dataset: str, path: Path) -> None:
-    """Look for this corpus here from now on."""
-    known = _read()
-    _write(known | {"roots": known.get("roots", {}) | {dataset: str(path.resolve())}})
+    Returns why it will not be remembered, or nothing: what a command was asked for does not depend on it.
+    """
+    try:
+        known = _read()
+        there = {name: str(path.resolve()) for name, path in (roots or {}).items()}
+        _write(known | {"store": str(store.resolve()), "roots": _roots(known) | there})
+    except OSError as error:
+        why = f"{_file()} cannot be written: {error.strerror}"
+    except ConfigError as error:
+        why = error.what
+    else:
+        return ""
+    return f"{why}; name the store with --store next time, or a folder for such settings with MSA_HOME"
 
 
 def _file() -> Path:
@@ -78,14 +87,29 @@ def _read() -> dict[str, Any]:
         known = json.loads(_file().read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except OSError as error:
+        raise ConfigError(
+            f"{_file()} cannot be read: {error.strerror}",
+            fix="mend or delete it, or name another folder for such settings with MSA_HOME",
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{_file()} is not JSON: {error}", fix="mend or delete it") from None
     return known if isinstance(known, dict) else {}
+
+
+def _roots(known: Mapping[str, Any]) -> dict[str, Any]:
+    found = known.get("roots")
+    return found if isinstance(found, dict) else {}
 
 
 def _write(known: dict[str, Any]) -> None:
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(known, indent=1), "utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(known, indent=1), "utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()  # a full disk gets its space back
+        raise

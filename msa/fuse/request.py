@@ -1,8 +1,10 @@
 """From the words of a command to an experiment and its folder."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,10 @@ def train(
         wanted = Experiment(
             Model.of(asked.model, asked.preset, asked.settings), _data(asked, opened, watch), _seeds(asked.seeds)
         )
-    folder = resume or out or _folder(wanted)
-    begins(folder)
-    watch(_said(wanted, opened, folder))
-    return experiment.run(wanted, opened, folder, watch)
+    with _folder(resume or out, wanted) as folder:
+        begins(folder)
+        watch(_said(wanted, opened, folder))
+        return experiment.run(wanted, opened, folder, watch)
 
 
 def bench(
@@ -180,12 +182,32 @@ def _seeds(text: str) -> tuple[int, ...]:
     raise ConfigError(f"--seeds {text}", fix="give how many (5), or which (7,8,9)")
 
 
-def _folder(wanted: Experiment) -> Path:
-    stem = f"{wanted.model.name}-{_named(wanted.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, n = RUNS / stem, 1
-    while folder.exists():
-        folder, n = RUNS / f"{stem}-{n}", n + 1
-    return folder
+@contextmanager
+def _folder(named: Path | None, wanted: Experiment) -> Iterator[Path]:
+    """Give the folder a run was told to lie in, or one below `runs/` that no other run has, not even of this second."""
+    folder = named or _made(f"{wanted.model.name}-{_named(wanted.data)}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        yield folder
+    finally:
+        if named is None:
+            with suppress(OSError):
+                folder.rmdir()  # refused before anything was written
+
+
+def _made(stem: str) -> Path:
+    """Make a folder below `runs/`. Raises ConfigError where nothing can be written."""
+    try:
+        RUNS.mkdir(exist_ok=True)
+        for n in count():
+            folder = RUNS / (f"{stem}-{n}" if n else stem)
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise ConfigError(
+            f"no run can be written to {RUNS.absolute()}: {error.strerror}", fix="name another folder with --out"
+        ) from error
+    raise AssertionError
 
 
 def _said(wanted: Experiment, store: FeatureStore, folder: Path) -> str:

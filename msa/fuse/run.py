@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from msa import __version__
 from msa.errors import ConfigError
@@ -128,8 +130,8 @@ class Run:
             return found
         folder.mkdir(parents=True, exist_ok=True)
         record = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": machine()}
-        write_json(folder / "run.json", record | {"begun": datetime.now(UTC).isoformat(timespec="seconds")})
-        return cls.open(folder)
+        write_json(folder / "run.json", record | {"begun": datetime.now(UTC).isoformat(timespec="seconds")}, new=True)
+        return cls.begin(folder, experiment, facts)  # where another process was faster it is its experiment that counts
 
     @property
     def task(self) -> Task:
@@ -182,9 +184,9 @@ class Run:
         for row in rows:
             folder = self.folder / "seeds" / str(row.seed)
             folder.mkdir(parents=True, exist_ok=True)
-            save_file({k: v.contiguous() for k, v in row.fit.state.items()}, folder / "head.safetensors")
+            _write_tensors(folder / "head.safetensors", row.fit.state)
         stats = {name: torch.from_numpy(values) for name, values in norm.named()}
-        save_file(stats, self.folder / "normalisation.safetensors")
+        _write_tensors(self.folder / "normalisation.safetensors", stats)
         self._write_predictions(task, test, rows)
         self._write_history(rows)
         self._draw(task, test, rows)
@@ -365,10 +367,29 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a record of a run, whole or not at all; a value that is not a number becomes null."""
-    temporary = path.with_suffix(".tmp")
+def write_json(path: Path, value: Mapping[str, Any], new: bool = False) -> None:
+    """Write a record of a run, whole or not at all; a value that is not a number becomes null.
+
+    A `new` record never takes the place of another process's.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_text(json.dumps(with_null(value), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
+    if new:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            temporary.replace(path)
+        temporary.unlink(missing_ok=True)
+    else:
+        temporary.replace(path)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file; its own `save_file` makes one that nobody else may read, whatever the umask says."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_bytes(to_bytes({name: values.contiguous() for name, values in tensors.items()}))
     temporary.replace(path)
 
 
