@@ -22,7 +22,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from msa.cache import trust
+from msa.cache import inside, trust
 from msa.errors import StoreError
 
 CRC = 4  # bytes
@@ -42,10 +42,18 @@ def whole(path: Path) -> np.ndarray:
     return Lazy(path)[:]
 
 
-def write(path: Path, values: np.ndarray, metadata: Mapping[str, Any]) -> None:
-    """Write an array in the chunks its zarr.json names: (rows, all other axes whole), each with a crc32c."""
-    path.mkdir()
-    (path / "zarr.json").write_bytes(json.dumps(metadata, indent=1).encode())
+def write(path: Path, values: np.ndarray, metadata: Mapping[str, Any], root: Path | None = None) -> None:
+    """Write an array in the chunks its zarr.json names: (rows, all other axes whole), each with a crc32c.
+
+    Args:
+        path: The folder of the array, which is made.
+        values: (n, ...) of a dtype of fixed width.
+        metadata: Its zarr.json.
+        root: The store it lies in, below which no link is followed; default: the folder `path` is made in.
+    """
+    root = root or path.parent
+    inside.make_folder(root, path, new=True)
+    inside.write(root, path / "zarr.json", json.dumps(metadata, indent=1).encode(), durably=False)
     rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
     for number, start in enumerate(range(0, len(values), rows)):
         chunk = np.zeros((rows, *values.shape[1:]), values.dtype.newbyteorder("<"))
@@ -53,8 +61,8 @@ def write(path: Path, values: np.ndarray, metadata: Mapping[str, Any]) -> None:
         chunk[: len(piece)] = piece
         data = chunk.tobytes()
         file = path.joinpath("c", str(number), *"0" * (values.ndim - 1))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data + checksum(data))
+        inside.make_folder(root, file.parent)
+        inside.write(root, file, data, checksum(data), durably=False)
 
 
 class Lazy:

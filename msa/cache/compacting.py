@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from msa.cache import housekeeping, layout, manifest, segment
-from msa.cache.files import remove_tree
+from msa.cache import housekeeping, inside, layout, manifest, segment
 from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form, Row, SegmentWriter
 from msa.cache.store import FeatureStore
@@ -136,7 +135,7 @@ class _Job:
         except BaseException:
             for entry in self._made:
                 with suppress(FileNotFoundError):
-                    remove_tree(self._folder / entry["id"])
+                    inside.remove_tree(self.store.path, self._folder / entry["id"])
             raise
         finally:
             progress.end()

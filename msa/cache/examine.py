@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache import layout, trust
-from msa.cache.fingerprint import DIGEST, sha256
+from msa.cache.fingerprint import DIGEST
 from msa.cache.index import Index
 from msa.errors import MsaError
 from msa.types import Modality
@@ -66,7 +66,7 @@ def faults(root: Path, folder: Path, files: Files) -> dict[str, str]:
                 found[name] = "is not a regular file"
             elif about.st_size != size:
                 found[name] = f"has {about.st_size} bytes, the manifest says {size}"
-            elif (actual := sha256(path)) != digest:
+            elif (actual := trust.sha256(path)) != digest:
                 found[name] = "does not match the SHA-256 in the manifest"
                 if other := known.get(actual):
                     found[name] += f": it holds what belongs into {other}"

@@ -1,10 +1,12 @@
-"""Files that survive a power cut: temporary name, fsync, rename, fsync of the folder. Reading what is a file at all."""
+"""Reading what is a regular file at all, syncing folders, and a full disk as an error with a way out.
+
+What lies inside a store is written by inside.py.
+"""
 
 import errno
 import os
 import shutil
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -13,45 +15,6 @@ from pathlib import Path
 from msa.errors import StoreError
 
 TEMPORARY = ".tmp-"  # whatever carries this prefix was never finished and may be swept
-
-
-def write_durably(path: Path, *parts: bytes | bytearray | memoryview) -> None:
-    """Write a file that either is there whole under `path` or is not there at all."""
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # a full disk gets its space back
-        raise
-    sync_folder(path.parent)
-
-
-@contextmanager
-def folder_durably(final: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `final` when the block ends well and vanishes when it does not.
-
-    `final` is named after its contents: where somebody else made it meanwhile, theirs stays.
-    """
-    temporary = final.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        sync_tree(temporary)
-        try:
-            temporary.rename(final)
-        except OSError:
-            if not final.exists():
-                raise
-            shutil.rmtree(temporary)  # somebody else made the same at the same time
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(final.parent)
 
 
 KINDS = {
@@ -131,10 +94,3 @@ def sync_tree(folder: Path) -> None:
             finally:
                 os.close(handle)
         sync_folder(Path(parent))
-
-
-def remove_tree(folder: Path) -> None:
-    """Delete a folder; the name goes first, so that nobody meets it half deleted."""
-    doomed = folder.with_name(f"{TEMPORARY}{folder.name}")
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed)

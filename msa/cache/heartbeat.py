@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from msa.cache import inside
 from msa.cache.files import TEMPORARY, is_full
 
 BEAT_S = 30.0
@@ -135,19 +136,19 @@ def time_of(store: Path) -> float | None:
     folder = store / "manifests"
     probe = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-        return probe.stat().st_mtime
+        os.close(inside.opened(store, probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        return probe.lstat().st_mtime
     except OSError as error:
-        return _touched_at(folder) if is_full(error) else None
+        return _touched_at(store, folder) if is_full(error) else None
     finally:
         with suppress(OSError):
-            probe.unlink()
+            inside.remove(store, probe)
 
 
-def _touched_at(folder: Path) -> float | None:
+def _touched_at(store: Path, folder: Path) -> float | None:
     """The same of a disk that has no room for a file."""
     try:
-        os.utime(folder)
-        return folder.stat().st_mtime
+        inside.touch(store, folder)
+        return folder.lstat().st_mtime
     except OSError:
         return None

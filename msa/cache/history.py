@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from msa.cache import layout, manifest, trust
+from msa.cache import inside, layout, manifest, trust
 from msa.cache.admission import Nothing, soon
 from msa.cache.manifest import Manifest
 from msa.errors import ConfigError, MsaError, StoreError, UnknownNameError
@@ -126,8 +126,8 @@ def changed(store: Path, before: Manifest, after: Manifest) -> list[Change]:
 def tags(store: Path) -> dict[str, int]:
     """Name -> generation of every tag, sorted by name."""
     found = {}
-    for path in sorted((store / "tags").glob("*.json")):
-        if _TAG.fullmatch(path.stem):
+    for path in (store / "tags" / name for name in inside.listed(store, store / "tags")):
+        if path.suffix == ".json" and _TAG.fullmatch(path.stem):
             number = trust.read_json(path).get("generation")
             if type(number) is not int or number < 1:
                 raise StoreError(f"damaged store: {path} names no generation", fix=f"delete it: {path}")
@@ -148,10 +148,10 @@ def tag(store: Path, name: str, generation: int | str | None = None) -> int:
     about = manifest.read(store, wanted)
     refuse_if_swept(store, about)
     with manifest.writable(store):
-        (store / "tags").mkdir(exist_ok=True)
+        inside.make_folder(store, store / "tags")
     path = store / "tags" / f"{name}.json"
     facts = {"generation": wanted, "created": now(), "creator": manifest.creator()}
-    if not manifest.create_durably(path, json.dumps(facts, indent=1).encode()):
+    if not manifest.create_durably(store, path, json.dumps(facts, indent=1).encode()):
         there = tags(store).get(name)
         if there == wanted:
             return wanted
@@ -160,7 +160,7 @@ def tag(store: Path, name: str, generation: int | str | None = None) -> int:
             fix=f"choose another name, or delete that one: msa cache tag {name} --delete",
         )
     if not soon(lambda: not lacking(store, about)):  # swept in the very moment
-        path.unlink(missing_ok=True)
+        inside.remove(store, path, missing_ok=True)
         refuse_if_swept(store, about)
     return wanted
 
@@ -170,7 +170,7 @@ def untag(store: Path, name: str) -> None:
     if name not in tags(store):
         raise UnknownNameError("tag", name, tags(store))
     with manifest.writable(store):
-        (store / "tags" / f"{name}.json").unlink(missing_ok=True)
+        inside.remove(store, store / "tags" / f"{name}.json", missing_ok=True)
 
 
 def number(store: Path, name: int | str) -> int:

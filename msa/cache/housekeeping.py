@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache import heartbeat, history, layout, manifest, segment, sweeping
-from msa.cache.files import remove_tree, write_durably
+from msa.cache import heartbeat, history, inside, journal, layout, manifest, segment, sweeping
 from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
 from msa.cache.writers import whoami
-from msa.errors import ConfigError, UnknownNameError
+from msa.errors import ConfigError, StoreError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ def lend(
     owner = old.get("data_of", old["id"])
     files = old["data_files"] if "data_of" in old else old["files"]
     made = parent / segment.new_name()
-    made.mkdir()
+    store = layout.store_of(made)
+    inside.make_folder(store, made, new=True)
     header = {"dataset": attributes["dataset"], "data_of": owner, "run": attributes["run"], "writer": whoami()}
-    write_durably(made / segment.JOURNAL, json.dumps(header).encode() + b"\n")
+    inside.write(store, made / segment.JOURNAL, json.dumps(header).encode() + b"\n")
     heartbeat.keep(made / segment.JOURNAL)  # until it is published
     segment.write_small(made, rows, {**attributes, "data_of": owner})
     data = {name: facts for name, facts in files.items() if name.startswith("data/")}
@@ -69,7 +70,7 @@ def lend(
         "dataset": attributes["dataset"],
         "samples": len(rows),
         "failed": len(attributes["failures"]),
-        "files": segment.files(made),
+        "files": segment.files(store, made),
         "data_of": owner,
         "data_files": data,
     }
@@ -132,9 +133,13 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
 
     store.manifest = manifest.publish(store.path, change)
     for folder in sweeping.dead(store.path):  # what killed runs left of it shall not come back
-        journal = segment.Journal.read(folder)
-        if folder.parent.parent.name in views or (journal and journal.header["dataset"] in fingerprints):
-            remove_tree(folder)
+        try:
+            mine = (journal.header(folder / segment.JOURNAL) or {}).get("dataset") in [*fingerprints]
+        except StoreError:
+            mine = False  # no regular file: what it was of cannot be told, and nothing is ever taken over from it
+        if folder.parent.parent.name in views or mine:
+            with suppress(FileNotFoundError):  # another run took it over
+                inside.remove_tree(store.path, folder)
     had, has = manifest.needed(before), manifest.needed(store.manifest)
     doomed = {folder: files for folder, files in had.items() if folder not in has}
     total = sum(size for files in doomed.values() for size, _ in files.values())

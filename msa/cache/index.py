@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from msa.cache import fingerprint, layout, trust
+from msa.cache import fingerprint, inside, layout, trust
 from msa.cache.arrays import Lazy
-from msa.cache.files import folder_durably
 from msa.errors import StoreError
 from msa.types import Modality, Split, Task
 
@@ -107,8 +106,8 @@ class Index:
 
     def write(self, folder: Path) -> Path:
         """Write `folder/<fingerprint>/` whole or not at all; what is there already is the same and stays."""
-        final = folder / self.fingerprint
-        if final.exists():
+        final, store = folder / self.fingerprint, folder.parent
+        if inside.is_folder(store, final):
             return final
         attributes = {
             "name": self.name,
@@ -117,8 +116,8 @@ class Index:
             "splits": list(layout.SPLITS),
             "about": dict(self.about),
         }
-        with folder_durably(final) as temporary:
-            layout.write_group(temporary, self._arrays(), attributes)
+        with inside.folder_durably(store, final) as temporary:
+            layout.write_group(temporary, self._arrays(), attributes, root=store)
         return final
 
     @classmethod
@@ -129,7 +128,8 @@ class Index:
         """
         attributes = trust.index_attributes(folder / "zarr.json")
         task = attributes["task"]
-        array = {path.name: Lazy(path) for path in folder.iterdir() if (path / "zarr.json").exists()}
+        there = (folder / name for name in inside.listed(folder, folder))
+        array = {path.name: Lazy(path) for path in there if (path / "zarr.json").exists()}
         n = len(array["split"]) if "split" in array else 0
         _check(folder, array, n, len(attributes["label_names"]))
         digests = {Modality(m): array[f"digest_{m}"] for m in Modality if f"digest_{m}" in array}

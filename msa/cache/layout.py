@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache import arrays as small_arrays
-from msa.cache import trust
+from msa.cache import inside, trust
 
 FORMAT = 1
 SMALL_BYTES = 2**21  # of a chunk of a small array: a million samples need few files, and a look at one reads little
@@ -92,17 +92,32 @@ def array_metadata(values: np.ndarray, attributes: Mapping[str, Any], chunk: int
     }
 
 
+def store_of(segment: Path) -> Path:
+    """Return the store that the folder of a segment, STORE/views/<view>/seg/<segment>, lies in."""
+    return segment.parents[3]
+
+
 def write_group(
     folder: Path,
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
     of_arrays: Mapping[str, Mapping[str, Any]] | None = None,
+    root: Path | None = None,
 ) -> None:
-    """Write a Zarr v3 group of small arrays into an existing folder; `of_arrays` are attributes of some of them."""
+    """Write a Zarr v3 group of small arrays into an existing folder.
+
+    Args:
+        folder: Where to.
+        arrays: Name -> values (n, ...).
+        attributes: Of the group.
+        of_arrays: Attributes of some of the arrays.
+        root: The store that `folder` lies in, below which no link is followed; default: `folder`.
+    """
     for name, values in arrays.items():
-        metadata = array_metadata(values, (of_arrays or {}).get(name, {}))
-        small_arrays.write(folder / name, values, metadata)
-    (folder / "zarr.json").write_bytes(json.dumps(group_metadata(attributes), indent=1).encode())
+        described = array_metadata(values, (of_arrays or {}).get(name, {}))
+        small_arrays.write(folder / name, values, described, root or folder)
+    metadata = json.dumps(group_metadata(attributes), indent=1).encode()
+    inside.write(root or folder, folder / "zarr.json", metadata, durably=False)
 
 
 def read_array(path: Path) -> np.ndarray:

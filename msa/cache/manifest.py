@@ -10,17 +10,15 @@ import getpass
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from msa.cache import trust
-from msa.cache.files import TEMPORARY, sync_folder
+from msa.cache import inside, trust
 from msa.cache.layout import FORMAT
 from msa.errors import StoreError
 
@@ -55,10 +53,7 @@ class Folder:
 
     def numbers(self) -> list[int]:
         """The numbers of all generations, ascending; whatever else lies there is none."""
-        try:
-            names = os.listdir(self.store / "manifests")
-        except FileNotFoundError:
-            return []
+        names = inside.listed(self.store, self.store / "manifests")
         return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
 
     def get(self, number: int) -> bytes:
@@ -67,7 +62,7 @@ class Folder:
 
     def create(self, number: int, data: bytes) -> bool:
         """Make a generation, whole and durably, unless there is one of that number; did we?"""
-        return create_durably(self.path(number), data)
+        return create_durably(self.store, self.path(number), data)
 
     def path(self, number: int) -> Path:
         """Where a generation lies."""
@@ -146,37 +141,19 @@ def publish(store: Path | Place, change: Callable[[Manifest], None], note: str =
         if note:
             new["note"] = note
         new["checksum"] = trust.checksum(new)
+        trust.check_manifest(f"{where}/manifests/{number + 1:08d}.json", new)  # no store is made unreadable
         if where.create(number + 1, json.dumps(new, indent=1).encode()):
             return new
         least = number + 1
 
 
-def create_durably(path: Path, data: bytes) -> bool:
-    """Make a file that either is there whole or not at all, unless somebody else made it first; did we?
+def create_durably(store: Path, path: Path, data: bytes) -> bool:
+    """Make a file of a store that is there whole or not at all, unless others made it first; return whether we did.
 
-    It is written under a temporary name, synced, and given its name with link(2). Over a network a link may be reported
-    as failed although it was made: the answer was lost, and what the client then sent again found the name taken, by
-    ourselves. The number of names the file has tells. Raises StoreError where nothing can be written.
+    Raises StoreError where nothing can be written, or where the file system has no hard links.
     """
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        with writable(path.parent):
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(temporary, path)
-            except OSError as error:
-                if os.stat(temporary).st_nlink != 2:
-                    if isinstance(error, FileExistsError):
-                        return False
-                    raise _cannot_link(path, error) from error
-            sync_folder(path.parent)
-            return True
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with writable(path.parent):
+        return inside.create(store, path, data, lambda error: _cannot_link(path, error))
 
 
 def needed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

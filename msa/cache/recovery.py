@@ -2,67 +2,108 @@
 
 import json
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from msa.cache import heartbeat, trust, writers
-from msa.cache.files import TEMPORARY, write_durably
-from msa.cache.fingerprint import sha256
-from msa.cache.segment import JOURNAL, Journal, describe, new_name, seal
+from msa.cache import heartbeat, inside, journal, trust, writers
+from msa.cache.segment import JOURNAL, Form, Journal, describe, new_name, seal
 from msa.cache.writers import SILENT_AFTER_S, whoami
 from msa.errors import StoreError
 
 CLAIM = ".claim"  # folders of segments that are being taken over: .claim~HOST@BOOT~PID~STARTED~NAME
-_HEADER = 2**20  # bytes of the first line of a journal: more than any writer has to say
 
 
-def adopt(parent: Path, published: Callable[[], set[str]]) -> list[dict[str, Any]]:
-    """Seal what dead writers left in `parent` (views/<view>/seg) and return the manifest entries.
+def adopt(store: Path, view_id: str, newest: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seal what dead writers left in a view and return the manifest entries.
 
     A segment is claimed by renaming its folder to one that names the claimant, which succeeds for one of several and
-    leaves nobody in doubt. `published` is asked before and after: what a process of dask sealed before it died, another
-    one publishes. Shards whose journal line is missing are discarded: their samples are simply not there yet.
+    leaves nobody in doubt. The manifest, `newest`, is read before and after: what a process of dask sealed before it
+    died, another one publishes. Shards whose journal line is missing are discarded: their samples are simply not there
+    yet. Raises StoreError where a journal or a folder is not as msa leaves it; nothing of it is touched then.
     """
     entries: list[dict[str, Any]] = []
-    left = sorted(parent.glob(f"*/{JOURNAL}"))
-    now = heartbeat.time_of(parent.parents[2]) if left else None
-    for journal in left:
-        folder = journal.parent
-        if folder.name.startswith(TEMPORARY) or alive(folder, now) or not os.access(folder, os.W_OK):
+    parent = store / "views" / view_id / "seg"
+    if not inside.lstat(store, parent.parent / "zarr.json"):
+        return entries  # set aside by a repair: the next run writes it again, and the one after takes this over
+    folders = list(left(store, view_id))
+    now = heartbeat.time_of(store) if folders else None
+    for folder in folders:
+        if alive(folder, now) or not os.access(folder, os.W_OK):
             continue
-        if folder.name in published():
-            journal.unlink(missing_ok=True)  # killed between publishing and tidying up
+        if folder.name in _published(newest(), view_id):
+            inside.remove(store, folder / JOURNAL, missing_ok=True)  # killed between publishing and tidying up
             continue
-        claimed = parent / _claim(new_name())
         try:
-            folder.rename(claimed)
+            check(store, folder, newest())
+            claimed = parent / _claim(new_name())
+            inside.rename(store, folder, claimed)
         except (FileNotFoundError, PermissionError):
-            continue  # somebody else was faster, or it belongs to somebody who lets nobody else touch it
-        if folder.name in published():
-            claimed.rename(folder)
-            journal.unlink(missing_ok=True)
+            continue  # another run was faster, or it belongs to a user who lets no other touch it
+        if folder.name in _published(newest(), view_id):
+            inside.rename(store, claimed, folder)
+            inside.remove(store, folder / JOURNAL, missing_ok=True)
             continue
         try:
-            os.utime(claimed / JOURNAL)  # what others see of it dates from the claim, not from the dead writer
-            entries += _finished(claimed, parent / claimed.name.rpartition("~")[2])
+            inside.touch(store, claimed / JOURNAL)  # it dates from the claim for others, not from the dead writer
+            entries += _finished(store, claimed, parent / claimed.name.rpartition("~")[2])
         except FileNotFoundError:
-            if claimed.exists():
+            if inside.lstat(store, claimed):
                 raise  # else this process was suspended for so long that another one has claimed it
     return entries
 
 
-def _finished(claimed: Path, final: Path) -> list[dict[str, Any]]:
+def _finished(store: Path, claimed: Path, final: Path) -> list[dict[str, Any]]:
     """Seal a claimed segment under its new name; its entry, or nothing where nothing was committed."""
     with heartbeat.kept(claimed / JOURNAL):  # hashing what is there may take longer than any silence is borne
-        _take_over(claimed / JOURNAL)
-        _discard_uncommitted(claimed)
+        _take_over(store, claimed / JOURNAL)
+        _discard_uncommitted(store, claimed)
         if seal(claimed) is None:
             return []
         heartbeat.keep(final / JOURNAL)  # until it is published
-        claimed.rename(final)
+        inside.rename(store, claimed, final)
     return [describe(final)]
+
+
+def left(store: Path, view_id: str | None = None) -> Iterator[Path]:
+    """Yield the segments that have a journal, of one view or of all: of living writers, of dead ones, and claims."""
+    views = inside.folders(store, store / "views") if view_id is None else [store / "views" / view_id]
+    for view in views:
+        if not trust.is_id(view.name):
+            continue
+        for folder in inside.folders(store, view / "seg"):
+            if is_segment(folder.name) and inside.lstat(store, folder / JOURNAL):
+                yield folder
+
+
+def is_segment(name: str) -> bool:
+    """Return whether a folder may be a segment by its name: one of ours, or one that is being taken over."""
+    return trust.is_segment(name) or name.startswith(f"{CLAIM}~")
+
+
+def _published(newest: dict[str, Any], view_id: str) -> set[str]:
+    return {entry["id"] for entry in newest["views"].get(view_id, {"segments": []})["segments"]}
+
+
+def check(store: Path, folder: Path, newest: dict[str, Any]) -> None:
+    """Raise StoreError where a segment that is to be taken over would damage the store, or leads out of it."""
+    inside.refuse_links(store, folder)
+    noted = Journal.read(folder)
+    if noted is None or "form" not in noted.header:
+        return  # nothing was committed: sealing removes it
+    about, form = trust.view_attributes(folder.parents[1] / "zarr.json"), Form(**noted.header["form"])
+    if (form.width, form.dtype) != (about["dim"], about.get("dtype", form.dtype)):
+        what = f"holds {form.dtype} of width {form.width}, the view {about.get('dtype', 'float16')} of {about['dim']}"
+    else:
+        samples = newest["datasets"].get(noted.header["dataset"], {"samples": trust.MAX_SAMPLES})["samples"]
+        rows = [row.sample for row in noted.samples] + [failure["sample"] for failure in noted.failures]
+        if max(rows, default=0) < samples:
+            return
+        what = f"has sample {max(rows)} of a dataset of {samples}"
+    raise StoreError(
+        f"{folder / JOURNAL} {what}",
+        fix=f"remove {folder}: nothing in it is published, and its samples are extracted again",
+    )
 
 
 def alive(folder: Path, now: float | None) -> bool:
@@ -77,7 +118,7 @@ def dead_in(folder: Path, now: float | None) -> float:
     """In how many seconds of further silence who works on a segment counts as dead: 0 if now, infinity if alive."""
     try:
         with open(trust.open_regular(folder / JOURNAL), "rb") as file:
-            touched, line = os.fstat(file.fileno()).st_mtime, file.readline(_HEADER)
+            touched, line = os.fstat(file.fileno()).st_mtime, file.readline(journal.MAX_HEADER)
     except (OSError, StoreError):
         return float("inf")  # claimed by somebody else this very moment, or it is not ours to read
     silent_s = now - touched if now is not None else -float("inf")
@@ -102,14 +143,12 @@ def _owner(folder: Path, header: bytes) -> Any:
     return written if same else named
 
 
-def _take_over(journal: Path) -> None:
+def _take_over(store: Path, path: Path) -> None:
     """Put our name where the dead writer's stood, so that the segment is ours until it is published."""
-    first, _, rest = journal.read_bytes().partition(b"\n")
-    try:
-        header = json.loads(first) | {"writer": whoami()}
-    except ValueError:
+    if (header := journal.header(path)) is None:
         return  # nothing was ever committed here: sealing removes it
-    write_durably(journal, json.dumps(header).encode() + b"\n", rest)
+    _, _, rest = trust.read_bytes(path, journal.MAX_BYTES).partition(b"\n")
+    inside.write(store, path, json.dumps(header | {"writer": whoami()}).encode() + b"\n", rest)
 
 
 def _claim(name: str) -> str:
@@ -117,19 +156,23 @@ def _claim(name: str) -> str:
     return f"{CLAIM}~{me['host']}@{me.get('boot', '')}~{me['pid']}~{me['started']:.2f}~{name}"
 
 
-def _discard_uncommitted(folder: Path) -> None:
-    for path in [*folder.rglob(f"{TEMPORARY}*"), *folder.rglob("*.partial")]:  # of ours, and of zarr-python
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    journal = Journal.read(folder)
-    shards = journal.shards if journal else {}
-    for path in (folder / "data" / "c").glob("*/*"):
-        number = path.parent.name
-        if path.name.startswith(TEMPORARY) or not number.isdecimal() or int(number) not in shards:
-            path.unlink(missing_ok=True)
-    for shard, line in shards.items():
-        path = folder / "data" / "c" / str(shard) / "0"
-        if not path.exists() or sha256(path) != line["sha256"]:
+def _discard_uncommitted(store: Path, folder: Path) -> None:
+    """Remove all but the journal and the shards it commits; what else a segment holds is written again from these."""
+    noted = Journal.read(folder)
+    shards = {str(number): line["sha256"] for number, line in noted.shards.items()} if noted else {}
+    data = folder / "data"
+    keep = [(folder, {JOURNAL, "data"}), (data, {"c"}), (data / "c", {*shards})]
+    for parent, names in [*keep, *((data / "c" / number, {"0"}) for number in shards)]:
+        for name in set(inside.listed(store, parent)) - names:
+            inside.remove(store, parent / name, missing_ok=True)
+    for number, digest in shards.items():
+        path = data / "c" / number / "0"
+        try:
+            same = trust.sha256(path) == digest
+        except FileNotFoundError:
+            same = False
+        if not same:
             raise StoreError(
-                f"{path} was committed with SHA-256 {line['sha256'][:12]}… and has changed since",
+                f"{path} was committed with SHA-256 {digest[:12]}… and has changed since",
                 fix=f"the disk may be failing; remove {folder} to extract its samples again",
             )

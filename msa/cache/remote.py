@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from msa.cache import layout, manifest, trust
+from msa.cache import inside, layout, manifest, trust
 from msa.cache.bucket import Bucket
-from msa.cache.files import write_durably
 from msa.cache.wire import AGAIN, LEAST, PIECE, Body, NoRanges, Refused, Unreachable, Wire, paced
 from msa.errors import ConfigError, StoreError
 from msa.names import printable
@@ -153,19 +152,19 @@ class Disk(manifest.Folder):
     def put(self, name: str, source: Path) -> None:
         """Make a file with the content of another: whole or not at all."""
         path = self.store / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, source.read_bytes())
+        inside.make_folder(self.store, path.parent)
+        inside.write(self.store, path, source.read_bytes())
 
     def add(self, name: str, data: bytes) -> bool:
         """Make a small file, whole or not at all, unless there is one of that name; did we?"""
         path = self.store / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return manifest.create_durably(path, data)
+        inside.make_folder(self.store, path.parent)
+        return manifest.create_durably(self.store, path, data)
 
     def hint(self, generation: int) -> None:
         """Say which generation is the newest, to those to whom a web server shows this folder."""
         with suppress(OSError):
-            write_durably(self.store / HINT, _hint(generation))
+            inside.write(self.store, self.store / HINT, _hint(generation))
 
 
 @dataclass(frozen=True)

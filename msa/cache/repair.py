@@ -12,24 +12,26 @@ import re
 import shlex
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
 
-from msa.cache import fingerprint, housekeeping, layout, manifest, segment, trust
+from msa.cache import fingerprint, housekeeping, inside, layout, manifest, segment, trust
 from msa.cache.examine import READABLE, Corpus, Problem, corpus
 from msa.cache.examine_segment import Segment, pieces, salvaged
 from msa.cache.examine_segment import segment as examined
-from msa.cache.files import TEMPORARY, sync_folder, write_durably
+from msa.cache.files import TEMPORARY
 from msa.cache.healing import unflipped
 from msa.cache.index import Index
 from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form, Row, SegmentWriter
-from msa.cache.verify import Report, report
+from msa.cache.verify import LINK, Report, report
 from msa.errors import MsaError, StoreError
 
 
@@ -81,15 +83,19 @@ def plan(path: Path, progress: Progress = Unwatched(), corpora: Sequence[str] | 
 def carry_out(found: Plan, progress: Progress = Unwatched()) -> Report:
     """Do it, and examine what is there then. Raises StoreError where the store cannot be written."""
     path = found.report.path
+    if links := [path / problem.where for problem in found.report.problems if problem.what == LINK]:
+        for link in links:
+            _set_aside(path, link)
+        found = _plan(report(path, deep=True, progress=progress), None)  # of what is really there
     if found.restored:
         for file, data in found.restored.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(file, data)
+            inside.make_folder(path, file.parent)
+            inside.write(path, file, data)
         found = _plan(report(path, deep=True, progress=progress), None)  # with those in place, less may be damaged
     if found.publishes:
         _publish(found)
     for file in found.aside:
-        _set_aside(file)
+        _set_aside(path, file)
     return report(path, deep=True, progress=progress)
 
 
@@ -102,7 +108,7 @@ def _plan(found: Report, corpora: Sequence[str] | None) -> Plan:
     _views(made)
     _segments(made)
     for problem in found.problems:
-        if problem.what == "not named by any manifest" or problem.where.startswith("tags/"):
+        if problem.what in ("not named by any manifest", LINK) or problem.where.startswith("tags/"):
             made.aside.append(found.path / problem.where)
             made.steps.append(Problem(problem.where, "is set aside"))
     made.commands = list(_commands(made, corpora))
@@ -126,11 +132,11 @@ def _restorable(made: Plan) -> None:
     """Files in which one bit was flipped, and the metadata of data: proved by the SHA-256 in the manifest."""
     root = made.report.path
     for file, (size, digest), about in _named(made.report):
-        data, try_it = b"", file.is_file() and not file.is_symlink() and file.stat().st_size == size
+        data, try_it = b"", _has_size(root, file, size)
         if try_it:
-            if fingerprint.sha256(file) == digest:
+            if trust.sha256(file) == digest:
                 continue
-            data = file.read_bytes()
+            data = trust.read_bytes(file, size)
             found = unflipped(data, digest, pieces(file, about, size))
         else:
             found = None
@@ -140,6 +146,14 @@ def _restorable(made: Plan) -> None:
             made.restored[file] = found
             what = "has one flipped bit" if try_it and len(found) == len(data) else "follows from the rest"
             made.steps.append(Problem(file.relative_to(root).as_posix(), f"{what}: restored, proved by its SHA-256"))
+
+
+def _has_size(root: Path, file: Path, size: int) -> bool:
+    try:
+        there = inside.lstat(root, file)
+    except StoreError:
+        return False  # behind a link
+    return there is not None and S_ISREG(there.st_mode) and there.st_size == size
 
 
 def _named(found: Report) -> Iterator[tuple[Path, tuple[int, str], Mapping[str, Any] | None]]:
@@ -169,8 +183,10 @@ def _metadata(found: Report, file: Path, digest: str) -> bytes | None:
         about = trust.read_json(found.path / "views" / view / "zarr.json")["attributes"]
         usual = Form.of(about["dim"], about["dtype"])
         forms = {(usual.chunk, usual.shard)}
-        for other in file.parents[2].glob("*/data/zarr.json"):
-            meta = trust.read_json(other)
+        for other in inside.folders(found.path, file.parents[2]):
+            if not inside.lstat(found.path, other / "data" / "zarr.json"):
+                continue
+            meta = trust.read_json(other / "data" / "zarr.json")
             inner = meta["codecs"][0]["configuration"]["chunk_shape"][0]
             forms.add((inner, meta["chunk_grid"]["configuration"]["chunk_shape"][0]))
         for chunk, shard in sorted(forms):
@@ -206,7 +222,7 @@ def _datasets(made: Plan) -> None:
         except READABLE:
             proved = False
         if proved:
-            made.datasets[dataset] = {"files": segment.files(folder), "samples": of.n}
+            made.datasets[dataset] = {"files": segment.files(made.report.path, folder), "samples": of.n}
             made.steps.append(Problem(where, "still is what its name, a hash of its contents, says: accepted as it is"))
         else:
             made.lost_datasets.add(dataset)
@@ -231,7 +247,7 @@ def _views(made: Plan) -> None:
         except READABLE:
             proved = False
         if proved:
-            made.views[view] = {"zarr.json": [path.stat().st_size, fingerprint.sha256(path)]}
+            made.views[view] = {"zarr.json": [path.stat().st_size, trust.sha256(path)]}
             made.steps.append(
                 Problem(where, "still holds the identity its name, a hash of it, says: accepted as it is")
             )
@@ -285,7 +301,7 @@ def _one(made: Plan, part: Segment, seen: set[int], old: bool) -> None:
         own = root / where / "zarr.json"
         entry = dict(part.entry) | {"samples": len(part.sample)}
         entry["failed"] = min(part.entry["failed"], len(part.attributes["failures"]))
-        entry["files"] = dict(part.entry["files"]) | {"zarr.json": [own.stat().st_size, fingerprint.sha256(own)]}
+        entry["files"] = dict(part.entry["files"]) | {"zarr.json": [own.stat().st_size, trust.sha256(own)]}
         change.entry = entry
     made.changes.append(change)
     of = made.report.corpora.get(part.entry["dataset"], Corpus("", 0))
@@ -308,11 +324,11 @@ def _adoptable(made: Plan, folder: Path) -> Segment | None:
             if fingerprint.key(attributes["identity"]) != view:
                 return None
             about = found.path / "views" / view / "zarr.json"
-            made.views[view] = {"zarr.json": [about.stat().st_size, fingerprint.sha256(about)]}
+            made.views[view] = {"zarr.json": [about.stat().st_size, trust.sha256(about)]}
         dataset = entry["dataset"]
         if dataset not in found.corpora:
             index = Index.read(found.path / "index" / dataset)
-            files = segment.files(found.path / "index" / dataset)
+            files = segment.files(found.path, found.path / "index" / dataset)
             known = {"name": index.name, "samples": len(index), "files": files}
             of = corpus(found.path, dataset, known)
             if of.problems:
@@ -356,7 +372,7 @@ def _publish(made: Plan) -> None:
     for one, entries in ready:
         for entry in entries:
             folder = made.report.path / "views" / one.part.view / "seg" / entry["id"]
-            (folder / segment.JOURNAL).unlink(missing_ok=True)
+            inside.remove(made.report.path, folder / segment.JOURNAL, missing_ok=True)
 
 
 def _publish_past(made: Plan, change: Any, note: str) -> None:
@@ -394,7 +410,7 @@ def _lent(root: Path, part: Segment, kept: np.ndarray, failures: list[Any]) -> d
     parent = root / "views" / part.view / "seg"
     attributes = {"dataset": part.entry["dataset"], "run": _run(part), "failures": failures}
     made = housekeeping.lend(parent, part.entry, _rows(part, kept), attributes)
-    sync_folder(parent)
+    inside.sync(root, parent)
     first, last = part.start[kept] // part.shard_rows, (part.start + part.length - 1)[kept] // part.shard_rows
     needed = {int(n) for n in np.r_[first, last]}
     known = made["data_files"].items()
@@ -444,12 +460,11 @@ def _shard(name: str) -> int:
     return int(parts[2]) if parts[1] == "c" else -1
 
 
-def _set_aside(path: Path) -> None:
+def _set_aside(root: Path, path: Path) -> None:
     """Give it a temporary name: nothing reads it any more, and nothing is lost."""
-    if not os.path.lexists(path):
-        return
-    path.rename(path.with_name(f"{TEMPORARY}aside-{uuid.uuid4().hex[:8]}-{path.name}"))
-    sync_folder(path.parent)
+    with suppress(FileNotFoundError):
+        inside.rename(root, path, path.with_name(f"{TEMPORARY}aside-{uuid.uuid4().hex[:8]}-{path.name[:50]}"))
+        inside.sync(root, path.parent)
 
 
 def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:

@@ -7,7 +7,6 @@ killed writer loses the shard it was filling and nothing else. The next run take
 import hashlib
 import json
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,17 +15,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from msa.cache import heartbeat, layout, shard
-from msa.cache.files import remove_tree, sync_folder, sync_tree, write_durably
-from msa.cache.fingerprint import DIGEST, sha256
+from msa.cache import heartbeat, inside, journal, layout, shard, trust
+from msa.cache.fingerprint import DIGEST
 from msa.cache.writers import whoami
 from msa.errors import StoreError
 
-JOURNAL = "journal.jsonl"
+JOURNAL = journal.NAME
 FLUSH_AFTER_S = 60.0  # a slow backbone loses at most a minute, even where a shard takes an hour to fill
 SMALL = ("sample", "start", "length", "digest", "counts")  # arrays of a segment besides `data`
 
@@ -73,24 +72,26 @@ class SegmentWriter:
         self.nbytes = 0  # of the rows written so far
         self._flush_after_s = flush_after_s
         self._shard = 0
+        self._noted = False  # is there a journal?
         grid = shard.Grid(form.chunk, form.shard // form.chunk, form.width * form.stored.itemsize)
         self._buffer = shard.Buffer(grid, form.stored.newbyteorder("<"))
         self._samples: list[Row] = []
         self._failures: list[dict[str, Any]] = []
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
         self._flushed = time.monotonic()
+        self._store = layout.store_of(folder)
         try:
-            folder.mkdir()
+            inside.make_folder(self._store, folder, new=True)
         except FileNotFoundError:
             raise StoreError(
                 f"{folder.parent.parent} was removed from the store in this very moment",
                 fix="run the same command again if it was removed by mistake",
             ) from None
-        (folder / "data" / "c").mkdir(parents=True)
+        inside.make_folder(self._store, folder / "data" / "c")
         self._note({"dataset": dataset, "form": vars(form), "run": dict(run), "writer": whoami()})
         heartbeat.keep(folder / JOURNAL, self)
         for made in (folder / "data" / "c", folder / "data", folder, folder.parent):
-            sync_folder(made)
+            inside.sync(self._store, made)
 
     def write(self, sample: int, digest: bytes, rows: np.ndarray, counts: Mapping[str, int] | None = None) -> None:
         """Add the hidden states (T, D) of a sample, and what has to be known of it, such as {"NaN set to 0": 2}.
@@ -139,11 +140,11 @@ class SegmentWriter:
             if used:
                 self._shard += 1
                 path = self.folder / "data" / "c" / str(number) / "0"
-                path.parent.mkdir()
+                inside.make_folder(self._store, path.parent, new=True)
                 with ThreadPoolExecutor(1) as beside:  # both take about as long, and neither holds the interpreter
                     digest = beside.submit(_sha256, parts)
-                    write_durably(path, *parts)
-                sync_folder(path.parent.parent)
+                    inside.write(self._store, path, *parts)
+                inside.sync(self._store, path.parent.parent)
                 line |= {"shard": number, "rows": used, "sha256": digest.result()}
             self._note(line)
 
@@ -167,8 +168,10 @@ class SegmentWriter:
     def _note(self, line: Mapping[str, Any]) -> None:
         """Append a line, whole and durably, or nothing: another one may follow."""
         left = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        with open(self.folder / JOURNAL, "ab", buffering=0) as file:
+        flags = os.O_WRONLY | os.O_APPEND | (0 if self._noted else os.O_CREAT | os.O_EXCL)
+        with open(inside.opened(self._store, self.folder / JOURNAL, flags), "ab", buffering=0) as file:
             before = file.tell()
+            self._noted = True
             try:
                 while left:
                     left = left[file.write(left) :]
@@ -195,7 +198,7 @@ class SegmentWriter:
 
 @dataclass
 class Journal:
-    """What a segment's journal says: its header and everything that was committed."""
+    """What a segment's journal says: its header and everything that was committed. See journal.py."""
 
     header: dict[str, Any]
     samples: list[Row] = field(default_factory=list)
@@ -204,48 +207,50 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path) -> "Journal | None":
-        """Read it; None where not even the header was written. A torn last line never counted and is ignored."""
-        lines = (folder / JOURNAL).read_bytes().split(b"\n")[:-1]
-        try:
-            header = json.loads(lines[0])
-        except (IndexError, ValueError):
+        """Read it; None where not even the header was written.
+
+        Raises FileNotFoundError, and StoreError where it says what no writer says.
+        """
+        if (known := journal.read(folder / JOURNAL)) is None:
             return None
-        journal = cls(header)
-        for line in map(json.loads, lines[1:]):
-            journal.samples += [Row(*row) for row in line["samples"]]
-            journal.failures += line["failures"]
+        header, lines = known
+        found = cls(header)
+        for line in lines:
+            found.samples += [Row(*row) for row in line["samples"]]
+            found.failures += line["failures"]
             if "shard" in line:
-                journal.shards[line["shard"]] = line
-        return journal
+                found.shards[line["shard"]] = line
+        return found
 
 
 def seal(folder: Path) -> dict[str, Any] | None:
-    """Write the metadata of a segment from its journal; doing it twice changes nothing."""
-    journal = Journal.read(folder)
-    if journal is None or not (journal.samples or journal.failures):
-        remove_tree(folder)
+    """Write the metadata of a segment from its journal; doing it twice changes nothing. Raises StoreError."""
+    store, noted = layout.store_of(folder), Journal.read(folder)
+    if noted is None or not (noted.samples or noted.failures):
+        inside.remove_tree(store, folder)
         return None
-    for path in (folder / "data" / "c").glob("*"):
-        if not path.name.isdecimal() or int(path.name) not in journal.shards:
-            shutil.rmtree(path)  # written, and never committed: the disk was full, or the run was stopped
-    form = Form(**journal.header["form"])
-    last = max(journal.shards, default=-1)
-    rows = last * form.shard + journal.shards[last]["rows"] if journal.shards else 0
+    committed = {str(number) for number in noted.shards}
+    for name in inside.listed(store, folder / "data" / "c"):
+        if name not in committed:  # written, and never committed: the disk was full, or the run was stopped
+            inside.remove(store, folder / "data" / "c" / name)
+    form = Form(**noted.header["form"])
+    last = max(noted.shards, default=-1)
+    rows = last * form.shard + noted.shards[last]["rows"] if noted.shards else 0
     metadata = layout.data_metadata(rows, form.width, form.dtype, form.chunk, form.shard)
-    write_durably(folder / "data" / "zarr.json", json.dumps(metadata, indent=1).encode())
+    inside.write(store, folder / "data" / "zarr.json", json.dumps(metadata, indent=1).encode())
     attributes = {
-        "dataset": journal.header["dataset"],
-        "run": journal.header["run"],
-        "failures": journal.failures,
+        "dataset": noted.header["dataset"],
+        "run": noted.header["run"],
+        "failures": noted.failures,
     }
-    write_small(folder, journal.samples, attributes)
+    write_small(folder, noted.samples, attributes)
     return describe(folder)
 
 
 def close(folder: Path) -> None:
     """Forget the journal of a segment that was published."""
     heartbeat.drop(folder / JOURNAL)
-    (folder / JOURNAL).unlink(missing_ok=True)
+    inside.remove(layout.store_of(folder), folder / JOURNAL, missing_ok=True)
 
 
 def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, Any]) -> None:
@@ -268,18 +273,18 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, A
     if counted:
         arrays["counts"] = np.array([[row.counts.get(what, 0) for what in counted] for row in samples], np.int64)
         attributes["counted"] = counted
-    for name in SMALL:
-        if (folder / name).exists():
-            remove_tree(folder / name)
-    (folder / "zarr.json").unlink(missing_ok=True)
+    store = layout.store_of(folder)
+    for name in (*SMALL, "zarr.json"):
+        inside.remove(store, folder / name, missing_ok=True)
     ascending = bool((np.diff(table[:, 0]) > 0).all())
     known = {"sample": {"sorted": True}} if ascending else {}
-    layout.write_group(folder, arrays, attributes, known)
-    sync_tree(folder)
+    layout.write_group(folder, arrays, attributes, known, root=store)
+    inside.sync_tree(store, folder)
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file."""
+    """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file. Raises StoreError."""
+    store = layout.store_of(folder)
     attributes = layout.read_json(folder / "zarr.json")["attributes"]
     samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
     found = {
@@ -287,11 +292,11 @@ def describe(folder: Path) -> dict[str, Any]:
         "dataset": attributes["dataset"],
         "samples": samples,
         "failed": len(attributes["failures"]),
-        "files": files(folder, known=_hashed(folder)),
+        "files": files(store, folder, known=_hashed(folder)),
     }
     if "data_of" in attributes:
-        owner = folder.parent / attributes["data_of"]
-        found |= {"data_of": owner.name, "data_files": files(owner, "data")}
+        owner = folder.parent / trust.check_name(folder, "data_of", attributes["data_of"], "segment")
+        found |= {"data_of": owner.name, "data_files": files(store, owner, "data")}
     return found
 
 
@@ -338,20 +343,31 @@ def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str,
     return describe(folder)
 
 
-def files(folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
+def files(store: Path, folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
     """Relative path -> [size in bytes, SHA-256] of every finished file of a folder, or of a part of it.
 
-    `known` holds hashes that need not be taken again.
+    Args:
+        store: The store it lies in.
+        folder: Of an index or a segment.
+        below: The part of it that is meant.
+        known: Hashes that need not be taken again.
+
+    Raises:
+        StoreError: There is a link among them, or anything else that is no file.
     """
-    paths = {p.relative_to(folder).as_posix(): p for p in sorted((folder / below).rglob("*")) if p.is_file()}
-    taken = known or {}
-    return {name: [p.stat().st_size, taken.get(name) or sha256(p)] for name, p in paths.items() if p.name != JOURNAL}
+    inside.refuse_links(store, folder / below)
+    taken, found = known or {}, {}
+    for path, about in inside.tree(store, folder / below):
+        name = path.relative_to(folder).as_posix()
+        if S_ISREG(about.st_mode) and path.name != JOURNAL:
+            found[name] = [about.st_size, taken.get(name) or trust.sha256(path)]
+    return dict(sorted(found.items()))
 
 
 def _hashed(folder: Path) -> dict[str, str]:
     """The shards of a segment whose hashes were taken when they were committed, while its journal is there."""
-    journal = Journal.read(folder) if (folder / JOURNAL).exists() else None
-    return {f"data/c/{number}/0": line["sha256"] for number, line in journal.shards.items()} if journal else {}
+    noted = Journal.read(folder) if (folder / JOURNAL).exists() else None
+    return {f"data/c/{number}/0": line["sha256"] for number, line in noted.shards.items()} if noted else {}
 
 
 def _sha256(parts: Iterable[bytes | memoryview]) -> str:

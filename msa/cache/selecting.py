@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from msa import records
-from msa.cache import layout, segment
+from msa.cache import inside, layout, segment
 from msa.cache.arrays import Lazy
 from msa.cache.data import Data
 from msa.cache.manifest import EMPTY, Manifest, in_order
@@ -112,7 +112,7 @@ def narrow(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entr
     owner = entry.get("data_of", entry["id"])
     folder = _folder(parcel, view_id, _name(entry, kept, "borrowed"))
     if not folder.exists():
-        folder.mkdir(parents=True)
+        inside.make_folder(parcel.staging, folder)
         segment.write_small(folder, rows, attributes | {"failures": failures, "data_of": owner})
     own = {name: facts for name, facts in entry["files"].items() if name.startswith("data/")}
     return {
@@ -120,7 +120,7 @@ def narrow(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entr
         "dataset": entry["dataset"],
         "samples": len(rows),
         "failed": len(failures),
-        "files": segment.files(folder),
+        "files": segment.files(parcel.staging, folder),
         "data_of": owner,
         "data_files": entry.get("data_files", own),
     }
@@ -163,6 +163,7 @@ def _copied(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Ent
     reader = ViewReader(store.path / "views" / view_id / "seg", view, samples, store.blocks)
     form = _form(store, view, entry)
     folder = _folder(parcel, view_id, _name(entry, kept, "copied"))
+    inside.make_folder(parcel.staging, folder.parent)
     writer = SegmentWriter(folder, view.dataset, form, attributes["run"], flush_after_s=float("inf"))
     many = max(1, PIECE_BYTES // max(1, 4 * view.dim * int(np.mean([row.length for row in rows] or [1]))))
     for begin in range(0, len(rows), many):
@@ -180,7 +181,7 @@ def _copied(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Ent
         )
     made = writer.seal()
     if made:
-        (folder / segment.JOURNAL).unlink(missing_ok=True)
+        inside.remove(parcel.staging, folder / segment.JOURNAL, missing_ok=True)
     return made
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache import layout, manifest, merging, remote, segment, trust
+from msa.cache import inside, layout, manifest, merging, remote, segment, trust
 from msa.cache.admission import Nothing, keeps_data
-from msa.cache.files import TEMPORARY, folder_durably
+from msa.cache.files import TEMPORARY
 from msa.cache.manifest import Manifest
 from msa.cache.remote import Disk, Site
 from msa.cache.selecting import Entry, Parcel, Selection, meant, narrow, select
@@ -161,8 +162,7 @@ def _source(store: FeatureStore, name: str) -> Mapping[str, Any]:
 def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | None) -> Result:
     meant(store, wanted)  # what cannot be meant is said before anything is made
     _begin(target)
-    with _staging(target) as name:
-        folder = Path(name)
+    with _staging(target) as folder:
         before = manifest.read(target)
         there = {e["id"]: e for about in before["views"].values() for e in about["segments"]}
         parcel = select(store, wanted, folder, there)
@@ -173,12 +173,16 @@ def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | 
         return _result(target, _publish(parcel, target), asked, sent, licences(store, wanted))
 
 
-def _staging(target: Site) -> tempfile.TemporaryDirectory:
+@contextmanager
+def _staging(target: Site) -> Iterator[Path]:
     """Where a part is laid out before it travels: beside a folder's views, for it may be as large as all of it."""
-    if not isinstance(target, Disk):
-        return tempfile.TemporaryDirectory(prefix=TEMPORARY)
-    with manifest.writable(target.store):
-        return tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=target.store / "views")
+    with ExitStack() as stack:
+        if isinstance(target, Disk):
+            with manifest.writable(target.store):
+                folder = stack.enter_context(inside.folder_for_now(target.store, target.store / "views"))
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
+        yield folder
 
 
 def _begin(target: Site) -> None:
@@ -281,13 +285,13 @@ def _index(source: Site, folder: str, parcel: Parcel, target: Site, sent: Sent) 
     there = files(source, {folder: about["files"]})
     if isinstance(target, Disk):
         final = target.store / folder
-        if not (final / "zarr.json").exists():
-            with folder_durably(final) as temporary:
+        if not inside.lstat(target.store, final / "zarr.json"):
+            with inside.folder_durably(target.store, final) as temporary:
                 for file in there:
                     path = temporary / file.name.removeprefix(f"{folder}/")
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(_read(file, sent))
-        return about | {"files": segment.files(final)}
+                    inside.make_folder(target.store, path.parent)
+                    inside.write(target.store, path, _read(file, sent), durably=False)
+        return about | {"files": segment.files(target.store, final)}
     facts = dict(about["files"])
     for file in there:
         data = _read(file, sent)
@@ -325,7 +329,7 @@ def _make(target: Site) -> None:
     for name in ("index/zarr.json", "views/zarr.json"):
         target.add(name, _group({}))
     if isinstance(target, Disk):
-        (target.store / "manifests").mkdir(exist_ok=True)
+        inside.make_folder(target.store, target.store / "manifests")
     if not target.add("zarr.json", _group({"msa_format": layout.FORMAT})):
         remote.check_root(target)
 

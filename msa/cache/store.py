@@ -9,15 +9,13 @@ Readers see one generation (see manifest.py) and keep seeing it while others pub
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msa.cache import access, admission, history, layout, manifest, recovery, remote, segment, trust
-from msa.cache.files import is_full, remove_tree, write_durably
-from msa.cache.fingerprint import sha256
+from msa.cache import access, admission, history, inside, layout, manifest, recovery, remote, segment, trust
+from msa.cache.files import is_full
 from msa.cache.index import Index
 from msa.cache.segment import Form, SegmentWriter
 from msa.cache.view import View, ViewReader
@@ -102,15 +100,16 @@ class FeatureStore:
         path = Path(path)
         if (path / "zarr.json").exists():
             return cls.open(path)
-        if path.exists() and (not path.is_dir() or any(p.name not in PARTS for p in path.iterdir())):
+        if path.exists() and (not path.is_dir() or not set(inside.listed(path, path)) <= {*PARTS}):
             raise StoreError(f"{path} exists and is not a store", fix="name a new or an empty folder with --store")
         root = layout.group_metadata({"msa_format": layout.FORMAT})
         with manifest.writable(path):
-            (path / "manifests").mkdir(parents=True, exist_ok=True)
+            inside.make_folder(path, path)
+            inside.make_folder(path, path / "manifests")
             for folder in ("index", "views"):
-                (path / folder).mkdir(exist_ok=True)
-                write_durably(path / folder / "zarr.json", json.dumps(layout.group_metadata({})).encode())
-            write_durably(path / "zarr.json", json.dumps(root).encode())  # last: its presence makes the folder a store
+                inside.make_folder(path, path / folder)
+                inside.write(path, path / folder / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+            inside.write(path, path / "zarr.json", json.dumps(root).encode())  # last: it makes the folder a store
         return cls.open(path)
 
     # reading
@@ -231,9 +230,9 @@ class FeatureStore:
         anew = not (self.path / "index" / index.fingerprint).exists()  # also where `repair` had to set it aside
         with manifest.writable(self.path):
             folder = index.write(self.path / "index")
-            while not _touch(folder / "zarr.json"):
+            while not _touch(self.path, folder / "zarr.json"):
                 folder = index.write(self.path / "index")
-        about = {"name": index.name, "samples": len(index), "files": segment.files(folder)}
+        about = {"name": index.name, "samples": len(index), "files": segment.files(self.path, folder)}
 
         def change(new: manifest.Manifest) -> None:
             if FeatureStore(self.path, new).datasets.get(index.name) == folder.name and not anew:
@@ -249,11 +248,12 @@ class FeatureStore:
     def add_view(self, view_id: str, attributes: Mapping[str, Any]) -> None:
         """Write a view's provenance, once: whoever comes later finds the first writer's."""
         folder = self.path / "views" / view_id
-        (folder / "seg").mkdir(parents=True, exist_ok=True)  # first: a sweep takes it away before the rest
-        if not (folder / "seg" / "zarr.json").exists():
-            write_durably(folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
-        while not _touch(folder / "zarr.json"):
-            write_durably(folder / "zarr.json", json.dumps(layout.group_metadata(attributes), indent=1).encode())
+        inside.make_folder(self.path, folder / "seg")  # first: a sweep takes it away before the rest
+        if not inside.lstat(self.path, folder / "seg" / "zarr.json"):
+            inside.write(self.path, folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+        about = json.dumps(layout.group_metadata(attributes), indent=1).encode()
+        while not _touch(self.path, folder / "zarr.json"):
+            inside.write(self.path, folder / "zarr.json", about)
 
     def writer(
         self, view_id: str, dataset: str, form: Form, run: Mapping[str, Any], flush_s: float = segment.FLUSH_AFTER_S
@@ -283,13 +283,8 @@ class FeatureStore:
 
     def recover(self, view_id: str) -> int:
         """Publish what killed runs left committed in a view; returns how many samples that is."""
-        folder = self.path / "views" / view_id / "seg"
-
-        def published() -> set[str]:  # read when it is asked for: a pinned generation may be hours old
-            views = manifest.read(self.path)["views"]
-            return {entry["id"] for entry in views.get(view_id, {"segments": []})["segments"]}
-
-        entries = recovery.adopt(folder, published)
+        # read when it is asked for: a pinned generation may be hours old
+        entries = recovery.adopt(self.path, view_id, lambda: manifest.read(self.path))
         return sum(entry["samples"] for entry in self._publish(view_id, entries))
 
     def publish(self, view_id: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -312,7 +307,7 @@ class FeatureStore:
             return []
         about = self.path / "views" / view_id / "zarr.json"
         admission.soon(about.exists)  # a sweep that found us here puts it back
-        files = {about.name: [about.stat().st_size, sha256(about)]}
+        files = {about.name: [about.stat().st_size, trust.sha256(about)]}
         folder = self.path / "views" / view_id / "seg"
         mine = [dict(entry) for entry in entries]
 
@@ -335,14 +330,14 @@ class FeatureStore:
             segment.close(folder / entry["id"])
         for superfluous in {entry["id"] for entry in entries} - {entry["id"] for entry in mine}:
             with suppress(FileNotFoundError):
-                remove_tree(folder / superfluous)
+                inside.remove_tree(self.path, folder / superfluous)
         return mine
 
 
-def _touch(path: Path) -> bool:
+def _touch(store: Path, path: Path) -> bool:
     """Is there such a file? If so it counts as new from now on: what is about to be used again is not swept."""
     try:
-        os.utime(path)
+        inside.touch(store, path)
     except FileNotFoundError:
         return False
     except OSError:

@@ -16,13 +16,11 @@ any moment: it is taken apart from within, and a folder that is not empty any mo
 
 import errno
 import json
-import os
 import re
-import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,8 +28,8 @@ from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
 
-from msa.cache import heartbeat, history, layout, manifest, recovery
-from msa.cache.files import TEMPORARY, write_durably
+from msa.cache import heartbeat, history, inside, layout, manifest, recovery, trust
+from msa.cache.files import TEMPORARY
 from msa.cache.segment import JOURNAL, Journal
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
@@ -39,8 +37,6 @@ from msa.errors import ConfigError, MsaError
 GRACE = "24h"
 FLOOR_S = 900.0  # what was touched so recently may be about to be published, however short the grace period is
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_SEGMENT = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
-_NAMED = re.compile(r"[0-9a-z]{1,64}")  # a corpus or a view
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,16 @@ def survey(store: Path, grace_s: float) -> Survey:
     older = {number for number in manifest.generations(store) if number < newest}
     once = _needed(store, older - keeps.keys(), forgiving=True)
     rules = _Rules(store, now, grace_s, needed, once)
-    left = Counter[str]()
+    left, damaged = Counter[str](), []
     for folder in dead(store):
-        left[folder.parent.parent.name] += _committed(folder)
-    return Survey(keeps, tuple(rules.litter()), {view: n for view, n in left.items() if n})
+        try:
+            recovery.check(store, folder, manifest.read(store))
+            left[folder.parent.parent.name] += _committed(folder)
+        except MsaError as error:  # it stays, for a person to look at
+            damaged.append(error.what)
+        except FileNotFoundError:
+            continue  # another run took it over
+    return Survey(keeps, tuple(rules.litter()), {view: n for view, n in left.items() if n}, tuple(damaged))
 
 
 def kept(store: Path, grace_s: float, now: float) -> dict[int, str]:
@@ -110,7 +112,7 @@ def sweep(store: FeatureStore, grace_s: float) -> tuple[Survey, int]:
 
     Raises StoreError where nothing can be written.
     """
-    damaged = []
+    damaged: list[str] = []
     for view_id in sorted({path.parent.parent.name for path in dead(store.path)}):
         if (store.path / "views" / view_id / "zarr.json").exists():
             try:
@@ -119,7 +121,7 @@ def sweep(store: FeatureStore, grace_s: float) -> tuple[Survey, int]:
                 damaged.append(error.what)
     found = survey(store.path, grace_s)
     freed = remove(store.path, found.litter, grace_s)
-    return Survey(found.kept, found.litter, found.left, tuple(damaged)), freed
+    return Survey(found.kept, found.litter, found.left, tuple(dict.fromkeys([*damaged, *found.damaged]))), freed
 
 
 def remove(store: Path, litter: Iterable[Litter], grace_s: float, touched_before: float | None = None) -> int:
@@ -137,7 +139,7 @@ def remove(store: Path, litter: Iterable[Litter], grace_s: float, touched_before
                 if item.what != "unfinished" and ("/seg/" in item.path) == segments:
                     taken = _Vacated if item.path.startswith("views/") and not segments else _Moved
                     with suppress(FileNotFoundError):  # another sweep was faster
-                        away.append((item, taken(store / item.path)))
+                        away.append((item, taken(store, store / item.path)))
             needed = _needed(store, kept(store, grace_s, _now(store))) if away else set()
             for item, doomed in away:
                 wanted = item.path in needed or not (segments or doomed.touched <= limit)
@@ -172,16 +174,15 @@ class _Rules:
         """Everything that may go; segments before the views they are in."""
         for room in ("manifests", "tags", "index", "views"):
             yield from self._unfinished(self.store / room)
-        for folder in _folders(self.store / "index", _NAMED):
+        for folder in _folders(self.store, self.store / "index", trust.is_id):
             yield from self._unneeded(folder, bool(self._idle_for(folder / "zarr.json")))
-        for view in _folders(self.store / "views", _NAMED):
+        for view in _folders(self.store, self.store / "views", trust.is_id):
             yield from self._unfinished(view)
             yield from self._unfinished(view / "seg")
             going = []
-            for segment in _folders(view / "seg", _SEGMENT, claims=True):
-                if (segment / JOURNAL).exists() and (
-                    (view / "zarr.json").exists() or recovery.alive(segment, self.now)
-                ):
+            for segment in _folders(self.store, view / "seg", recovery.is_segment):
+                noted = inside.lstat(self.store, segment / JOURNAL)
+                if noted and (inside.lstat(self.store, view / "zarr.json") or recovery.alive(segment, self.now)):
                     going.append(False)  # of a living writer, or of a dead one whose work is taken over, not swept
                     continue
                 yield from self._unfinished(segment, deep=True)
@@ -195,26 +196,26 @@ class _Rules:
         if path in self.needed or not idle:
             return
         if path in self.once:
-            yield Litter(path, _bytes(folder), "superseded")
-        elif self.now - _newest(folder) >= max(self.grace_s, self.floor_s):
-            yield Litter(path, _bytes(folder), "never published")
+            yield Litter(path, _bytes(self.store, folder), "superseded")
+        elif self.now - _newest(self.store, folder) >= max(self.grace_s, self.floor_s):
+            yield Litter(path, _bytes(self.store, folder), "never published")
 
     def _unfinished(self, folder: Path, deep: bool = False) -> Iterator[Litter]:
-        inside = _all(folder) if deep else folder.glob("*")
-        for path in sorted(path for path in inside if path.name.startswith(TEMPORARY)):
-            if self.now - _newest(path) >= max(self.grace_s, self.floor_s):
-                yield Litter(path.relative_to(self.store).as_posix(), _bytes(path), "unfinished")
+        names = (folder / name for name in inside.listed(self.store, folder))
+        within = (path for path, _ in inside.tree(self.store, folder)) if deep else names
+        for path in sorted(path for path in within if path.name.startswith(TEMPORARY)):
+            if self.now - _newest(self.store, path) >= max(self.grace_s, self.floor_s):
+                yield Litter(path.relative_to(self.store).as_posix(), _bytes(self.store, path), "unfinished")
 
     def _idle_for(self, path: Path) -> bool:
-        return self.now - _newest(path) >= self.floor_s
+        return self.now - _newest(self.store, path) >= self.floor_s
 
 
 def _remove_unfinished(store: Path, litter: Iterable[Litter]) -> int:
     freed = 0
     for item in litter:
-        path = store / item.path
         with suppress(FileNotFoundError):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            inside.remove(store, store / item.path)
             freed += item.nbytes
     return freed
 
@@ -222,22 +223,21 @@ def _remove_unfinished(store: Path, litter: Iterable[Litter]) -> int:
 class _Moved:
     """A segment or corpus under a temporary name. Raises FileNotFoundError where it is gone."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._doomed = folder, folder.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-        folder.rename(self._doomed)
-        self.touched = _newest(self._doomed / "zarr.json")
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.store, self.folder, self._doomed = store, folder, folder.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        inside.rename(store, folder, self._doomed)
+        self.touched = _newest(store, self._doomed / "zarr.json")
 
     def put_back(self) -> bool:
         """Give it its name again; False where somebody else has made it anew."""
-        if self.folder.exists():
+        if inside.lstat(self.store, self.folder):
             return False
-        self._doomed.rename(self.folder)
+        inside.rename(self.store, self._doomed, self.folder)
         return True
 
     def destroy(self) -> bool:
         """Delete it."""
-        with suppress(FileNotFoundError):  # another sweep takes it for unfinished, and helps
-            shutil.rmtree(self._doomed)
+        inside.remove(self.store, self._doomed, missing_ok=True)  # another sweep takes it for unfinished, and helps
         return True
 
 
@@ -248,22 +248,25 @@ class _Vacated:
     it is gone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._about = folder, folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-        self.touched = (folder / "zarr.json").stat().st_mtime
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.store, self.folder, self._about = store, folder, folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        about = inside.lstat(store, folder / "zarr.json")
+        if about is None:
+            raise FileNotFoundError(folder / "zarr.json")
+        self.touched = about.st_mtime
         self._empty = self._without_seg()
         if self._empty:
-            (folder / "zarr.json").rename(self._about)
+            inside.rename(store, folder / "zarr.json", self._about)
 
     def _without_seg(self) -> bool:
         seg = self.folder / "seg"
         try:
-            names = os.listdir(seg)
+            names = inside.listed(self.store, seg)
             if names == ["zarr.json"]:
-                (seg / "zarr.json").unlink(missing_ok=True)
+                inside.remove(self.store, seg / "zarr.json", missing_ok=True)
             elif names:
                 return False
-            seg.rmdir()
+            inside.remove_empty(self.store, seg)
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -276,38 +279,37 @@ class _Vacated:
     def _furnish(self) -> None:
         """What every `seg` has; writers see to it themselves, too."""
         seg = self.folder / "seg"
-        seg.mkdir(exist_ok=True)
-        if not (seg / "zarr.json").exists():
-            write_durably(seg / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+        inside.make_folder(self.store, seg)
+        if not inside.lstat(self.store, seg / "zarr.json"):
+            inside.write(self.store, seg / "zarr.json", json.dumps(layout.group_metadata({})).encode())
 
     def put_back(self) -> bool:
         """Make it as it was."""
         if self._empty:
             self._furnish()
             with suppress(FileExistsError):  # whoever needs the view again has written the same
-                os.link(self._about, self.folder / "zarr.json")
-            self._about.unlink()
+                inside.link(self.store, self._about, self.folder / "zarr.json")
+            inside.remove(self.store, self._about)
         return True
 
     def destroy(self) -> bool:
         """Delete it, unless somebody began to write to it again; did we?"""
         if not self._empty:
             return False
-        for name in os.listdir(self.folder):
-            path = self.folder / name
-            if name not in ("seg", "zarr.json") and path != self._about:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-        if {"seg", "zarr.json"} & set(os.listdir(self.folder)):
+        for name in inside.listed(self.store, self.folder):
+            if name not in ("seg", "zarr.json", self._about.name):
+                inside.remove(self.store, self.folder / name, missing_ok=True)
+        if {"seg", "zarr.json"} & set(inside.listed(self.store, self.folder)):
             return not self.put_back()
-        about = self._about.read_bytes()
-        self._about.unlink()
+        about = trust.read_bytes(self._about, trust.MAX_JSON)
+        inside.remove(self.store, self._about)
         try:
-            self.folder.rmdir()
+            inside.remove_empty(self.store, self.folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            if not (self.folder / "zarr.json").exists():
-                write_durably(self.folder / "zarr.json", about)
+            if not inside.lstat(self.store, self.folder / "zarr.json"):
+                inside.write(self.store, self.folder / "zarr.json", about)
             return False
         return True
 
@@ -335,53 +337,32 @@ def _made(store: Path, number: int) -> float:
 
 def dead(store: Path) -> list[Path]:
     """Segments that killed writers left behind, none of them published."""
-    journals = sorted(store.glob(f"views/*/seg/*/{JOURNAL}"))
-    now = heartbeat.time_of(store) if journals else None
-    return [j.parent for j in journals if not j.parent.name.startswith(TEMPORARY) and not recovery.alive(j.parent, now)]
+    left = list(recovery.left(store))
+    now = heartbeat.time_of(store) if left else None
+    return [folder for folder in left if not recovery.alive(folder, now)]
 
 
 def _committed(folder: Path) -> int:
     """How many samples a journal says are on disk."""
     try:
         journal = Journal.read(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, MsaError):
         return 0
     return len(journal.samples) if journal else 0
 
 
-def _folders(parent: Path, pattern: re.Pattern[str], claims: bool = False) -> list[Path]:
-    """Folders of ours in `parent`; whatever else somebody put there is none of our business."""
-    try:
-        names = sorted(os.listdir(parent))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    ours = [n for n in names if pattern.fullmatch(n) or (claims and n.startswith(f"{recovery.CLAIM}~"))]
-    return [parent / name for name in ours if not (parent / name).is_symlink() and (parent / name).is_dir()]
+def _folders(store: Path, parent: Path, ours: Callable[[str], bool]) -> list[Path]:
+    """Folders of ours in `parent`, by their names; whatever else lies there is left alone, links too."""
+    return [folder for folder in inside.folders(store, parent) if ours(folder.name)]
 
 
-def _bytes(path: Path) -> int:
-    found = 0
-    for part in _all(path):
-        with suppress(FileNotFoundError):
-            stat = part.lstat()
-            found += stat.st_size if S_ISREG(stat.st_mode) else 0
-    return found
+def _bytes(store: Path, path: Path) -> int:
+    return sum(about.st_size for _, about in inside.tree(store, path) if S_ISREG(about.st_mode))
 
 
-def _all(path: Path) -> Iterator[Path]:
-    """A file, or a folder and everything in it, though others may be deleting it."""
-    yield path
-    for parent, folders, names in os.walk(path):  # which passes over what vanishes, and does not follow links
-        yield from (Path(parent, name) for name in (*folders, *names))
-
-
-def _newest(path: Path) -> float:
+def _newest(store: Path, path: Path) -> float:
     """When anything of a file or folder was touched last; 0 where it is gone."""
-    found = 0.0
-    for part in _all(path):
-        with suppress(FileNotFoundError):
-            found = max(found, part.lstat().st_mtime)
-    return found
+    return max((about.st_mtime for _, about in inside.tree(store, path)), default=0.0)
 
 
 def _now(store: Path) -> float:

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from msa.cache import trust
-from msa.cache.files import TEMPORARY, sync_folder
-from msa.cache.fingerprint import sha256
+from msa.cache import inside, trust
+from msa.cache.files import TEMPORARY
 from msa.cache.remote import Disk, Site, persistently
 from msa.cache.wire import PIECE
 from msa.errors import StoreError
@@ -144,7 +144,7 @@ def _bring(file: File, target: Site, sent: Sent, watch: Watch) -> None:
     if _has(target, file):
         watch.advance(file.size)
     elif isinstance(target, Disk):
-        _download(file, target.store / file.name, sent, watch)
+        _download(file, target.store, target.store / file.name, sent, watch)
     elif isinstance(file.source, Disk):
         path = file.source.store / file.name
         _check(path, file)
@@ -154,7 +154,7 @@ def _bring(file: File, target: Site, sent: Sent, watch: Watch) -> None:
     else:
         with tempfile.TemporaryDirectory(prefix="msa-transfer-") as folder:
             path = Path(folder) / "file"
-            _download(file, path, sent, watch)
+            _download(file, Path(folder), path, sent, watch)
             persistently(lambda: target.put(file.name, path), patience_s=math.inf)
 
 
@@ -162,33 +162,36 @@ def _has(target: Site, file: File) -> bool:
     """Did an earlier transfer bring it? In a folder it is read again; object stores take nothing that is not whole."""
     if isinstance(target, Disk):
         path = target.store / file.name
-        trust.check_inside(target.store, path)
-        if not path.is_file() or path.stat().st_size != file.size or sha256(path) != file.sha256:
+        there = inside.lstat(target.store, path)
+        if there is None or not stat.S_ISREG(there.st_mode) or there.st_size != file.size:
+            return False
+        if trust.sha256(path) != file.sha256:
             return False
         with suppress(OSError):
-            os.utime(path)  # it counts as new from now on: nobody shall sweep it before it is published
+            inside.touch(target.store, path)  # it counts as new from now on: it is not collected before it is published
         return True
     return target.size(file.name) == file.size
 
 
 def _check(path: Path, file: File) -> None:
     try:
-        if path.stat().st_size == file.size and sha256(path) == file.sha256:
+        if path.stat().st_size == file.size and trust.sha256(path) == file.sha256:
             return
     except (FileNotFoundError, NotADirectoryError):
         raise absent(file) from None
     raise damaged(file)
 
 
-def _download(file: File, path: Path, sent: Sent, watch: Watch) -> None:
+def _download(file: File, root: Path, path: Path, sent: Sent, watch: Watch) -> None:
     """Under a temporary name that tells the content, from where an earlier attempt stopped; then under its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    inside.make_folder(root, path.parent)
     temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}")
-    with open(temporary, "a+b") as growing:
-        if not _alone(growing):  # another transfer brings the same: each its own
-            temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}-{os.getpid()}-{threading.get_ident()}")
-            growing.close()
-            growing = open(temporary, "a+b")  # noqa: SIM115
+    growing = _growing(root, temporary)
+    if not _alone(growing):  # another transfer brings the same: each its own
+        growing.close()
+        temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}-{os.getpid()}-{threading.get_ident()}")
+        growing = _growing(root, temporary)
+    with growing:
         try:
             found = _taken_up(growing, file, watch)
             before = growing.tell()
@@ -197,15 +200,17 @@ def _download(file: File, path: Path, sent: Sent, watch: Watch) -> None:
                 growing.truncate(0)  # or it would be gone on with
                 raise damaged(file)
             os.fsync(growing.fileno())
-            os.replace(temporary, path)
+            inside.rename(root, temporary, path)
         except StoreError:
             if not growing.tell():
-                temporary.unlink(missing_ok=True)
+                inside.remove(root, temporary, missing_ok=True)
             raise
-        finally:
-            growing.close()
-    sync_folder(path.parent)
+    inside.sync(root, path.parent)
     sent.add(file.size - before)
+
+
+def _growing(root: Path, path: Path) -> BinaryIO:
+    return open(inside.opened(root, path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
 
 
 def _taken_up(growing: BinaryIO, file: File, watch: Watch) -> "hashlib._Hash":

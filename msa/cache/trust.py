@@ -30,6 +30,7 @@ _ID = re.compile(r"[0-9a-z]{1,64}")  # ours are 16 hexadecimal digits
 _SEGMENT = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 _FILE = re.compile(r"(?:[a-z][a-z0-9_]{0,63}/)?zarr\.json|[a-z][a-z0-9_]{0,63}/c(?:[/.][0-9]{1,12}){1,4}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 _MODALITY = re.compile(r"text|image|audio|face")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a name is shown on terminals
 
@@ -94,6 +95,12 @@ def open_regular(path: Path) -> int:
         os.close(handle)
         _refuse(path, "is not a regular file")
     return handle
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a regular file of a store, read in pieces. Raises FileNotFoundError, StoreError."""
+    with open(open_regular(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _root(path: Path) -> Path | None:
@@ -183,15 +190,26 @@ def segment_attributes(path: Path, samples: int = MAX_SAMPLES) -> dict[str, Any]
     if not isinstance(failures, list) or not isinstance(counted, list):
         _refuse(path, f"says failures {_short(failures)} and counted {_short(counted)}")
     for given in failures:
-        failure = _object(path, "a failure", given)
-        _whole(path, "sample of a failure", failure.get("sample"), 0, samples)
-        for key in ("stage", "reason", "digest"):
-            if not isinstance(failure.get(key, ""), str):
-                _refuse(path, f"says {key} {_short(failure[key])} of a failure")
-        _check_counts(path, _object(path, "counts of a failure", failure.get("counts", {})))
+        check_failure(path, given, samples)
     for name in counted:
         _name(path, "what was counted", name)
     return found
+
+
+def check_failure(path: Path, given: object, samples: int = MAX_SAMPLES) -> dict[str, Any]:
+    """Refuse the record of a failure that is of no sample, or says what no record says; return it."""
+    failure = _object(path, "a failure", given)
+    _whole(path, "sample of a failure", failure.get("sample"), 0, samples)
+    for key in ("stage", "reason", "digest"):
+        if not isinstance(failure.get(key, ""), str):
+            _refuse(path, f"says {key} {_short(failure[key])} of a failure")
+    check_counts(path, failure.get("counts", {}))
+    return failure
+
+
+def check_counts(path: Path, given: object) -> None:
+    """Refuse what was counted of a sample where that is no {name: number}."""
+    _check_counts(path, _object(path, "counts", given))
 
 
 def _check_counts(path: Path, counts: Mapping[str, Any]) -> None:
@@ -384,6 +402,35 @@ def _extent(where: Path | str, what: str, value: object, least: int) -> tuple[in
     return tuple(_whole(where, f"an element of {what}", n, least, MAX_BYTES) for n in value)
 
 
+def check_object(where: Path | str, what: str, value: object) -> dict[str, Any]:
+    """Refuse what is no JSON object; return it."""
+    return _object(where, what, value)
+
+
+def check_whole(where: Path | str, what: str, value: object, least: int, below: int) -> int:
+    """Refuse what is no whole number from `least` to `below` - 1; return it."""
+    return _whole(where, what, value, least, below)
+
+
+def check_name(where: Path | str, what: str, value: object, kind: str) -> str:
+    """Refuse what is no name of its `kind`; return it.
+
+    `kind` is "id" (of a dataset or view), "segment", "digest" (of an input, 32 hexadecimal digits) or "SHA-256".
+    """
+    kinds = {"id": _ID, "segment": _SEGMENT, "digest": _DIGEST, "SHA-256": _SHA256}
+    return _matches(where, what, kinds[kind], value)
+
+
+def is_id(name: str) -> bool:
+    """Return whether a dataset or a view may be called so."""
+    return bool(_ID.fullmatch(name))
+
+
+def is_segment(name: str) -> bool:
+    """Return whether a segment may be called so."""
+    return bool(_SEGMENT.fullmatch(name))
+
+
 def _object(where: Path | str, what: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse(where, f"{what} is {_short(value)}, expected an object")
@@ -405,6 +452,11 @@ def _matches(where: Path | str, what: str, pattern: re.Pattern[str], value: obje
 def _name(where: Path | str, what: str, value: object) -> None:
     if not isinstance(value, str) or len(value) > MAX_TEXT or _CONTROL.search(value):
         _refuse(where, f"{what} is {_short(value)}, expected a name")
+
+
+def short(value: object) -> str:
+    """Show a value of a stranger's in a few characters, without what a terminal obeys."""
+    return _short(value)
 
 
 def _short(value: object) -> str:

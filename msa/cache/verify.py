@@ -5,14 +5,16 @@ every chunk with its checksum and with what zarr-python reads, and looks for NaN
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK
 from typing import Any
 
 import numpy as np
 
-from msa.cache import fingerprint, manifest, trust
+from msa.cache import fingerprint, inside, manifest, trust
 from msa.cache.examine import READABLE, Corpus, Problem, corpus, faults, modality_of
 from msa.cache.examine_segment import Segment, segment
 from msa.cache.files import TEMPORARY
@@ -25,7 +27,7 @@ from msa.errors import StoreError
 __all__ = ["Problem", "Report", "report", "verify"]
 
 _GENERATION = re.compile(r"([0-9]{8})\.json")
-_SEALED = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
+LINK = "is a symbolic link, and nothing in a store is one: it is not followed"
 
 
 @dataclass
@@ -59,6 +61,7 @@ def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = 
     if isinstance(store, FeatureStore):
         found.generation, found.manifest = store.manifest["generation"], store.manifest
     _root(found)
+    found.problems += _links(found)
     _tags(found)
     datasets = found.manifest["datasets"]
     entries = [(view, entry) for view, about in found.manifest["views"].items() for entry in about["segments"]]
@@ -86,7 +89,7 @@ def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = 
 
 def _newest(path: Path) -> Report:
     """The newest generation that can be read; every one that cannot is a problem."""
-    numbers = sorted(int(m[1]) for p in (path / "manifests").glob("*.json") if (m := _GENERATION.fullmatch(p.name)))
+    numbers = sorted(int(m[1]) for name in _names(path / "manifests", path) if (m := _GENERATION.fullmatch(name)))
     found, newer = Report(path, 0, {"msa_format": FORMAT, "generation": 0, "datasets": {}, "views": {}}), False
     for number in numbers:
         where = f"manifests/{number:08d}.json"
@@ -130,8 +133,8 @@ def _root(found: Report) -> None:
 
 def _tags(found: Report) -> None:
     """Names of generations: each must say one that is there."""
-    for path in sorted((found.path / "tags").glob("*.json")):
-        if path.name.startswith(TEMPORARY):  # set aside by a repair
+    for path in (found.path / "tags" / name for name in _names(found.path / "tags", found.path)):
+        if path.name.startswith(TEMPORARY) or path.suffix != ".json":  # set aside by a repair; none of ours
             continue
         where = f"tags/{path.name}"
         try:
@@ -218,9 +221,11 @@ def _strangers(found: Report) -> Iterator[Problem]:
     """Files in published folders that no manifest names."""
     named, folders = _named(found)
     for folder, open_segment in folders.items():
-        for path in _below(folder, deep=folder.parent.name != "views"):
+        for path in _below(found.path, folder, deep=folder.parent.name != "views"):
             if path in named or open_segment or path.name.startswith(TEMPORARY) or path.name == JOURNAL:
                 continue
+            if path.is_symlink():
+                continue  # named already
             yield Problem(path.relative_to(found.path).as_posix(), "not named by any manifest")
 
 
@@ -246,18 +251,45 @@ def _named(found: Report) -> tuple[set[Path], dict[Path, bool]]:
     return named, folders
 
 
-def _below(folder: Path, deep: bool) -> Iterable[Path]:
+def _below(root: Path, folder: Path, deep: bool) -> list[Path]:
     """Everything in a folder that is no folder; links are not followed. Of a view only what lies in it directly."""
-    if folder.is_symlink() or not folder.is_dir():
+    try:
+        if deep:
+            return [path for path, about in inside.tree(root, folder) if path != folder and not S_ISDIR(about.st_mode)]
+        below = {path.name for path in inside.folders(root, folder)}
+        return [folder / name for name in inside.listed(root, folder) if name not in below]
+    except (StoreError, OSError):
+        return []  # a link or a file in its place: said where it is examined
+
+
+def _names(folder: Path, root: Path) -> list[str]:
+    """What lies in a folder; nothing where a link or a file is in its place."""
+    try:
+        return inside.listed(root, folder)
+    except (StoreError, OSError):
         return []
-    if not deep:
-        return [path for path in folder.iterdir() if path.is_symlink() or not path.is_dir()]
-    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
+def _links(found: Report) -> Iterator[Problem]:
+    """Links among the folders and files that make a store: all that is behind one counts as missing."""
+    for top in ("zarr.json", "index", "views", "manifests", "tags"):
+        try:
+            for path, about in inside.tree(found.path, found.path / top):
+                below = path.relative_to(found.path).parts
+                if S_ISLNK(about.st_mode) and not any(name.startswith(TEMPORARY) for name in below):
+                    yield Problem("/".join(below), LINK)
+        except (StoreError, OSError) as error:
+            yield Problem(top, f"cannot be listed: {getattr(error, 'what', error)}")
 
 
 def _unnamed(found: Report) -> Iterator[Problem]:
     """Whole segments that no generation names, although nobody writes them any more: the manifest that did is gone."""
-    folders = [p for p in (found.path / "views").glob("*/seg/*") if _SEALED.fullmatch(p.name) and p.is_dir()]
+    folders = []
+    with suppress(StoreError):
+        views = inside.folders(found.path, found.path / "views")
+        for view in views:
+            with suppress(StoreError):
+                folders += [p for p in inside.folders(found.path, view / "seg") if trust.is_segment(p.name)]
     known = _ever_named(found)
     for folder in folders:
         if (folder.parent.parent.name, folder.name) in known or (folder / JOURNAL).exists():
@@ -282,7 +314,7 @@ def _whose(folder: Path, of: Corpus | None) -> tuple[str, ...]:
 def _ever_named(found: Report) -> set[tuple[str, str]]:
     """View and segment of everything any generation names, also one that was published a moment ago."""
     known: set[tuple[str, str]] = set()
-    for path in (found.path / "manifests").glob("*.json"):
+    for path in (found.path / "manifests" / name for name in _names(found.path / "manifests", found.path)):
         number = _GENERATION.fullmatch(path.name)
         if number is None or int(number[1]) in found.damaged:
             continue

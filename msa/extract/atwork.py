@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msa.cache import heartbeat
+from msa.cache import heartbeat, inside, trust
 from msa.cache.writers import lives, whoami
+from msa.errors import StoreError
 from msa.extract.forward import LOST
 
 PREFIX = "at-work~"
@@ -26,7 +27,7 @@ class Note:
 
     def __init__(self, view: Path, segment: str, dataset: str) -> None:
         self.path = view / f"{PREFIX}{segment}"
-        self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._handle = inside.opened(_store(view), self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._open: deque[set[int]] = deque()
         self._settled = 0
         self._write({"writer": whoami(), "dataset": dataset})
@@ -57,10 +58,10 @@ class Note:
             yield note
         except BaseException as error:
             if not lost(str(error)):
-                note.path.unlink(missing_ok=True)
+                remove(note.path)
             raise
         else:
-            note.path.unlink(missing_ok=True)
+            remove(note.path)
         finally:
             heartbeat.drop(note.path)
             os.close(note._handle)
@@ -83,19 +84,29 @@ def forget(view: Path, dataset: str, unsettled: Collection[int]) -> None:
     """Remove the notes of dead processes that tell of no row of `unsettled`."""
     for path, rows in _of_the_dead(view, dataset):
         if rows.isdisjoint(unsettled):
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _of_the_dead(view: Path, dataset: str) -> Iterator[tuple[Path, set[int]]]:
     """Notes whose writer lives no more, and the rows that were at work."""
-    notes = sorted(view.glob(f"{PREFIX}*"))
-    now = heartbeat.time_of(view.parents[1]) if notes else None
+    notes = [view / name for name in inside.listed(_store(view), view) if name.startswith(PREFIX)]
+    now = heartbeat.time_of(_store(view)) if notes else None
     for path in notes:
         try:
-            head, *lines = map(json.loads, path.read_bytes().split(b"\n")[:-1])  # a torn last line is no batch yet
-            silent_s = now - path.stat().st_mtime if now is not None else -float("inf")
+            data = trust.read_bytes(path, trust.MAX_JSON)
+            head, *lines = map(json.loads, data.split(b"\n")[:-1])  # a torn last line is no batch yet
+            silent_s = now - path.lstat().st_mtime if now is not None else -float("inf")
             if head["dataset"] == dataset and not lives(head["writer"], silent_s):
                 settled = lines[-1][0] if lines else 0
-                yield path, {row for _, rows in lines[settled:] for row in rows}
-        except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError):
-            continue  # another run removed it, or it is not ours to read
+                yield path, {int(row) for _, rows in lines[settled:] for row in rows}
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError, StoreError):
+            continue  # another run removed it, it is not ours to read, or no writer of ours wrote it
+
+
+def remove(path: Path) -> None:
+    """Remove a note, views/<view>/at-work~<segment>, where it is still there."""
+    inside.remove(_store(path.parent), path, missing_ok=True)
+
+
+def _store(view: Path) -> Path:
+    return view.parents[1]

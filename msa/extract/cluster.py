@@ -24,7 +24,7 @@ from msa.cache.segment import Form, SegmentWriter
 from msa.cache.store import FeatureStore
 from msa.errors import BackboneError, ConfigError, MsaError
 from msa.extract import isolation
-from msa.extract.atwork import PREFIX, Note, lost
+from msa.extract.atwork import PREFIX, Note, lost, remove
 from msa.extract.backbone import Backbone
 from msa.extract.device import pick_device
 from msa.extract.pipeline import Run, budget_of, confine, piece_of, planned_for, suspects
@@ -394,7 +394,7 @@ class _Driver:
         """What to do about a task whose worker died: again, then apart. Raises BackboneError where that is no use."""
         begun = order.begun
         for m in order.recipes:
-            order.note(m).unlink(missing_ok=True)  # else whoever comes next suspects what this run sees to itself
+            remove(order.note(m))  # else whoever comes next suspects what this run sees to itself
         self.vain = 0 if begun else self.vain + 1
         if order.attempt == GIVE_UP or self.vain > GIVE_UP * IN_FLIGHT * self.workers:
             raise _hopeless(error)

@@ -203,10 +203,10 @@ def test_what_others_publish_meanwhile_is_merged_and_what_they_remove_ends_it(sc
     real, other = os.link, FeatureStore.open(scattered.path)
 
     def first(action):
-        def link(source, target):
+        def link(source, target, **folders):
             monkeypatch.setattr(os, "link", real)
             action()
-            real(source, target)
+            real(source, target, **folders)
 
         monkeypatch.setattr(os, "link", link)
 

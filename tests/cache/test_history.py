@@ -139,8 +139,8 @@ def test_a_rollback_that_meets_a_sweep_gives_up_and_leaves_the_store_as_it_was(g
     found = sweeping.survey(grown.path, 0)
     real = os.link
 
-    def link(source, target):
-        real(source, target)
+    def link(source, target, **folders):
+        real(source, target, **folders)
         monkeypatch.setattr(os, "link", real)
         monkeypatch.setattr(sweeping, "_needed", lambda *_, **__: set())  # what it read before
         os.utime(grown.path / "views" / ("v" * 16) / "zarr.json", (0, 0))

@@ -319,6 +319,8 @@ def _hook(event, words):
             return
     else:
         path = words[0]
+        if os.sep not in str(path):  # a name in an open folder
+            path = os.readlink(f"/proc/self/fd/{next(fd for fd in words[::-1] if isinstance(fd, int))}")
     if str(path).startswith(WATCHED[0]):
         TOUCHED.append((event, str(path)))
         raise OSError(errno.EROFS, "Read-only file system", str(path))

@@ -552,7 +552,7 @@ def test_a_part_that_is_not_there_leaves_nothing_behind(full, tmp_path, wanted):
 
 
 def test_a_place_that_takes_nothing_is_named(full, tmp_path, monkeypatch):
-    def refuse(path, *rest):
+    def refuse(path, *rest, **folder):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     (tmp_path / "file").write_text("mine")

@@ -285,11 +285,11 @@ def test_a_publisher_that_loses_a_race_leaves_out_what_the_winner_has(store, ind
     mine, rival = started(store, index, range(8)), started(FeatureStore.open(store.path), index, range(4, 12))
     entry, real, calls = mine.seal(), os.link, []
 
-    def link(source, target):
+    def link(source, target, **folders):
         if not calls:
             calls.append(target)
             FeatureStore.open(store.path).publish("v", [rival.seal()])
-        real(source, target)
+        real(source, target, **folders)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", link)

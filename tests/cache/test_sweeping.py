@@ -266,9 +266,9 @@ def test_borrowed_data_that_vanishes_in_the_very_moment_is_given_up(store, index
     dataset = store.add_index(other)
     real = os.link
 
-    def link(source, target):
+    def link(source, target, **folders):
         monkeypatch.setattr(os, "link", real)
-        real(source, target)
+        real(source, target, **folders)
         (entry,) = store.manifest["views"][VIEW]["segments"]
         shutil.rmtree(store.path / "views" / VIEW / "seg" / entry["id"])
 

@@ -107,8 +107,8 @@ def test_what_only_looks_like_a_generation_is_none(store, index, name):
 def test_a_link_that_was_made_and_reported_as_failed_counts(store, index, monkeypatch, error):
     real = os.link
 
-    def link(source, target):
-        real(source, target)
+    def link(source, target, **folders):
+        real(source, target, **folders)
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, "link", link)
@@ -122,7 +122,7 @@ def test_a_link_that_was_made_and_reported_as_failed_counts(store, index, monkey
     [(errno.EPERM, "no hard links"), (errno.EOPNOTSUPP, "no hard links"), (errno.EACCES, "written to")],
 )
 def test_a_file_system_that_cannot_is_named(store, index, monkeypatch, error, said):
-    def link(source, target):
+    def link(source, target, **folders):
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, "link", link)
@@ -161,15 +161,15 @@ def test_what_a_dead_process_sealed_and_another_publishes_this_moment_is_left_al
     writer = started(store, index, range(8))
     entry = writer.seal()
     written_by_the_dead(writer)
-    rival, real = FeatureStore.open(store.path), Path.rename
+    rival, real = FeatureStore.open(store.path), os.rename
 
-    def rename(self, target):
+    def rename(source, target, **folders):
         if ".claim" in Path(target).name:
-            monkeypatch.setattr(Path, "rename", real)
+            monkeypatch.setattr(os, "rename", real)
             store.publish("v", [entry])
-        return real(self, target)
+        return real(source, target, **folders)
 
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     journal = writer.folder / "journal.jsonl"
     kept = journal.read_bytes()
     assert rival.recover("v") == 0
@@ -193,10 +193,10 @@ def test_what_zarr_left_unfinished_is_no_part_of_a_segment_that_is_taken_over(st
 def test_a_segment_that_nobody_else_may_touch_is_left_to_its_owner(store, index, monkeypatch):
     written_by_the_dead(started(store, index, range(8)))
 
-    def rename(self, target):
+    def rename(source, target, **folders):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     assert store.recover("v") == 0
 
 
@@ -292,7 +292,8 @@ REFUSING = """
                              "os.truncate", "os.utime", "os.chmod"):
                 return
             inside = any(isinstance(path, (str, bytes, os.PathLike))
-                         and os.path.realpath(os.fsdecode(path)).startswith(store) for path in given[:2])
+                         and (os.path.realpath(os.fsdecode(path)).startswith(store) or os.sep not in os.fsdecode(path))
+                         for path in given[:2])  # a bare name: in an open folder of the store
             if inside and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 raise OSError(errno.EROFS, "Read-only file system")
 
