@@ -154,6 +154,67 @@ def test_a_command_explains_itself_and_every_option(name):
     assert [p.name for p in command.params if not p.help] == []
 
 
+# Calls that change or walk the folders they are given by name, and so follow links: in a store only inside.py has them.
+FOLLOWING = {
+    *("unlink", "rmtree", "rmdir", "rename", "renames", "move", "copyfile", "copytree", "copy2", "truncate"),
+    *("mkdir", "makedirs", "mkdtemp", "touch", "utime", "chmod", "link", "symlink", "symlink_to", "hardlink_to"),
+    *("glob", "rglob", "iterdir", "walk", "scandir", "listdir", "write_bytes", "write_text"),
+    *("os.open", "os.replace"),
+}
+# What is not in a store: the user's exports, and the mirror of remote stores in the user's own cache folder.
+ELSEWHERE = {"msa.cache.inside", "msa.cache.exchange", "msa.cache.files", "msa.cache.blocks"}
+IN_A_STORE = [
+    name
+    for name in MODULES
+    if (within(name, "msa.cache") or name == "msa.extract.atwork") and not any(within(name, e) for e in ELSEWHERE)
+]
+ALLOWED = {
+    ("msa.cache.trust", "os.open"),  # to read, and not through a link
+    ("msa.cache.heartbeat", "utime"),  # of a file this process made a moment before, and not through a link
+    ("msa.cache.segment", "truncate"),  # of an open file
+    ("msa.cache.transfer", "truncate"),
+}
+
+
+@pytest.mark.parametrize("name", IN_A_STORE)
+def test_nothing_in_a_store_is_changed_or_listed_but_by_one_module(name):
+    """A store is a stranger's: `inside` alone reaches below its root without following a link that lies there."""
+    wrong = {(called, line) for called, line in calls(MODULES[name]) if (name, called) not in ALLOWED}
+    assert not wrong, f"{name}: use msa.cache.inside for {', '.join(f'{c} (line {n})' for c, n in sorted(wrong))}"
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Calls of what follows links, and of `open` to write, unless of a descriptor that `inside.opened` gave."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = ast.unparse(node.func).rpartition(".")
+        for called in {name, f"{owner}.{name}"} & FOLLOWING if owner not in ("", "inside") else ():
+            yield called, node.lineno
+        writing = ast.unparse(node.func) in ("open", "io.open") and any(
+            isinstance(word, ast.Constant) and isinstance(word.value, str) and set(word.value) & set("wax+")
+            for word in [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode")]
+        )
+        if writing and not ast.unparse(node.args[0]).startswith("inside.opened("):
+            yield "open", node.lineno
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("os.unlink(path)", "path.unlink()", "shutil.rmtree(path)", "os.replace(a, b)", "folder.glob('*')"),
+        *("open(path, 'wb')", "open(path, mode='a')", "os.open(path, 0)", "path.write_text('')", "os.walk(path)"),
+    ],
+)
+def test_a_call_that_follows_links_is_found(line):
+    assert list(calls(ast.parse(line)))
+
+
+@pytest.mark.parametrize("line", ["inside.link(a, b, c)", "text.replace('a', 'b')", "open(path, 'rb')", "open(path)"])
+def test_a_call_that_follows_none_is_not(line):
+    assert not list(calls(ast.parse(line)))
+
+
 def test_there_is_no_drawer_for_odds_and_ends():
     drawers = {"utils", "util", "helpers", "helper", "misc", "common"}
     assert [path for path in FILES if path.stem in drawers or path.parent.name in drawers] == []

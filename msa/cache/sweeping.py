@@ -89,7 +89,7 @@ def survey(store: Path, grace_s: float) -> Survey:
             recovery.check(store, folder, manifest.read(store))
             left[folder.parent.parent.name] += _committed(folder)
         except MsaError as error:  # it stays, for a person to look at
-            damaged.append(error.what)
+            damaged.append(f"{error.what}; {error.fix}")
         except FileNotFoundError:
             continue  # another run took it over
     return Survey(keeps, tuple(rules.litter()), {view: n for view, n in left.items() if n}, tuple(damaged))
@@ -117,8 +117,8 @@ def sweep(store: FeatureStore, grace_s: float) -> tuple[Survey, int]:
         if (store.path / "views" / view_id / "zarr.json").exists():
             try:
                 store.recover(view_id)
-            except MsaError as error:  # it stays, for somebody to look at
-                damaged.append(error.what)
+            except MsaError as error:  # it stays, for a person to look at
+                damaged.append(f"{error.what}; {error.fix}")
     found = survey(store.path, grace_s)
     freed = remove(store.path, found.litter, grace_s)
     return Survey(found.kept, found.litter, found.left, tuple(dict.fromkeys([*damaged, *found.damaged]))), freed

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from msa.cache import admission, heartbeat, housekeeping, manifest, recovery, sweeping, writers
+from msa.cache import admission, heartbeat, housekeeping, inside, manifest, recovery, sweeping, writers
 from msa.cache.segment import Journal
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
@@ -176,9 +176,13 @@ def test_the_clock_of_the_disk_is_that_of_its_files(store, monkeypatch):
 
 
 def test_a_full_disk_has_a_clock_and_one_that_cannot_be_written_to_has_none(store, monkeypatch):
+    real = os.open
+
     def refusing(number):
-        def refuse(*args):
-            raise OSError(number, os.strerror(number))
+        def refuse(path, flags, *mode, **folder):
+            if flags & os.O_CREAT:
+                raise OSError(number, os.strerror(number))
+            return real(path, flags, *mode, **folder)
 
         return refuse
 
@@ -417,10 +421,10 @@ def test_a_claim_dates_from_the_claim(store, index, monkeypatch):
     said_by(writer.folder, me(host="another-machine"), QUIET)
     seen = []
 
-    def discard(folder):
-        seen.append(recovery.alive(folder, heartbeat.time_of(store.path)))
+    def discard(store, folder):
+        seen.append(recovery.alive(folder, heartbeat.time_of(store)))
         said_by(folder, me(host="a-third-machine"))
-        seen.append(recovery.alive(folder, heartbeat.time_of(store.path)))
+        seen.append(recovery.alive(folder, heartbeat.time_of(store)))
 
     monkeypatch.setattr(recovery, "_discard_uncommitted", discard)
     assert store.recover("v") == 8
@@ -430,7 +434,7 @@ def test_a_claim_dates_from_the_claim(store, index, monkeypatch):
 def test_a_claimant_that_was_suspended_for_too_long_gives_way(store, index, monkeypatch):
     written_by_the_dead(started(store, index, range(8)))
 
-    def discard(folder):
+    def discard(store, folder):
         folder.rename(folder.with_name(f"{recovery.CLAIM}~faster@x~1~0.0~{folder.name.rpartition('~')[2]}"))
 
     monkeypatch.setattr(recovery, "_discard_uncommitted", discard)
@@ -475,20 +479,20 @@ def test_whenever_somebody_begins_to_write_it_is_whole_or_is_told(store, index, 
     calls, begun = [], []
 
     def before(real):
-        def call(path, *args, **kwargs):
+        def call(root, path, *args, **kwargs):
             if "/views/v" in str(path) and not begun:
                 calls.append(path)
                 if len(calls) == moment + 1:
                     begun.append(None)
                     other.add_view("v", about)
                     begun[0] = other.writer("v", dataset, FORM, {})
-            return real(path, *args, **kwargs)
+            return real(root, path, *args, **kwargs)
 
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("unlink", "rmdir", "rename"):
-            patch.setattr(Path, name, before(getattr(Path, name)))
+        for name in ("remove", "remove_empty", "rename"):
+            patch.setattr(inside, name, before(getattr(inside, name)))
         housekeeping.remove(store, dataset="tiny", now=True)
     begun[0].write(1, index.digests[Modality.AUDIO][1].tobytes(), hidden(1))
     other.publish("v", [begun[0].seal()])
