@@ -31,11 +31,21 @@ class Row:
 
     @property
     def id(self) -> str:
-        return self.text("id").strip() or f"row{self.number}"
+        return self._name("id") or f"row{self.number}"
 
     @property
     def group(self) -> str:
-        return self.text("group").strip()
+        return self._name("group")
+
+    def _name(self, column: str) -> str:
+        """A cell that tells samples apart. Raises SourceError for what a spreadsheet program made of one."""
+        cell = self.text(column).strip()
+        if records.spoiled(cell):
+            raise self.error(
+                f"the {column} is {cell!r}: a spreadsheet program took it for a formula or a number",
+                fix="get the table as it was before, or import it with this column as text",
+            )
+        return cell
 
     def error(self, what: str, fix: str) -> SourceError:
         return SourceError(f"{self.table}, line {self.line}: {what}", fix=fix)
@@ -73,6 +83,11 @@ class Row:
     def label(self, column: str = "label") -> str | None:
         """The label as it is written; a `nan` that some program wrote for "no label" is refused, not learned."""
         cell = self.text(column).strip()
+        if cell.startswith("#") and records.spoiled(cell):
+            raise self.error(
+                f"the {column} is {cell!r}, an error of a spreadsheet program",
+                fix="write the label, or leave the cell empty where nobody labelled the sample",
+            )
         if cell and not math.isfinite(_number(cell) or 0.0):
             raise self.error(f"the {column} is {cell!r}", fix="leave the cell empty where nobody labelled the sample")
         return cell or None

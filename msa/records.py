@@ -20,6 +20,8 @@ from msa.errors import SourceError
 Row = tuple[int, dict[str, Any]]  # line number, cells by column; an empty cell is left out
 
 NAMED = ("id", "text")  # columns in which 3,5 is not a number
+# Errors in capitals of any language, as in #NAME?, #REF!, #¡REF!, #DIV/0!, #N/A, #NV; and numbers cut to a few digits
+_SPOILED = re.compile(r"#[¡¿]?[A-ZÀ-ÖØ-Þ0-9_/]{2,20}[!?]|#N/?[AVD]|[+-]?\d(?:[.,]\d*)?E\+\d{1,3}")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(?:,\d+)?(?:[eE][+-]?\d+)?\s*")
 
 
@@ -48,6 +50,16 @@ def text_of(path: Path) -> str:
             f"{path}, line {line}: not UTF-8 ({error.reason})",
             fix="save the file as UTF-8; in a spreadsheet program as 'CSV UTF-8'",
         ) from error
+
+
+def whole_characters(text: str) -> str:
+    """Join surrogate pairs and replace lone ones by U+FFFD: JSON lets them through, no file or tokenizer takes them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def spoiled(cell: str) -> bool:
+    """Is this what a spreadsheet leaves of an id: `#NAME?` of one that began with `=` or `-`, `1.2E+17` of digits?"""
+    return bool(_SPOILED.fullmatch(cell.strip()))
 
 
 def natural(id: str) -> tuple[list[str | int], str]:
@@ -101,6 +113,7 @@ def _cells(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tupl
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1 + skipped
+        limit = csv.field_size_limit(len(text) + 1)  # a transcript may have more than 131,072 letters
         try:
             cells = next(reader)
         except StopIteration:
@@ -109,6 +122,8 @@ def _cells(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tupl
             raise SourceError(
                 f"{path}, line {line}: {error}", fix='close the quotes, and write " in a text as ""'
             ) from error
+        finally:
+            csv.field_size_limit(limit)  # others in this process may rely on theirs
         if cells:
             yield line, cells
 
@@ -128,4 +143,8 @@ def _object(path: Path, line: int, text: str) -> dict[str, Any]:
         raise SourceError(f"{path}, line {line}: {error}", fix="write one JSON object per line") from error
     if not isinstance(cells, dict):
         raise SourceError(f"{path}, line {line}: a {type(cells).__name__}", fix="write one JSON object per line")
-    return {name.strip().lower(): cell for name, cell in cells.items() if cell is not None and str(cell).strip()}
+    return {
+        whole_characters(name).strip().lower(): whole_characters(cell) if isinstance(cell, str) else cell
+        for name, cell in cells.items()
+        if cell is not None and str(cell).strip()
+    }

@@ -29,6 +29,7 @@ from msa.extract.container import MediaError as MediaError
 from msa.extract.container import Pictures, Sampling, Sound
 from msa.extract.sound import RATE as RATE
 from msa.extract.sound import Wave
+from msa.records import whole_characters
 from msa.types import Modality, Raw
 
 BOUNDS = Bounds()
@@ -103,7 +104,7 @@ def versions(modality: Modality, options: Mapping[str, Any] = MappingProxyType({
 def read_text(raw: Raw) -> tuple[str, str]:
     """The stripped text and the encoding it was read in: UTF-8, or else Windows' Latin letters, which fit anything."""
     if raw.text is not None:
-        text, encoding = _whole_characters(raw.text), "str"
+        text, encoding = whole_characters(raw.text), "str"
     else:
         text, encoding = _decode(_bytes(raw))
     text = text.strip()
@@ -119,11 +120,6 @@ def _decode(data: bytes) -> tuple[str, str]:
         return data.decode("utf-8-sig"), "utf-8-sig"
     except UnicodeDecodeError:
         return data.decode("cp1252", errors="replace"), "cp1252"
-
-
-def _whole_characters(text: str) -> str:
-    """Join surrogate pairs and replace lone ones, which JSON lets through and no tokeniser takes."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 # pictures

@@ -1,7 +1,7 @@
 """A corpus on disk -> its index: every sample with label, split and input digests, and what was left out and why."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +10,9 @@ from msa.cache import fingerprint
 from msa.cache.index import Index
 from msa.cache.indexing import Corpus, Inputs, index_of
 from msa.config import taking, with_settings
+from msa.errors import SourceError
 from msa.extract import media
+from msa.names import printable
 from msa.types import Dropped, Modality, Raw, Sample
 
 
@@ -50,7 +52,7 @@ def scan(
     module = catalog.load("dataset", dataset)
     drawing, own = taking(splits.Config(), settings)
     config = with_settings(module.Config(), own, f"setting of {dataset}")
-    found = list(module.samples(root, config))
+    found = [_written(item) for item in module.samples(root, config)]
     corpus = Corpus(
         name=_name(module, dataset, root),
         task=module.TASK or module.task(root, config),
@@ -65,6 +67,25 @@ def scan(
     inputs = [_inputs(sample, i, len(samples), advance, lost) for i, sample in enumerate(samples)]
     index = index_of(corpus, inputs, split_file, seed, drawing)
     return Scan(index, [sample.raw for sample in samples], unreadable=lost)
+
+
+def _written(item: Sample | Dropped) -> Sample | Dropped:
+    """The same, where a store can hold its names: a file whose name is no UTF-8 is shown by escapes when left out.
+
+    Raises SourceError where a sample is called so.
+    """
+    if isinstance(item, Dropped):
+        if (item.id + item.detail).isprintable():
+            return item
+        return replace(item, id=printable(item.id), detail=printable(item.detail))
+    for what, name in (("id", item.id), ("group", item.group), ("label", item.label)):
+        try:
+            str(name).encode()
+        except UnicodeEncodeError as error:
+            raise SourceError(
+                f"the {what} {printable(name)} of a sample is no valid Unicode text", fix="rename it in UTF-8"
+            ) from error
+    return item
 
 
 def of_store(index: Index) -> Scan:

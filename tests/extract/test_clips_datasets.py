@@ -400,3 +400,14 @@ def test_features_of_these_corpora_may_not_be_passed_on(name):
     source = catalog.load("dataset", name).SOURCE
     assert not source.redistribution
     assert "none stated" in source.licence
+
+
+@pytest.mark.parametrize("cells", [("#NAME?", "1"), ("v", "#REF!"), ("1.2E+17", "1")])
+def test_an_id_that_a_spreadsheet_destroyed_is_an_error_that_names_the_line(tmp_path, cells):
+    root = tree(tmp_path)
+    table = next(root.rglob("label.csv"))
+    lines = table.read_text("utf-8").splitlines()
+    lines[1] = ",".join([*cells, *lines[1].split(",")[2:]])
+    table.write_text("\n".join(lines), "utf-8")
+    assert "line 2: video_id is" in refused(root).what
+    assert "spreadsheet program" in refused(root).what

@@ -15,6 +15,7 @@ from msa import catalog, labels
 from msa.config import with_settings
 from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.extract.datasets import emodb, mvsa, mvsa_single, ravdess, table, tess
+from msa.extract.scan import scan
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Split, Task
 
 NAMES = catalog.names("dataset")
@@ -553,6 +554,9 @@ def test_a_row_without_any_material_is_dropped_and_named(tmp_path):
         ("", "none of its columns is known"),
         ("id,image\na,img/1.jpg\nb,img/2.jpg\n", "none of the 2 files it names exists"),
         ("id,text,face\na,x,f/1.csv\n", "none of the 1 files it names exists"),
+        ("id,text\na,x\n#NAME?,y\n", "line 3: the id is '#NAME?': a spreadsheet program took it"),
+        ("id,text,group\na,x,1.2E+17\n", "line 2: the group is '1.2E+17': a spreadsheet program took it"),
+        ("id,text,label\na,x,#N/A\n", "line 2: the label is '#N/A', an error of a spreadsheet program"),
         ("text,face,start\nx,mine.csv,1\ny,mine.csv,2\n", "line 3: TABLE is the face of line 2 too"),
     ],
 )
@@ -577,6 +581,31 @@ def test_a_json_line_that_is_no_row_is_an_error_that_names_it(line, message, tmp
     with pytest.raises(SourceError) as error:
         list(table.samples(written(tmp_path, '{"text": "\u2028"}\n' + line, "x.jsonl")))
     assert message in error.value.what
+
+
+def test_half_a_character_in_an_id_a_label_or_a_group_is_replaced_and_kept_in_the_store(tmp_path):
+    rows = [
+        {"id": f"x\ud83d{i}", "text": "hi", "label": f"l\ud83d{i % 2}", "group": f"\ude00{i}", "split": s}
+        for i, s in enumerate(["train", "valid", "test"] * 3)
+    ]
+    path = written(tmp_path, "\n".join(map(json.dumps, rows)), "x.jsonl")
+    index = scan("table", path).index
+    assert list(index.ids) == [f"x\ufffd{i}" for i in range(9)]
+    assert index.task.classes == ("l\ufffd0", "l\ufffd1")
+
+
+def test_two_ids_that_half_a_character_told_apart_are_an_error(tmp_path):
+    rows = [{"id": f"x{half}", "text": "hi"} for half in ("\ud83d", "\ud83e")]
+    with pytest.raises(SourceError, match="already in line 1"):
+        list(table.samples(written(tmp_path, "\n".join(map(json.dumps, rows)), "x.jsonl")))
+
+
+def test_a_file_whose_name_is_no_utf_8_is_left_out_by_a_name_that_can_be_written(tmp_path):
+    root = tree("ravdess", tmp_path)
+    sound = next(root.rglob("*.wav"))
+    (sound.parent / os.fsdecode(b"caf\xe9\x1b[2J.wav")).write_bytes(b"x")
+    dropped = [id for id, _, _ in scan("ravdess", root).index.about["dropped_ids"] if "caf" in id]
+    assert [Path(id).name for id in dropped] == ["caf\\udce9\\x1b[2J.wav"]
 
 
 def test_a_table_in_another_encoding_or_format_is_refused(tmp_path):

@@ -89,6 +89,11 @@ class _Row:
         video, clip = (re.sub(r"^(\d+)\.0+$", r"\1", self.cell(name)) for name in ("video_id", "clip_id"))
         if not video or not clip:
             raise self.error(f"video_id is {video!r} and clip_id {clip!r}", fix="fill both cells, or delete the line")
+        if records.spoiled(video) or records.spoiled(clip):
+            raise self.error(
+                f"video_id is {video!r} and clip_id {clip!r}: a spreadsheet program took one for a formula or a number",
+                fix=f"get {LABELS} as it was before, or import it with the ids as text",
+            )
         return video, clip
 
     def cell(self, column: str) -> str:

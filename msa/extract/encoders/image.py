@@ -108,7 +108,10 @@ def places(features: Any, model: Any, size: Sequence[int]) -> "torch.Tensor":
     if features.ndim == 3:
         tokens = features.shape[1]
         declared = _prefix(model)
-        prefix = next((n for n in (declared, 0) if _is_grid(tokens - n, size)), None)
+        candidates = (
+            (declared, 0) if tokens > declared else ()
+        )  # of the very tokens that stand for no place, 1 is no grid
+        prefix = next((n for n in candidates if _is_grid(tokens - n, size)), None)
         if prefix is None:
             over = f"{tokens} tokens, {declared} of which stand for no place"
             raise _no_grid(model, f"gives {over}: no grid over {size[0]} x {size[1]} px is left")
