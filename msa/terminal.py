@@ -353,6 +353,8 @@ def shared(result: Any) -> None:
     travelled = f"{result.files} files, {size(result.bytes)} travelled" if result.files else "all of it was there"
     held = f"{result.samples:,} samples in all views"
     say(f"{what}: {held}, in {result.to} (generation {result.generation}); {travelled}")
+    if result.close:
+        say(f"  {result.close:,} samples of both differ by rounding: those of {result.to} stay as they are")
     for name, licence in result.licences:
         say(f"  {name}: licence: {licence}")
 
@@ -395,7 +397,7 @@ def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
             for what, number in view["counts"].items():
                 say(f"    counted {number} {what}")
             by = f" by {view['creator']}" if view["creator"] else ""
-            say(f"    made    {view['created']}{by} on {view['device']}, {view['versions']}")
+            say(f"    made    {view['created']}{by} on {view['device']}{_arithmetic(view['runs'])}, {view['versions']}")
             shown = view["failures"] if every_failure else view["failures"][:3]
             for failure in shown:
                 say(f"    failed  {failure['id']}: {failure['stage']}: {failure['reason']}")
@@ -427,6 +429,12 @@ def log(found: Sequence[Any]) -> None:
         for i, line in enumerate(one.told):
             rows.append([one.number, one.created, one.creator, state, line] if not i else ["", "", "", "", line])
     show("", ["generation", "when", "who", "tags", "what"], rows)
+
+
+def _arithmetic(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Threads and instructions of the runs of a view, each once; nothing of runs that did not note them."""
+    told = [f"{run['threads']} thread{'s' * (run['threads'] != 1)} of {run['cpu']}" for run in runs if "threads" in run]
+    return "".join(f" ({one})" for one in dict.fromkeys(told))
 
 
 def changes(found: Sequence[Any]) -> None:

@@ -1,4 +1,8 @@
-"""Keys: what an input is, what a recipe is, what a corpus is. Equal keys mean equal numbers, on any machine."""
+"""Keys: what an input is, what a recipe is, what a corpus is.
+
+Equal keys mean equal numbers: to the bit for the same number of threads and the same instructions of the processor,
+and within rounding otherwise (see rounding.py).
+"""
 
 import hashlib
 import json

@@ -8,17 +8,22 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from msa.cache import inside, layout, manifest, trust
+import numpy as np
+
+from msa.cache import inside, layout, manifest, rounding, trust
 from msa.cache.admission import Nothing, soon
+from msa.cache.index import Index
 from msa.cache.manifest import Manifest
+from msa.cache.view import View, ViewReader
 from msa.errors import ConfigError, MsaError, StoreError, UnknownNameError
 from msa.names import printable
 
+NAMED = 5  # samples in a line
 _TAG = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # digits alone are a generation
 
 
@@ -33,6 +38,8 @@ class Change:
     failed: int  # failure records: more, or fewer where negative
     segments: tuple[int, int] = (0, 0)  # before, after
     nbytes: int = 0  # of files of its own: more, or fewer where negative
+    close: int = 0  # samples that were made anew and differ by rounding
+    apart: Sequence[str] = ()  # what differs by more than that, a text for each view: samples and how far
 
     def __str__(self) -> str:
         """One line, such as "+ mvsa-single text roberta.base 4,511 samples"."""
@@ -44,7 +51,10 @@ class Change:
         elif all(self.segments) and self.segments[0] != self.segments[1] and not self.failed:
             told = [f"{_many(self.segments[0], 'segment')} became {self.segments[1]}"]
         else:
-            told = [] if self.failed else ["published again"]
+            told = [] if self.failed or self.close or self.apart else ["published again"]
+        if self.close:
+            told.append(f"{_many(self.close, 'sample')} made anew, different by rounding")
+        told += [f"made anew and different: {what}" for what in self.apart]
         if self.failed:
             told.append(f"{self.failed:,} failed" if self.failed > 0 else f"{_many(-self.failed, 'failure')} fewer")
         sign = "+" if self.added and not self.removed else "-" if self.removed and not self.added else "~"
@@ -101,11 +111,15 @@ def log(store: Path, limit: int | None = None) -> Iterator[Generation]:
 
 def diff(store: Path, before: int | str, after: int | str) -> list[Change]:
     """What became of every corpus and view from one generation to another, each named by number or tag."""
-    return changed(store, *(manifest.read(store, number(store, name)) for name in (before, after)))
+    was, now = (manifest.read(store, number(store, name)) for name in (before, after))
+    return changed(store, was, now, states=True)
 
 
-def changed(store: Path, before: Manifest, after: Manifest) -> list[Change]:
-    """What differs between two manifests: corpora first, then their views, the oldest first."""
+def changed(store: Path, before: Manifest, after: Manifest, states: bool = False) -> list[Change]:
+    """What differs between two manifests: corpora first, then their views, the oldest first.
+
+    With `states`, what was made anew is compared with what was there, where both are still on the disk.
+    """
     datasets = {**before["datasets"], **after["datasets"]}
     called, found = _called(datasets), []
     for fingerprint, about in datasets.items():
@@ -119,7 +133,8 @@ def changed(store: Path, before: Manifest, after: Manifest) -> list[Change]:
         for fingerprint in datasets:
             mine = [[e for e in entries if e["dataset"] == fingerprint] for entries in (was, now)]
             if _facts(mine[0]) != _facts(mine[1]):
-                found.append(_of_view(store, view_id, called[fingerprint], *mine))
+                change = _of_view(store, view_id, called[fingerprint], *mine)
+                found.append(_compared(store, view_id, fingerprint, change, *mine) if states else change)
     return found
 
 
@@ -259,6 +274,36 @@ def _of_view(store: Path, view_id: str, dataset: str, was: list[dict[str, Any]],
     failed = sum(e["failed"] for e in now) - sum(e["failed"] for e in was)
     size = sum(map(_size, now)) - sum(map(_size, was))
     return Change(dataset, _name(store, view_id), added, removed, failed, (len(was), len(now)), size)
+
+
+def _compared(
+    store: Path, view_id: str, dataset: str, change: Change, was: list[dict[str, Any]], now: list[dict[str, Any]]
+) -> Change:
+    """A change, with what became of the hidden states of samples that stand in other segments than before.
+
+    A compaction compares what it has copied itself, and is not looked at again.
+    """
+    old, new = ({entry["id"] for entry in entries} for entries in (was, now))
+    folder = store / "views" / view_id
+    try:
+        come = [entry for entry in now if entry["id"] not in old and not _is_copy(folder / "seg" / entry["id"])]
+        gone = [entry for entry in was if entry["id"] not in new] if come else []
+        if not gone:
+            return change
+        index, attributes = Index.read(store / "index" / dataset), trust.view_attributes(folder / "zarr.json")
+        sides = [
+            ViewReader(folder / "seg", View(view_id, dataset, attributes, entries), len(index))
+            for entries in (gone, come)
+        ]
+        both = np.flatnonzero((sides[0].length >= 0) & (sides[1].length >= 0)).tolist()
+        found = rounding.compare(change.view, [(row, row, index.ids[row]) for row in both], *sides)
+    except (MsaError, OSError):  # swept since, or damaged, which `verify` tells
+        return change
+    return replace(change, close=found.close, apart=rounding.told(found.apart, NAMED))
+
+
+def _is_copy(segment: Path) -> bool:
+    return "compacted" in trust.segment_attributes(segment / "zarr.json")["run"]
 
 
 def _samples(folder: Path, entries: Iterable[Mapping[str, Any]]) -> set[int]:

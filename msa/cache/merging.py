@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from msa import splits
-from msa.cache import housekeeping, layout
+from msa.cache import housekeeping, layout, rounding
 from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.errors import StoreError
@@ -34,6 +34,22 @@ def unite(mine: FeatureStore, theirs: FeatureStore) -> list[Index]:
                 found.append(new)
             else:
                 found.append(union(mine.where, old, theirs.where, new))
+    return found
+
+
+def agreed(mine: FeatureStore, theirs: FeatureStore) -> rounding.Compared:
+    """Compare the hidden states that both have of one input by one recipe; nothing is written.
+
+    Raises StoreError where they differ by more than rounding; it names the samples and how far they are apart.
+    """
+    found = rounding.between(mine, theirs)
+    if found.apart:
+        raise StoreError(
+            f"{mine.where} and {theirs.where} differ in {'; '.join(rounding.told(found.apart, NAMED))}: more than the "
+            "rounding of other threads or processors",
+            fix="`msa cache verify --deep` and `msa cache info` (device, threads, versions) on both sides tell which "
+            "is wrong; remove that view (`msa cache rm`), and merge again",
+        )
     return found
 
 

@@ -254,7 +254,7 @@ class Remote:
                     break
         if there > limit:
             raise StoreError(
-                f"{self.url}/{name} has {there} bytes or more, at most {limit} were expected",
+                f"{self.url}/{name} has {there:,} bytes or more, at most {limit:,} were expected",
                 fix="this is no store that msa wrote, or a damaged one: `msa cache verify` where it lies tells",
             )
         return bytes(found)

@@ -42,6 +42,7 @@ class Result:
     datasets: Sequence[str]  # names
     samples: int  # in all views that were asked for; whether they travelled or were there
     licences: Sequence[tuple[str, str]] = ()  # of corpora and weights
+    close: int = 0  # samples of both whose hidden states differ by rounding
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,19 @@ def pull(origin: str | Path, into: Path, wanted: Selection = ALL, watch: Watch |
 def merge(other: str | Path, into: Path, watch: Watch | None = None) -> Result:
     """Add another store; corpora of one name become one, with the samples of both.
 
-    Samples that both have count once. Raises StoreError, before anything is written, where they differ: in what was
-    extracted, in label or part; it names them.
+    Samples that both have count once: of hidden states that differ by rounding, those of `into` stay. Raises
+    StoreError, before anything is written, where they differ: in input, in label or part, or in hidden states by more
+    than rounding (see rounding.py); it names them.
     """
     theirs = FeatureStore.open(other)
     mine = FeatureStore.create(into)
     united = merging.unite(mine, theirs)
+    compared = merging.agreed(mine, theirs)
     result = _bring(theirs, Disk(into), ALL, watch)
     merging.publish(FeatureStore.open(into), united)
     now = FeatureStore.open(into)
     held = sum(view.samples for name in result.datasets for view in now.views(name))
-    return replace(result, generation=now.manifest["generation"], samples=held)
+    return replace(result, generation=now.manifest["generation"], samples=held, close=compared.close)
 
 
 def clone(origin: str | Path, to: str | Path, watch: Watch | None = None) -> Result:

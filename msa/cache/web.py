@@ -157,7 +157,7 @@ class Web:
     def _length(self, name: str, found: Any) -> int:
         """How many bytes the answer says it has. Raises StoreError where it does not."""
         told = found.headers.get("content-length", "")
-        if not re.fullmatch("[0-9]{1,18}", told):
+        if not re.fullmatch("[0-9]{1,20}", told):
             raise StoreError(
                 f"{self.url}/{name}: the server does not say how many bytes it has",
                 fix="serve the folder by a server of plain files, such as nginx, Apache or Caddy",
@@ -204,6 +204,8 @@ class Web:
             said = f"nothing came for {wire.SILENT_S:g} s"
         elif isinstance(error, urllib3.exceptions.ConnectTimeoutError):
             said = f"no connection within {wire.CONNECT_S:g} s"
+        elif "IncompleteRead" in str(error):
+            said = "the answer broke off before its end"
         else:
             said = _short(str(error))
         return Unreachable(f"{self.url} cannot be reached: {printable(said)}", fix=CHECK)

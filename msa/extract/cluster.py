@@ -26,7 +26,7 @@ from msa.errors import BackboneError, ConfigError, MsaError
 from msa.extract import isolation
 from msa.extract.atwork import PREFIX, Note, lost, remove
 from msa.extract.backbone import Backbone
-from msa.extract.device import pick_device
+from msa.extract.device import pick_device, threads, use_threads
 from msa.extract.pipeline import Run, budget_of, confine, piece_of, planned_for, suspects
 from msa.extract.plan import Plan
 from msa.extract.recipe import Recipe, run_facts
@@ -79,6 +79,7 @@ class Order:
     timeout_s: float
     flush_s: float
     facts: Mapping[str, Any]  # of the plan
+    threads: int = 1  # of a forward, as in the process of the driver: their number decides the last bits
     attempt: int = 0
 
     def view(self, modality: Modality) -> Path:
@@ -129,6 +130,7 @@ def do(order: Order) -> Receipt:
             if order.begun:  # this scheduler tries again by itself: one dead worker is enough
                 return Receipt(begun_before=True)
             try:
+                use_threads(order.threads)
                 device = pick_device(order.device)
                 models = _models_of(order.recipes, device)
                 began = time.monotonic()
@@ -213,6 +215,11 @@ def _client(cluster: Cluster) -> Iterator[Any]:
                     f"no dask scheduler answers at {cluster.scheduler} ({error})",
                     fix="start one with `dask scheduler`, or leave --scheduler out: --workers N starts some here",
                 ) from None
+        # dask gives its workers one thread for OpenMP and BLAS; here they compute as this process would
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        stack.enter_context(
+            dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads() for name in names})
+        )
         local = LocalCluster(
             n_workers=cluster.workers,
             threads_per_worker=IN_FLIGHT,
@@ -364,6 +371,7 @@ class _Driver:
             timeout_s=self.cluster.timeout_s,
             flush_s=first.limits.flush_s,
             facts={"plan": self.planned.facts},
+            threads=threads(),
             attempt=attempt,
         )
 

@@ -1,5 +1,7 @@
 """Where models run, and how much of a batch fits there."""
 
+from typing import Any
+
 from msa.errors import ConfigError
 
 
@@ -14,6 +16,28 @@ def pick_device(asked: str) -> str:
             f"--device {asked}: torch {torch.__version__} sees no GPU here", fix="use --device auto or cpu"
         )
     return asked
+
+
+def threads() -> int:
+    """How many threads a forward uses on the CPU here: torch's own count, which OMP_NUM_THREADS decides."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def use_threads(number: int) -> None:
+    """Let forwards of this thread of the process use so many: sums are split by their number, so it decides bits."""
+    import torch
+
+    if torch.get_num_threads() != number:
+        torch.set_num_threads(number)
+
+
+def arithmetic() -> dict[str, Any]:
+    """What decides the last bits on a CPU: the number of threads, and the instructions torch has chosen (`AVX2`)."""
+    import torch
+
+    return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
 CARD = 11e9  # bytes free on the 12 GB card that the backbones' budgets are stated for

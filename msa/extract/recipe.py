@@ -1,4 +1,4 @@
-"""A recipe: a backbone, its options and its weights, resolved so far that it always gives the same numbers.
+"""A recipe: a backbone, its options and its weights, resolved so far that it gives the same numbers, but for rounding.
 
 Two recipes with the same identity fill the same view. Not part of it: batch size, device, paths, names.
 """
@@ -19,6 +19,7 @@ from msa.errors import BackboneError
 from msa.extract import media, presets, weights
 from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.container import Sampling
+from msa.extract.device import arithmetic
 from msa.types import Modality
 
 EXTRACTOR = 1  # raised when the code between raw material and hidden states changes its numbers
@@ -167,6 +168,7 @@ def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "creator": manifest.creator(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **arithmetic(),
         **_gpu(device),
     }
 

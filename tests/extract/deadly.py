@@ -29,6 +29,15 @@ class Fragile:
         return [np.full((1, 4), len(clip) + len(clips) / 8, np.float16) for clip in clips]
 
 
+class Threads(Fragile):
+    """Its numbers tell how many threads a forward would use."""
+
+    def encode(self, clips):
+        import torch
+
+        return [np.full((1, 4), torch.get_num_threads(), np.float16) for _ in clips]
+
+
 class Even(Fragile):
     """Never dies of a text, but may be killed."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from msa.cache import inspect
 from msa.cache.segment import SegmentWriter
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
@@ -267,7 +268,7 @@ def test_a_part_wants_counts_and_finds_room_for_its_own_samples_alone(tmp_path, 
 @pytest.fixture
 def plugins(monkeypatch, tmp_path):
     """Backbones that other processes can import too."""
-    for name in ("fragile", "even"):
+    for name in ("fragile", "even", "threads"):
         (tmp_path / f"{name}_backbone.py").write_text(
             f"from tests.extract.deadly import {name.capitalize()}\n"
             "from msa.extract.backbone import BackboneSpec\n"
@@ -278,7 +279,7 @@ def plugins(monkeypatch, tmp_path):
     info = tmp_path / "plugins-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugins\nVersion: 1\n")
-    points = ["[msa.backbones]", "fragile = fragile_backbone", "even = even_backbone"]
+    points = ["[msa.backbones]", "fragile = fragile_backbone", "even = even_backbone", "threads = threads_backbone"]
     (info / "entry_points.txt").write_text("\n".join(points))
     root = Path(__file__).resolve().parents[2]
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -293,6 +294,26 @@ def fragile(plugins):
 @pytest.fixture
 def even(plugins):
     return Recipe.resolve(TEXT, "even.x")
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_workers_compute_with_as_many_threads_as_the_command_would(tmp_path, table, plugins, number, monkeypatch):
+    import torch
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        for name, engine in {"pipeline": PIPELINE, "dask": Cluster(workers=1)}.items():
+            store = FeatureStore.create(tmp_path / name)
+            pipeline.extract(store, scan("table", table), [Recipe.resolve(TEXT, "threads.x")], "cpu", engine=engine)
+            assert set(states(store).values()) == {np.full((1, 4), number, np.float16).tobytes()}, name
+            [view] = store.views("posts")
+            for run in inspect.describe(store)["datasets"][0]["views"][0]["runs"]:
+                assert (run["threads"], run["cpu"]) == (number, torch.backends.cpu.get_cpu_capability())
+            assert "threads" not in view.attributes["identity"]
+    finally:
+        torch.set_num_threads(before)
 
 
 RUN = """
