@@ -48,6 +48,17 @@ def taking(config: C, settings: Iterable[str]) -> tuple[C, list[str]]:
     return with_settings(config, own), [setting for setting in given if setting not in own]
 
 
+def settings_of(config: object, *later: str) -> dict[str, Any]:
+    """A dataclass's settings by name, without those of `later` that hold their default.
+
+    Settings are part of what a view is known by: one that came later may not change that for those who never used it.
+    """
+    assert is_dataclass(config)
+    defaults = {field.name: field.default for field in fields(config)}
+    values = {name: getattr(config, name) for name in defaults}
+    return {name: value for name, value in values.items() if name not in later or value != defaults[name]}
+
+
 def checked(config: object) -> None:
     """Raise ConfigError where a setting holds none of the values its Literal lists; called in `__post_init__`."""
     for name, hint in get_type_hints(type(config)).items():

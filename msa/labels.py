@@ -1,8 +1,7 @@
 """Rows of a table of labelled samples as people write them: id, part, label, group; and what task the labels are.
 
-Label    all among negative, neutral, positive: sentiment; all numbers: a regression over their range, or over the one
-         that is given; else classes, in alphabetical order. Upper and lower case mean the same where no two classes
-         differ by it alone.
+Label    all among negative, neutral, positive: sentiment; all numbers: classes or a scale, as msa/tasks.py decides;
+         else classes, in alphabetical order. Upper and lower case mean the same where no classes differ by it alone.
 """
 
 import math
@@ -12,9 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from msa import records
+from msa import records, tasks
 from msa.errors import ConfigError, SourceError
 from msa.splits import NAMES
+from msa.tasks import Decision, Settings
 from msa.types import SENTIMENT, Split, Task
 
 NEAR = 1e-6  # labels went through float32 somewhere: 2.8000002 is not outside of [-2.8, 2.8]
@@ -92,11 +92,18 @@ class Row:
             raise self.error(f"the {column} is {cell!r}", fix="leave the cell empty where nobody labelled the sample")
         return cell or None
 
-    def value(self, task: Task, column: str = "label") -> str | float | None:
-        """The label as the task has it; None where the cell is empty. Raises SourceError for one that is not of it."""
+    def value(
+        self, task: Task, column: str = "label", numbers: Mapping[float, str] = MappingProxyType({})
+    ) -> str | float | None:
+        """The label as the task has it; None where the cell is empty. Raises SourceError for one that is not of it.
+
+        `numbers` names the classes of a table that has their numbers.
+        """
         label = self.label(column)
         if label is None:
             return None
+        if task.single and label not in task.classes:
+            label = numbers.get(_number(label) or 0.0, label) if _number(label) is not None else label
         if task.single:
             near = [name for name in task.classes if name.lower() == label.lower()]
             if label not in task.classes and len(near) != 1:
@@ -108,7 +115,7 @@ class Row:
         if task.low < task.high and not task.low - NEAR <= number <= task.high + NEAR:
             raise self.error(
                 f"the {column} is {label}, and labels go from {task.low:g} to {task.high:g}",
-                fix="correct the label, or the range",
+                fix="correct the label, or the range: --set range=LOW,HIGH; --set task=classes if it is a class",
             )
         return number
 
@@ -145,29 +152,37 @@ def check_range(limits: Sequence[float]) -> None:
         raise ConfigError(f"range is {tuple(limits)}", fix="give the lowest and the highest label: range=-3,3")
 
 
-def task_of(rows: Sequence[Row], limits: Sequence[float] = (), columns: Sequence[str] = ("label",)) -> Task:
-    """What the labels in these columns are, judged from all of them; a Task without range or classes if there is none.
+def decide(rows: Sequence[Row], told: Settings = Settings(), columns: Sequence[str] = ("label",)) -> Decision:
+    """What the labels in these columns are, judged from all of them where `told` does not say it.
 
-    With `limits` it is a regression from the one to the other; `Row.value` refuses what is not in there.
+    Raises SourceError for a few labels that are unlike all others, ConfigError for labels that `told` does not fit.
     """
-    if limits:
-        return Task(low=limits[0], high=limits[1])
+    import numpy as np
+
     labels = [label for row in rows for column in columns if (label := row.label(column)) is not None]
-    if not labels:
-        return Task()
+    numbers = [number for label in labels if (number := _number(label)) is not None]
+    if told.range or len(numbers) == len(labels):
+        return tasks.of_numbers(np.array(numbers, np.float64), told)
+    if told.task == "regression":
+        word = next(label for label in labels if _number(label) is None)
+        raise ConfigError(f"task is regression, and {word!r} is no number", fix="correct it in the table")
+    if told.classes:
+        return Decision(Task(classes=told.classes), "classes", "as set")
     odd = {label for label in labels if label.lower() not in SENTIMENT.classes}
     if not odd:
-        return SENTIMENT
+        return Decision(SENTIMENT, "classes", "texts")
     if len(labels) >= 10 * sum(label in odd for label in labels):
         raise SourceError(
             f"{rows[0].table}: all labels but {', '.join(map(repr, sorted(odd)))} are among "
             f"{', '.join(SENTIMENT.classes)}",
             fix="correct them in the table; labels of your own kind must be the rule, not the exception",
         )
-    numbers = [number for label in labels if (number := _number(label)) is not None]
-    if len(numbers) == len(labels):
-        return Task(low=min(numbers), high=max(numbers))
-    return Task(classes=tuple(sorted(set(labels))))
+    return Decision(Task(classes=tuple(sorted(set(labels)))), "classes", "texts")
+
+
+def task_of(rows: Sequence[Row], limits: Sequence[float] = (), columns: Sequence[str] = ("label",)) -> Task:
+    """The task of `decide`, where the user says no more than a range."""
+    return decide(rows, Settings(range=tuple(limits)), columns).task
 
 
 def _number(cell: str) -> float | None:

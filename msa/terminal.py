@@ -225,6 +225,8 @@ def corpus(index: Any) -> None:
         rows,
         len(columns) + 1,
     )
+    if told := about.get("labels"):
+        say(f"  labels: {told}")
     for reason, number in about["dropped"].items():
         say(f"  left out: {number} x {reason}")
     for encoding, number in about["encodings"].items():

@@ -23,7 +23,7 @@ HEAVY = ("torch", "zarr", "numpy", "transformers", "h5py", "PIL", "librosa", "sk
 NOUNS = {"msa.types", "msa.errors", "msa.names"}
 SETTINGS = {"msa.catalog", "msa.config"}
 # what users write down beside their data: rows of a file, who is in which part, which label a row has
-TABLES = {"msa.records", "msa.splits", "msa.labels"}
+TABLES = {"msa.records", "msa.splits", "msa.labels", "msa.tasks"}
 ARROWS = {
     "msa": set(),
     "msa.types": set(),
@@ -33,7 +33,8 @@ ARROWS = {
     "msa.config": NOUNS,
     "msa.records": NOUNS,
     "msa.splits": NOUNS | {"msa.records"},
-    "msa.labels": NOUNS | {"msa.records", "msa.splits"},
+    "msa.labels": NOUNS | {"msa.records", "msa.splits", "msa.tasks"},
+    "msa.tasks": NOUNS,
     "msa.remember": {"msa.errors"},
     "msa.terminal": {"msa.names"},
     "msa.cache": NOUNS | TABLES,

@@ -15,6 +15,7 @@ from msa import splits
 from msa.cache import fingerprint, layout
 from msa.cache.index import Index
 from msa.errors import SourceError
+from msa.tasks import describe
 from msa.types import Dropped, Modality, Sample, Source, Split, Task
 
 MISSING = bytes(fingerprint.DIGEST)
@@ -44,6 +45,7 @@ class Corpus:
     samples: Sequence[Sample]
     dropped: Sequence[Dropped] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # the reader's, as shown
+    labels: str = ""  # what they are and why, in a sentence, where that was judged
     origin: str = ""  # the foreign format it was imported from; nothing: its raw material
 
     def split_by(self, path: Path | None) -> "Corpus":
@@ -100,6 +102,7 @@ def index_of(
             "origin": corpus.origin,
             "source": asdict(corpus.source),
             "settings": dict(corpus.settings),
+            "labels": corpus.labels or describe(corpus.task),
             "split": _how_split(samples, split_file, seed, drawing.stratify),
             "dropped": dict(Counter(d.reason for d in corpus.dropped).most_common()),
             "dropped_ids": [[d.id, d.reason, d.detail] for d in corpus.dropped],

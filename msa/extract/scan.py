@@ -60,6 +60,7 @@ def scan(
         samples=[item for item in found if isinstance(item, Sample)],
         dropped=[item for item in found if isinstance(item, Dropped)],
         settings=asdict(config),
+        labels=module.decided(root, config).sentence if hasattr(module, "decided") else "",
     )
     corpus = corpus.split_by(split_file).kept(root)
     samples = corpus.samples

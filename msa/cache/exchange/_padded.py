@@ -2,24 +2,27 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import xxhash
 
+from msa import tasks
 from msa.cache import fingerprint
 from msa.cache.exchange._columns import FEATURES, Part, names_of
 from msa.cache.exchange._corpus import corpus_name
 from msa.cache.exchange._lengths import NOTHING, Bounds, Padding, Rows, bounds_of, filled
 from msa.cache.foreign import Feature, Foreign, Unreadable, unknown_source
 from msa.cache.indexing import Corpus
+from msa.config import settings_of
 from msa.errors import SourceError
 from msa.records import natural
+from msa.tasks import SAY, Decision
 from msa.types import Dropped, Modality, Raw, Sample, Split, Task
 
+TaskName = Literal["auto", "mosi", "sims", "classes", "regression", "labels"]
 LONGEST_ID = 4096  # characters
-TASKS = {"mosi": Task(low=-3.0, high=3.0), "sims": Task(low=-1.0, high=1.0)}
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,19 @@ class Row:
     group: str = ""
     order: tuple[Any, ...] = ()  # by which the samples of a group follow each other
     text: str = ""
-    label: float = float("nan")
-    modality_labels: Mapping[Modality, float] = field(default_factory=dict)
+    label: float | str | tuple[float, ...] | None = float("nan")  # a number until it is known what it is
+    modality_labels: Mapping[Modality, float | str | None] = field(default_factory=dict)
 
 
 class Settings(Protocol):
     """What the formats' settings have in common; those of a format are a dataclass."""
 
     @property
-    def task(self) -> str: ...  # a name in TASKS, or auto
+    def task(self) -> str: ...  # what labels are, or auto
+    @property
+    def range(self) -> tuple[float, ...]: ...
+    @property
+    def classes(self) -> str: ...
     @property
     def vision(self) -> str: ...  # the modality of `vision`
 
@@ -54,23 +61,28 @@ def assembled(
     padding: Padding | None,
     facts: Mapping[str, Any],
     name: str | None,
+    decision: Decision | None = None,
 ) -> Foreign:
-    """The corpus whose samples are `rows`. Raises SourceError where it has no features, or samples that cannot be."""
+    """The corpus whose samples are `rows`. Raises SourceError where it has no features, or samples that cannot be.
+
+    `decision` is what the labels are, where `rows` hold them as a task has them; else it is judged here.
+    """
     path = parts[0].path
     modalities = {"text": Modality.TEXT, "audio": Modality.AUDIO, "vision": Modality(config.vision)}
-    apart = any(row.modality_labels for row in rows)
-    chosen, task, why = task_of(np.array([row.label for row in rows]), config.task, apart)
-    listed, dropped, kept = samples(parts, rows, task)
+    if decision is None:
+        decision, rows = judged(rows, told(config))
+    listed, dropped, kept = samples(parts, rows, decision.task)
     digest = fingerprint.of_file(path)
-    facts = {**facts, "task": f"{chosen}: {why}"}
+    facts = {**facts, "task": f"{decision.kind}: {decision.why}"}
     made = [_feature(key, kind, parts, kept, padding, digest, facts) for key, kind in modalities.items()]
     features = [feature for feature in made if feature]
     if not features:
         keys = names_of(parts[0].values)
         raise SourceError(f"{path} has no {', '.join(FEATURES)}; its keys are {keys}", fix="is it the right file?")
-    settings = asdict(config) | {"task": chosen}  # type: ignore[call-overload]
+    settings = settings_of(config, "range", "classes") | {"task": decision.kind}
     source = unknown_source(path, f"a pickle of the layout {format}", layout)
-    corpus = Corpus(corpus_name(path.stem if name is None else name), task, source, listed, dropped, settings)
+    called = corpus_name(path.stem if name is None else name)
+    corpus = Corpus(called, decision.task, source, listed, dropped, settings, decision.sentence)
     return Foreign(format, path, digest.hex(), corpus, features)
 
 
@@ -122,10 +134,10 @@ def samples(parts: Sequence[Part], rows: Iterable[Row], task: Task) -> tuple[lis
 
 
 def _sample(split: Split | None, row: Row, position: int) -> Sample:
-    apart = {modality: label for modality, label in row.modality_labels.items() if label == label}
+    apart = {m: label for m, label in row.modality_labels.items() if label is not None and label == label}
     return Sample(
         id=row.id,
-        label=row.label if row.label == row.label else None,  # NaN: nobody labelled it
+        label=row.label if row.label == row.label else None,  # NaN: not labelled
         raw={Modality.TEXT: Raw(text=row.text)} if row.text.strip() else {},
         split=split,
         group=row.group,
@@ -145,27 +157,39 @@ def _positions(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def _check_range(part: Part, row: Row, task: Task) -> None:
-    labels = [row.label, *row.modality_labels.values()]
+    if task.classes:
+        return
+    labels = [label for label in (row.label, *row.modality_labels.values()) if isinstance(label, float)]
     odd = [label for label in labels if not np.isnan(label) and not task.low - 1e-5 <= label <= task.high + 1e-5]
     if odd:
         raise SourceError(
             f"{part.path}: {row.id} has the label {odd[0]:g}, outside [{task.low:g}, {task.high:g}]",
-            fix="task=mosi reads labels from -3 to 3, task=sims from -1 to 1; other labels are not of this format",
+            fix=f"correct it, or {SAY}",
         )
 
 
-def task_of(labels: np.ndarray, choice: str, apart: bool = False) -> tuple[str, Task, str]:
-    """Which task labels (n,) are of, its range, and how that is known; `apart`: modalities are labelled apart too."""
-    known = labels[~np.isnan(labels)]
-    far = int((np.abs(known) > 1).sum())
-    if choice != "auto":
-        return choice, TASKS[choice], "as set"
-    if not known.size:
-        return "none", Task(), "no labels"
-    if apart:
-        return "sims", TASKS["sims"], "modalities are labelled apart"
-    name = "mosi" if far else "sims"
-    return name, TASKS[name], f"{far:,} of {known.size:,} labels lie beyond 1"
+def told(config: Settings) -> tasks.Settings:
+    """What settings say of the labels. Raises ConfigError."""
+    return tasks.Settings.of(config.task, config.range, config.classes)
+
+
+def judged(rows: Sequence[Row], settings: tasks.Settings) -> tuple[Decision, Sequence[Row]]:
+    """What the numbers are that `rows` have for labels, and the rows with the labels as the task has them."""
+    numbers = np.array([row.label for row in rows], np.float64)
+    apart = any(row.modality_labels for row in rows)
+    decision = tasks.of_numbers(numbers, settings, scales=True, apart=apart)
+    if not decision.task.single or decision.kind == "none":
+        return decision, rows
+    return decision, [classed(row, decision) for row in rows]
+
+
+def classed(row: Row, decision: Decision) -> Row:
+    """The row with the names of its classes for their numbers. Raises SourceError for a number of no class."""
+    try:
+        alone = {m: decision.label(float(label or 0)) for m, label in row.modality_labels.items()}
+        return replace(row, label=decision.label(float(row.label)), modality_labels=alone)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise SourceError(f"the label of {row.id}: {error}", fix=f"correct it, or {SAY}") from error
 
 
 # features

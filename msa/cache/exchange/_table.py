@@ -13,12 +13,13 @@ from msa.cache.exchange import _corpus
 from msa.cache.index import Index
 from msa.errors import SourceError, StoreError
 from msa.labels import Row
+from msa.tasks import Decision, Settings
 from msa.types import Modality, Raw, Sample, Task
 
 Columns = Sequence[str]
 
 
-def task_of(columns: Columns, rows: Sequence[Row], told: Task | None, limits: Sequence[float]) -> Task:
+def decide(columns: Columns, rows: Sequence[Row], told: Task | None, settings: Settings) -> Decision:
     """What is told, or else what the labels in the table are. Raises SourceError where a class has no column."""
     if told and told.multilabel and (lacking := [name for name in told.classes if name.lower() not in columns]):
         raise SourceError(
@@ -26,7 +27,9 @@ def task_of(columns: Columns, rows: Sequence[Row], told: Task | None, limits: Se
             f"its first line names {', '.join(columns)}",
             fix="name with labels=... the columns that there are",
         )
-    return told or labels.task_of(rows, limits, _single(columns))
+    if told:
+        return Decision(told, "labels" if told.multilabel else "classes" if told.classes else "regression", "as set")
+    return labels.decide(rows, settings, _single(columns))
 
 
 def _single(columns: Columns) -> list[str]:
@@ -34,13 +37,14 @@ def _single(columns: Columns) -> list[str]:
     return [name for name in _corpus.label_names(Task()) if name in columns]
 
 
-def sample(row: Row, task: Task, columns: Columns, by_group: bool) -> Sample:
+def sample(row: Row, decision: Decision, columns: Columns, by_group: bool) -> Sample:
     """A row as a sample. Raises SourceError for a cell that cannot be meant."""
-    text = row.text("text")
-    alone = {} if task.multilabel else {name: row.value(task, name) for name in _single(columns) if name != "label"}
+    text, task, numbers = row.text("text"), decision.task, decision.numbers
+    single = () if task.multilabel else [name for name in _single(columns) if name != "label"]
+    alone = {name: row.value(task, name, numbers) for name in single}
     return Sample(
         id=row.id,
-        label=_several(row, task) if task.multilabel else row.value(task),
+        label=_several(row, task) if task.multilabel else row.value(task, numbers=numbers),
         raw={Modality.TEXT: Raw(text=text)} if text.strip() else {},
         split=row.split(),
         group=row.group,
@@ -85,7 +89,7 @@ def _check(path: Path, index: Index) -> None:
     """Read it again: a table drops blanks at the ends of cells, and has no place for two columns of one name."""
     try:
         columns, rows = labels.rows(path)
-        found = [sample(row, index.task, columns, by_group=False) for row in rows]
+        found = [sample(row, Decision(index.task, "", ""), columns, by_group=False) for row in rows]
     except SourceError as error:
         raise _unfit(index, error.what.replace(str(path), path.name)) from error
     if len(found) != len(index):

@@ -18,7 +18,7 @@ Split    None in the files: --split FILE with ids of samples or of videos; else 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,8 +28,10 @@ from msa.cache.exchange import _corpus, _hdf5
 from msa.cache.exchange._sequences import EPSILON, Segment, Track, in_time
 from msa.cache.foreign import Foreign, Unreadable, unknown_source
 from msa.cache.indexing import Corpus
-from msa.config import checked
+from msa.config import checked, settings_of
 from msa.errors import SourceError, UnknownNameError
+from msa.labels import check_range
+from msa.tasks import SAY, Decision, Settings, of_numbers
 from msa.types import Dropped, Modality, Raw, Sample, Task
 
 LABELS, WORDS = "labels", "words"  # what a sequence may be besides a modality
@@ -50,11 +52,24 @@ LAYOUT = "NAME.csd files, one per feature and one with labels, each /ROOT/data/V
 @dataclass(frozen=True)
 class Config:
     labels: str = ""  # root or file of the labels, where several could be meant
-    task: Literal["sentiment", "emotions"] = "sentiment"  # emotions: MOSEI's, from "All Labels"
+    task: Literal["sentiment", "emotions", "classes", "regression"] = "sentiment"  # emotions: MOSEI's "All Labels"
+    range: tuple[float, ...] = ()  # low, high of a first column that is another scale: 1,7
+    classes: str = ""  # names of the classes in the order of their numbers: bad,good
     modality: str = ""  # what sequences are whose names do not tell: ROOT:audio,OTHER:words,THIRD:none
 
     def __post_init__(self) -> None:
         checked(self)
+        check_range(self.range)
+        self.told()
+
+    def told(self) -> Settings:
+        """What these settings say of the first column; nothing of them: sentiment from -3 to 3. Raises ConfigError."""
+        return Settings.of("auto" if self.task in TASKS else self.task, self.range, self.classes)
+
+    @property
+    def task_of_dataset(self) -> Task | None:
+        """The task, where settings say it whatever the labels are."""
+        return TASKS.get(self.task) if self.told() == Settings() else None
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -67,7 +82,8 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
         raise SourceError(
             f"{path} holds words twice: {words[0].root} and {words[1].root}", fix=f"modality={words[1].root}:none"
         )
-    samples = [_sample(segment, _text(words[0], segment) if words else "", config) for segment in segments]
+    decision = _decide(segments, config)
+    samples = [_sample(segment, _text(words[0], segment) if words else "", decision) for segment in segments]
     features = [
         sequence.feature(name, Modality(kinds[sequence]), segments)
         for name, sequence in _called([sequence for sequence in kinds if kinds[sequence] in list(Modality)])
@@ -78,11 +94,12 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
     unlabelled = {video for sequence in kinds for video in sequence.entries} - labelled
     corpus = Corpus(
         name=_corpus.corpus_name(name or (path.resolve().name if path.is_dir() else path.stem)),
-        task=TASKS[config.task],
+        task=decision.task,
+        labels=decision.sentence,
         source=unknown_source(path, "Computational sequences", LAYOUT),
         samples=samples,
         dropped=[*dropped, *(Dropped(video, "no labelled segment") for video in sorted(unlabelled))],
-        settings=asdict(config),
+        settings=settings_of(config, "range", "classes"),
     )
     ids = [segment.id for segment in segments]
     return Foreign("csd", path, _corpus.digest_of(features, ids), corpus, features)
@@ -165,7 +182,7 @@ def _segments(labels: Track, config: Config) -> tuple[list[Segment], list[Droppe
     often = Counter(segment.id for segment in segments)
     if twice := next((id for id, n in often.items() if n > 1), None):
         raise SourceError(f"{labels.path}: {twice} is there {often[twice]} times", fix=_hdf5.GET_AGAIN)
-    needed = 1 if config.task == "sentiment" else 1 + len(EMOTIONS)
+    needed = 1 + len(EMOTIONS) if config.task == "emotions" else 1
     if narrow := next((segment for segment in segments if len(segment.labels) < needed), None):
         raise SourceError(
             f"{labels.path}: {narrow.id} has {len(narrow.labels)} labels, task={config.task} needs {needed}",
@@ -186,10 +203,18 @@ def _of_entry(labels: Track, video: str, key: str) -> Iterator[Segment]:
         yield Segment(video, ".".join(number), start, end, tuple(numbers))
 
 
-def _sample(segment: Segment, text: str, config: Config) -> Sample:
+def _decide(segments: Sequence[Segment], config: Config) -> Decision:
+    """What the labels are: as the SDK has them, or as settings say of the first column."""
+    if task := config.task_of_dataset:
+        why = "the first column, as in CMU-MOSI and MOSEI" if config.task == "sentiment" else "the six columns after it"
+        return Decision(task, config.task, why, "say range=LOW,HIGH or task=classes if they are others")
+    return of_numbers(np.array([segment.labels[0] for segment in segments], np.float64), config.told())
+
+
+def _sample(segment: Segment, text: str, decision: Decision) -> Sample:
     return Sample(
         id=segment.id,
-        label=_label(segment, config),
+        label=_label(segment, decision),
         raw={Modality.TEXT: Raw(text=text)} if text else {},
         group=segment.video,
         position=segment.position,
@@ -197,19 +222,20 @@ def _sample(segment: Segment, text: str, config: Config) -> Sample:
     )
 
 
-def _label(segment: Segment, config: Config) -> float | tuple[float, ...] | None:
-    """The label; NaN is one that nobody gave. Raises SourceError for one that cannot be right."""
-    task = TASKS[config.task]
+def _label(segment: Segment, decision: Decision) -> str | float | tuple[float, ...] | None:
+    """The label; NaN is none. Raises SourceError for one that cannot be right."""
+    task = decision.task
     names = _corpus.label_names(task) if task.multilabel else ["label"]
     first = 1 if task.multilabel else 0
     try:
+        if task.single:
+            return decision.label(segment.labels[0])
         label, _ = _corpus.label_of(task, names, segment.labels[first : first + len(names)])
     except ValueError as error:
         raise SourceError(
             f"the label of {segment.id}: {error}",
-            fix="these are other labels than task=sentiment means: see labels=...",
+            fix=f"correct it, name other labels with labels=..., or {SAY}",
         ) from error
-    assert not isinstance(label, str)
     return label
 
 

@@ -7,20 +7,22 @@ Layout   Attributes of the file: format = "msa", version = 1, name, task and sou
 Lengths  `length` rows from `start` on; nothing is padded. -1: the sample lacks this modality; 0: it should have it,
          and `reason` (n,), where it is there, says why it has not.
 Needed   id and one group of features. Without start the samples' rows follow one another; without length, too, each
-         sample has one row. Without split, parts are drawn. Without task it is judged from the labels.
+         sample has one row. Without split, parts are drawn. Without task it is judged from the labels
+         (msa/tasks.py), or said by the settings task, range, classes.
 Traps    Links and data in other files are not followed; rows that were never written are failures, not zeros.
 """
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xxhash
 
+from msa import labels, tasks
 from msa.cache import fingerprint, layout
 from msa.cache.exchange import _corpus, _hdf5
 from msa.cache.exchange._columns import names_of
@@ -29,9 +31,10 @@ from msa.cache.foreign import Bundle, Feature, Foreign, Unreadable
 from msa.cache.index import Index
 from msa.cache.indexing import Corpus
 from msa.cache.view import ViewReader
-from msa.config import checked
+from msa.config import checked, settings_of
 from msa.errors import SourceError, StoreError
 from msa.splits import NAMES
+from msa.tasks import Decision, Settings
 from msa.types import Modality, Raw, Sample, Split, Task
 
 FORMAT, VERSION = "msa", 1
@@ -41,9 +44,18 @@ LAYOUT = "id, split, group, text, position, labels, features/MODALITY/{data, sta
 @dataclass(frozen=True)
 class Config:
     split: Literal["by_group", "random"] = "by_group"  # what stays together where parts are drawn
+    task: Literal["auto", "classes", "regression"] = "auto"  # what labels are; auto: as the file says, or judged
+    range: tuple[float, ...] = ()  # low, high of labels that are a scale; nothing: as the file says, or as they reach
+    classes: str = ""  # names of the classes in the order of their numbers: bad,good
 
     def __post_init__(self) -> None:
         checked(self)
+        labels.check_range(self.range)
+        self.told()
+
+    def told(self) -> Settings:
+        """What these settings say of the labels. Raises ConfigError."""
+        return Settings.of(self.task, self.range, self.classes)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -52,7 +64,8 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
     _check_version(path, file)
     ids = _ids(path, file)
     names, numbers = _labels(path, file, len(ids))
-    task = _corpus.task_in(_json(file, "task"), path) or _judged(numbers)
+    decision = _decide(path, file, numbers, config)
+    task = decision.task
     if unknown := set(names) - set(_corpus.label_names(task)):
         raise SourceError(
             f"{path}: a column of labels is called {min(unknown)!r}",
@@ -62,8 +75,9 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
         name=_corpus.corpus_name(name or str(_hdf5.attribute(file, "name") or path.stem)),
         task=task,
         source=_corpus.source_in(_json(file, "source"), path, "An HDF5 file", LAYOUT),
+        labels=decision.sentence,
         samples=_samples(path, file, ids, task, names, numbers, config),
-        settings=asdict(config),
+        settings=settings_of(config, "task", "range", "classes"),
     )
     features = _features(path, file, ids)
     return Foreign("hdf5", path, _corpus.digest_of(features, ids), corpus, features)
@@ -158,10 +172,16 @@ def _labels(path: Path, file: Any, n: int) -> tuple[list[str], np.ndarray]:
     return names, values
 
 
-def _judged(numbers: np.ndarray) -> Task:
-    """A regression over the range of the labels; neither range nor classes where there are none."""
-    labels = numbers[np.isfinite(numbers)]
-    return Task(low=float(labels.min()), high=float(labels.max())) if len(labels) else Task()
+def _decide(path: Path, file: Any, numbers: np.ndarray, config: Config) -> Decision:
+    """What the labels are: as set, as the file says, or judged from them. Class numbers count from 0 on afterwards."""
+    said = _corpus.task_in(_json(file, "task"), path)
+    if said and config.told() == Settings():
+        return Decision(said, "classes" if said.classes else "regression", "as the file says")
+    found = tasks.of_numbers(numbers.reshape(-1), config.told())
+    given = numbers.copy()
+    for number, value in enumerate(found.numbers):
+        numbers[given == value] = number
+    return found
 
 
 def _samples(
@@ -175,7 +195,7 @@ def _samples(
         try:
             label, alone = _corpus.label_of(task, names, numbers[row])
         except (ValueError, KeyError) as error:
-            raise SourceError(f"{path}: the label of {id}: {error}", fix="correct the labels, or the task") from error
+            raise SourceError(f"{path}: the label of {id}: {error}", fix=f"correct it, or {tasks.SAY}") from error
         found.append(
             Sample(
                 id=id,

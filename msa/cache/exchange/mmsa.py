@@ -6,7 +6,9 @@ Layout   {split: {id, raw_text, text, audio, vision, text_bert, audio_lengths, v
          `config`, writes float64 and orders samples as they were finished: join on the id, never on the place.
 Ids      video$_$clip: samples of a video are a group, in the natural order of their clips. Without ids a sample is
          called by its place, train_0.
-Labels   regression_labels, or else labels; NaN is none. [-3, 3] as in MOSI or [-1, 1] as in CH-SIMS, see `task`.
+Labels   regression_labels, or else labels, or else classification_labels, of which 0, 1, 2 are negative, neutral,
+         positive and -1 is none; NaN is none. Fractions are a scale, [-3, 3] as in MOSI or [-1, 1] as in CH-SIMS;
+         whole numbers such as 0 to 4 are classes. msa/tasks.py decides; what it decided is printed; see `task`.
 Lengths  audio_lengths and vision_lengths where the file has them, cut to the array. Text: the mask in text_bert, since
          BERT's states of padding are not zero. In aligned files sound and face have the rows the text has, and any
          others that hold values. Otherwise rows of nothing but zeros at the end are padding.
@@ -19,7 +21,7 @@ Safety   the file is read by _pickle.py, which runs nothing, and sample by sampl
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +29,12 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
+from msa import labels, tasks
 from msa.cache import layout
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._columns import Part, parts
 from msa.cache.exchange._output import whole
-from msa.cache.exchange._padded import Row, assembled, in_clips, placed, without_ids
+from msa.cache.exchange._padded import Row, TaskName, assembled, classed, in_clips, judged, placed, told, without_ids
 from msa.cache.foreign import Bundle, Foreign
 from msa.config import checked
 from msa.errors import ConfigError, SourceError, StoreError
@@ -39,26 +42,47 @@ from msa.types import SENTIMENT, Modality, Split
 
 LAYOUT = "{train, valid, test}{id, raw_text, text, audio, vision, audio_lengths, vision_lengths, regression_labels}"
 LETTERS = {Modality.TEXT: "T", Modality.AUDIO: "A", Modality.FACE: "V", Modality.IMAGE: "V"}
+LABELS = ("regression_labels", "labels", "classification_labels")  # the first that there is
 ANNOTATIONS = ("Negative", "Neutral", "Positive")
 
 
 @dataclass(frozen=True)
 class Config:
-    task: Literal["auto", "mosi", "sims"] = "auto"  # labels from -3 to 3 or from -1 to 1; auto: judged from them
+    task: TaskName = "auto"  # what labels are; mosi: from -3 to 3, sims: from -1 to 1; auto: judged from them
+    range: tuple[float, ...] = ()  # low, high of labels that are another scale: 0,5
+    classes: str = ""  # names of the classes in the order of their numbers: bad,good
     vision: Literal["face", "image"] = "face"  # what `vision` shows
     padding: Literal["auto", "back", "front", "none"] = "auto"  # at which end; auto: where a length leaves zeros
 
     def __post_init__(self) -> None:
         checked(self)
+        labels.check_range(self.range)
+        told(self)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
     """The corpus in a pickle of MMSA's or MMSA-FET's, called `name` or as the file is. Raises SourceError."""
     found = parts(path, _pickle.load(path))
     _check_family(found)
-    rows = [row for number, part in enumerate(found) for row in _rows(number, part, Modality(config.vision))]
+    key = next((key for key in LABELS if any(part.has(key) for part in found)), "")
+    rows = [row for number, part in enumerate(found) for row in _rows(number, part, Modality(config.vision), key)]
     padding = None if config.padding == "auto" else config.padding
-    return assembled("mmsa", LAYOUT, found, rows, config, padding, _facts(found), name)
+    decision, labelled = _judged(key, rows, told(config))
+    return assembled("mmsa", LAYOUT, found, labelled, config, padding, _facts(found), name, decision)
+
+
+def _judged(key: str, rows: Sequence[Row], settings: tasks.Settings) -> tuple[tasks.Decision, Sequence[Row]]:
+    """What the labels under `key` are, and the rows with them; of classification_labels 0, 1, 2 are MMSA's classes."""
+    if key != LABELS[2] or settings != tasks.Settings():
+        return judged(rows, settings)
+    values = {row.label for row in rows if row.label == row.label}
+    if values - {-1.0, 0.0, 1.0}:  # else -1, 0, 1 are sentiment
+        rows = [replace(row, label=float("nan")) if row.label == -1 else row for row in rows]
+        values.discard(-1.0)
+    if values and values <= {0.0, 1.0, 2.0} and values != {0.0, 1.0}:
+        decision = tasks.of_classes(SENTIMENT.classes, "classification_labels, as MMSA numbers them")
+        return decision, [classed(row, decision) for row in rows]
+    return judged(rows, replace(settings, task="classes") if values else settings)
 
 
 def _check_family(found: Sequence[Part]) -> None:
@@ -76,15 +100,14 @@ def _facts(found: Sequence[Part]) -> dict[str, str]:
     return without_ids(found) | (skipped if any(part.has("text_bert") for part in found) else {})
 
 
-def _rows(number: int, part: Part, vision: Modality) -> list[Row]:
+def _rows(number: int, part: Part, vision: Modality, key: str) -> list[Row]:
     """The samples of a split, in the file's order."""
     n = part.size
     ids = part.strings("id") if part.has("id") else placed(part)
     if "" in ids:
         raise part.odd("id", "an id for every sample", f"row {ids.index('')} is empty")
     texts = part.strings("raw_text", absent=True) if part.has("raw_text") else [""] * n
-    key = next((key for key in ("regression_labels", "labels") if part.has(key)), None)
-    labels = part.numbers(key) if key else np.full(n, np.nan)
+    values = part.numbers(key) if part.has(key) else np.full(n, np.nan)
     apart = {
         modality: part.numbers(f"regression_labels_{LETTERS[modality]}")
         for modality in (Modality.TEXT, Modality.AUDIO, vision)
@@ -97,7 +120,7 @@ def _rows(number: int, part: Part, vision: Modality) -> list[Row]:
             ids[i],
             *in_clips(ids[i]),
             text=texts[i],
-            label=float(labels[i]),
+            label=float(values[i]),
             modality_labels={modality: float(column[i]) for modality, column in apart.items()},
         )
         for i in range(n)
@@ -114,11 +137,11 @@ def write(bundle: Bundle, out: Path) -> list[str]:
     arrays, which MMSA wants whole, do not fit half of the free memory.
     """
     index, modalities = bundle.index, _columns(bundle)
-    labels = _labels(bundle, modalities.get("vision", Modality.FACE))
+    columns = _labels(bundle, modalities.get("vision", Modality.FACE))
     sizes = [4 * len(index) * prod(_extent(bundle, modality)) for modality in modalities.values()]
     _check_memory(sizes)
     with whole(out, sum(sizes)) as temporary:
-        content = {split: _part(bundle, modalities, labels, index.rows(Split(split))) for split in layout.SPLITS}
+        content = {split: _part(bundle, modalities, columns, index.rows(Split(split))) for split in layout.SPLITS}
         with open(temporary, "wb") as file:
             pickle.dump(content, file, protocol=4)  # the newest that Python 3.7 reads, on which MMSA runs
     return _remarks(bundle, modalities)
@@ -202,7 +225,7 @@ def _remarks(bundle: Bundle, modalities: Mapping[str, Modality]) -> list[str]:
         if modality not in modalities.values()
     ]
     if index.task.classes:
-        remarks.append("the classes negative, neutral, positive are the values -1, 0, 1: read again, a regression")
+        remarks.append("the classes negative, neutral, positive are the values -1, 0, 1, as MMSA has them")
     if unlabelled := int(np.isnan(index.labels[:, 0]).sum()):
         remarks.append(f"{unlabelled} of {n} samples have no label: NaN, class -1")
     if lost := sum(in_clips(id)[0] != group for id, group in zip(index.ids, index.group, strict=True)):

@@ -1,7 +1,9 @@
 """MulT's and MultiBench's pickles: {train, valid, test} of arrays padded at the front. Read only.
 
 Layout   {split: {text, vision, audio, labels, id}}: text is word vectors (GloVe, 300 wide), labels (n, 1, 1) one value
-         from -3 to 3. IEMOCAP's labels (n, 4, 2) and the emotions of MOSEI are refused.
+         each: a scale or classes, as msa/tasks.py decides and the import prints. Several columns, such as IEMOCAP's
+         (n, 4, 2) of no and yes or MOSEI's (n, 6), are labels that hold several at a time; where exactly one of them
+         is 1 in each row, they are classes.
 Ids      (n,), or (n, 3) of video, start and end in seconds, text or bytes: then samples are called video[start-end],
          and a video is a group in the order of its starts. `video[3]` names the third segment of a video.
 Lengths  rows of nothing but zeros **before** the first value are padding. In aligned files (as many rows in all three)
@@ -17,33 +19,55 @@ from typing import Any, Literal
 
 import numpy as np
 
+from msa import labels, tasks
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._arrays import ArrayOnFile
 from msa.cache.exchange._columns import Part, is_column, items, number, parts, string
-from msa.cache.exchange._padded import LONGEST_ID, Row, assembled, in_clips, placed, without_ids
+from msa.cache.exchange._padded import (
+    LONGEST_ID,
+    Row,
+    TaskName,
+    assembled,
+    classed,
+    in_clips,
+    placed,
+    told,
+    without_ids,
+)
 from msa.cache.foreign import Foreign
 from msa.config import checked
 from msa.errors import SourceError
 
+MOST_LABELS = 1000
+NAMES = {  # of several labels, by their number: of IEMOCAP in MulT's order, of CMU-MOSEI in the SDK's
+    4: ("neutral", "happy", "sad", "angry"),
+    6: ("happy", "sad", "anger", "surprise", "disgust", "fear"),
+}
 LAYOUT = "{train, valid, test}{text, vision, audio, labels, id}, padded at the front"
 
 
 @dataclass(frozen=True)
 class Config:
-    task: Literal["auto", "mosi", "sims"] = "auto"  # labels from -3 to 3 or from -1 to 1; auto: judged from them
+    task: TaskName = "auto"  # what labels are; mosi: from -3 to 3, sims: from -1 to 1; auto: judged from them
+    range: tuple[float, ...] = ()  # low, high of labels that are another scale: 0,5
+    classes: str = ""  # names of the classes in the order of their numbers: bad,good
     vision: Literal["face", "image"] = "face"  # what `vision` shows
     padding: Literal["front", "back", "none"] = "front"  # at which end
 
     def __post_init__(self) -> None:
         checked(self)
+        labels.check_range(self.range)
+        told(self)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
     """The corpus in a pickle of this family, called `name` or as the file is. Raises SourceError."""
     found = parts(path, _pickle.load(path))
     _check_family(found)
-    rows = [row for number, part in enumerate(found) for row in _rows(number, part)]
-    return assembled("mult", LAYOUT, found, rows, config, config.padding, without_ids(found), name)
+    columns = [_columns(part) for part in found]
+    decision, values = _judged(found, columns, told(config))
+    rows = [row for number, part in enumerate(found) for row in _rows(number, part, decision, values[number])]
+    return assembled("mult", LAYOUT, found, rows, config, config.padding, without_ids(found), name, decision)
 
 
 def _check_family(found: Sequence[Part]) -> None:
@@ -54,21 +78,44 @@ def _check_family(found: Sequence[Part]) -> None:
             f"{', '.join(sorted(theirs & set().union(*(part.values for part in found))))}",
             fix="import it with the format mmsa",
         )
-    for part in found:
-        labels = part.values.get("labels")
-        shape = labels.shape if isinstance(labels, np.ndarray | ArrayOnFile) else ()
-        if shape and part.size and math.prod(shape) != part.size:
-            raise SourceError(
-                f"{part.where('labels')} has the shape {list(shape)}: emotions, or several labels of a sample",
-                fix="only one sentiment per sample is read: write the label that is meant into an array (n, 1, 1)",
-            )
 
 
-def _rows(number: int, part: Part) -> list[Row]:
-    """The samples of a split, in the file's order."""
+def _columns(part: Part) -> np.ndarray:
+    """Labels (n,), or (n, k) and (n, k, 2) where a sample has several; NaN where there are none."""
+    if not part.has("labels"):
+        return np.full(part.size, np.nan)
+    values = part.column("labels")
+    shape = values.shape if isinstance(values, np.ndarray | ArrayOnFile) else ()
+    width = math.prod(shape[1:])
+    if not part.size or width == 1 or len(shape) not in (2, 3):
+        return part.numbers("labels")
+    array = values.whole() if isinstance(values, ArrayOnFile) else values
+    if array.dtype.kind not in "biuf" or not 1 < width <= MOST_LABELS:
+        raise part.odd("labels", f"numbers, one or up to {MOST_LABELS} of a sample")
+    plain: np.ndarray = array.astype(np.float64)
+    return plain if plain.ndim == 3 and plain.shape[2] == 2 else plain.reshape(part.size, width)
+
+
+def _judged(
+    found: Sequence[Part], columns: Sequence[np.ndarray], settings: tasks.Settings
+) -> tuple[tasks.Decision, list[np.ndarray]]:
+    """What the labels of all splits are, and those of each as (n,) numbers or, of several at a time, (n, k)."""
+    if len({column.shape[1:] for column in columns}) > 1:
+        raise found[0].odd("labels", "as many labels of a sample as in the other splits")
+    together = np.concatenate(columns)
+    if together.ndim == 1:
+        return tasks.of_numbers(together, settings, scales=True), list(columns)
+    decision, values = tasks.of_columns(together, settings, NAMES)
+    return decision, np.split(values, np.cumsum([len(column) for column in columns])[:-1])
+
+
+def _rows(number: int, part: Part, decision: tasks.Decision, values: np.ndarray) -> list[Row]:
+    """The samples of a split, in the file's order, with their labels as the task has them."""
     names = _names(part)
-    labels = part.numbers("labels") if part.has("labels") else np.full(part.size, np.nan)
-    return [Row(number, i, *names[i], label=float(labels[i])) for i in range(part.size)]
+    if decision.task.multilabel:
+        return [Row(number, i, *names[i], label=tuple(values[i].tolist())) for i in range(part.size)]
+    rows = [Row(number, i, *names[i], label=float(values[i])) for i in range(part.size)]
+    return [classed(row, decision) for row in rows] if decision.task.single and decision.kind != "none" else rows
 
 
 def _names(part: Part) -> list[tuple[str, str, tuple[Any, ...]]]:

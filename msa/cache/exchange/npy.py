@@ -4,8 +4,9 @@ Layout   FOLDER/samples.csv (id, split, label, text, group, position; also .tsv 
          FOLDER/MODALITY/ID.npy of shape (T, D), or (D,) which is one row. The folders are called text, audio, image,
          face (or vision, video); others are named by a setting: modality=covarep:audio. An id may hold a slash (a file
          in a folder of the folder); what no file name can hold is written as in web addresses: %2F.
-Labels   As msa/labels.py says; label_text, label_audio, ... label one modality alone. Several at once are a column
-         each: labels=happy,sad. Where a corpus.json lies beside the table, as in what is exported, it says the task.
+Labels   As msa/labels.py says: classes or a scale, judged, printed, or said by task, range, classes. label_text,
+         label_audio, ... label one modality alone. Several at once are a column each: labels=happy,sad. Where a
+         corpus.json lies beside the table, as in what is exported, it says the task.
 Lengths  T of each file; nothing is padded. Values stay as they are; float16 stays float16 where every file has it.
 Traps    A row without a file is a recorded failure where other rows have one, or lacks that modality: missing=absent.
          A file without a row is dropped. A width other than that of most files, a torn file and one that holds Python
@@ -17,7 +18,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -30,9 +31,10 @@ from msa.cache.exchange import _corpus, _regular, _table
 from msa.cache.exchange._output import whole
 from msa.cache.foreign import Bundle, Feature, Foreign, Unreadable
 from msa.cache.indexing import Corpus
-from msa.config import checked
+from msa.config import checked, settings_of
 from msa.errors import SourceError, StoreError
 from msa.labels import Row
+from msa.tasks import Settings
 from msa.types import Dropped, Modality, Task
 
 LARGEST_FILE = 4 * layout.SHARD_BYTES  # bytes: of a sample in float64, and twice that
@@ -47,13 +49,20 @@ class Config:
     table: str = TABLE  # the table of labels, in the folder
     modality: str = ""  # what folders are that are not called after a modality: covarep:audio,au:face,old:none
     labels: str = ""  # columns of a label that is several at once: happy,sad,anger
-    range: tuple[float, ...] = ()  # low, high of labels that are numbers; nothing: as far as they reach
+    range: tuple[float, ...] = ()  # low, high of labels that are a scale; nothing: as far as they reach
+    task: Literal["auto", "classes", "regression"] = "auto"  # what labels are that are numbers; auto: judged from them
+    classes: str = ""  # names of the classes in the order of their numbers: bad,good
     missing: Literal["failed", "absent"] = "failed"  # what a row without a file is, where other rows have one
     split: Literal["by_group", "random"] = "by_group"  # what stays together when parts are drawn
 
     def __post_init__(self) -> None:
         checked(self)
         labels.check_range(self.range)
+        self.told()
+
+    def told(self) -> Settings:
+        """What these settings say of the labels. Raises ConfigError."""
+        return Settings.of(self.task, self.range, self.classes)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -63,15 +72,16 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
         raise SourceError(f"{path} has no table of labels {config.table}", fix=f"lay it like this: {LAYOUT}")
     about = _about(path / ABOUT)
     columns, rows = labels.rows(path / config.table)
-    task = _table.task_of(columns, rows, _told(about, config), config.range)
+    decision = _table.decide(columns, rows, _told(about, config), config.told())
     folders = [_Folder.below(path / folder, modality, rows) for folder, modality in _folders(path, config)]
     corpus = Corpus(
         name=_corpus.corpus_name(name or str(about.get("name") or path.resolve().name)),
-        task=task,
+        task=decision.task,
+        labels=decision.sentence,
         source=_corpus.source_in(about.get("source"), path, "A folder of .npy files", LAYOUT),
-        samples=[_table.sample(row, task, columns, config.split == "by_group") for row in rows],
+        samples=[_table.sample(row, decision, columns, config.split == "by_group") for row in rows],
         dropped=[Dropped(file, f"no row in {config.table}") for folder in folders for file in folder.others],
-        settings=asdict(config),
+        settings=settings_of(config, "task", "classes"),
     )
     told = about.get("features")
     features = [folder.feature(rows, told if isinstance(told, dict) else {}, config) for folder in folders]
@@ -100,7 +110,7 @@ def _told(about: Mapping[str, Any], config: Config) -> Task | None:
     """The task that settings or an exported folder's corpus.json say; None where the labels have to."""
     if classes := tuple(filter(None, (name.strip() for name in config.labels.split(",")))):
         return Task(classes=classes, multilabel=True)
-    return None if config.range else _corpus.task_in(about.get("task"), ABOUT)
+    return None if config.told() != Settings() else _corpus.task_in(about.get("task"), ABOUT)
 
 
 # the files

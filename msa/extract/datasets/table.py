@@ -6,8 +6,9 @@ Columns  id, split, label, text, image, audio, video, face, start, end, group, p
          are seconds of the sound and of the video; a picture or CSV of the face is taken whole. A row without an id is
          called by its number: row1. Columns of other names are said with columns=label:Sentiment,text:Tweet. A CSV of a
          spreadsheet program may have semicolons and decimal commas.
-Label    all among negative, neutral, positive: sentiment; all numbers: a regression over their range; else classes.
-         Class numbers (0, 1, 2) therefore read as a regression: write names. `range` says how far numbers may reach,
+Label    all among negative, neutral, positive (or -1, 0, 1): sentiment; words and whole numbers such as 0, 1, 2:
+         classes; other numbers: a scale as far as they reach. What was decided is printed. task=classes and
+         task=regression say it, classes=bad,good names the classes of numbers, and `range` says how far a scale goes
          where few samples do not show it: range=-3,3 is scored by the rules of CMU-MOSI, range=-1,1 by CH-SIMS's.
 Split    train, valid (val, dev, validation) or test; where it is empty a part is drawn, and rows of one group (a
          speaker, video or dialogue) stay together unless split=random.
@@ -23,6 +24,7 @@ from msa.config import checked
 from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.extract.datasets._layout import in_order, misplaced
 from msa.labels import Row
+from msa.tasks import Decision, Settings
 from msa.types import Dropped, Modality, Raw, Sample, Source, Task
 
 TASK: Task | None = None  # depends on the labels: see task()
@@ -43,13 +45,20 @@ COLUMNS = ("id", "split", "label", "text", *FILES, "start", "end", "group", "pos
 @dataclass(frozen=True)
 class Config:
     split: Literal["by_group", "random"] = "by_group"  # what stays together when parts are drawn
-    range: tuple[float, ...] = ()  # low, high of labels that are numbers; nothing: as far as they reach
+    range: tuple[float, ...] = ()  # low, high of labels that are a scale; nothing: as far as they reach
+    task: Literal["auto", "classes", "regression"] = "auto"  # what labels are that are numbers; auto: judged from them
+    classes: str = ""  # names of the classes in the order of their numbers: bad,good
     columns: tuple[str, ...] = ()  # what columns are called here: label:Sentiment,text:Tweet
 
     def __post_init__(self) -> None:
         checked(self)
         labels.check_range(self.range)
+        self.told()
         self.names()
+
+    def told(self) -> Settings:
+        """What these settings say of the labels. Raises ConfigError."""
+        return Settings.of(self.task, self.range, self.classes)
 
     def names(self) -> dict[str, str]:
         """Column of msa -> what it is called in the table, in lower case. Raises ConfigError."""
@@ -78,7 +87,12 @@ def name(root: Path) -> str:
 
 def task(root: Path, config: Config = Config()) -> Task:
     """What the labels are, judged from all of them; a Task without range or classes where there is none."""
-    return labels.task_of(_table(root, config), config.range)
+    return decided(root, config).task
+
+
+def decided(root: Path, config: Config = Config()) -> Decision:
+    """The same, with the reason."""
+    return labels.decide(_table(root, config), config.told())
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
@@ -86,7 +100,7 @@ def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]
     rows = _table(root, config)
     _check_files(rows)
     _check_spans(rows)
-    kind = labels.task_of(rows, config.range)
+    kind = labels.decide(rows, config.told())
     return in_order(_sample(row, kind, config) for row in rows)
 
 
@@ -127,13 +141,13 @@ def _check_spans(rows: Sequence[Row]) -> None:
                 )
 
 
-def _sample(row: Row, kind: Task, config: Config) -> Sample | Dropped:
+def _sample(row: Row, kind: Decision, config: Config) -> Sample | Dropped:
     raw = _raw(row)
     if not raw:
         return Dropped(row.id, "no text, image, audio, video or face", f"line {row.line}")
     return Sample(
         id=row.id,
-        label=row.value(kind),
+        label=row.value(kind.task, numbers=kind.numbers),
         raw=raw,
         split=row.split(),
         group=row.group,

@@ -252,7 +252,7 @@ def test_nobody_labelled_what_is_nan(read):
     corpus["train"]["regression_labels"][0] = np.nan
     assert read(corpus).corpus.samples[0].label is None
     for part in corpus.values():
-        del part["regression_labels"]
+        del part["regression_labels"], part["classification_labels"]
     foreign = read(corpus)
     assert {sample.label for sample in foreign.corpus.samples} == {None}
     assert foreign.corpus.task == Task()
@@ -515,3 +515,29 @@ def test_a_file_that_is_there_is_not_written_over(store, tmp_path):
     with pytest.raises(StoreError, match="exists"):
         mmsa.write(bundle(store, regression()), tmp_path / "mine.pkl")
     assert (tmp_path / "mine.pkl").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "settings", "classes", "first"),
+    [
+        ([0, 1, 2, 0, 1, 2, 2], {}, SENTIMENT.classes, "negative"),
+        ([2, -1, 2, 0, -1, 2, 0], {}, SENTIMENT.classes, "positive"),
+        ([-1, 1, 0, 0, 1, 1, 0], {}, SENTIMENT.classes, "negative"),
+        ([0, 1, 1, 0, 1, 0, 0], {}, ("0", "1"), "0"),
+        ([4, 3, 2, 1, 0, 0, 0], {}, ("0", "1", "2", "3", "4"), "4"),
+        ([0, 1, 2, 0, 1, 2, 2], {"classes": "a,b,c"}, ("a", "b", "c"), "a"),
+    ],
+)
+def test_classification_labels_are_the_labels_where_there_are_no_others(read, numbers, settings, classes, first):
+    part = unaligned()["train"]
+    del part["regression_labels"]
+    part["classification_labels"] = np.array(numbers)
+    found = read({"train": part}, **settings).corpus
+    assert found.task == Task(classes=classes)
+    assert found.samples[0].label == first
+    assert [sample.label is None for sample in found.samples] == [n == -1 and max(numbers) > 1 for n in numbers]
+    assert found.labels.startswith(f"{len(classes)} classes")
+
+
+def test_the_settings_of_labels_leave_the_views_of_others_as_they_were(read):
+    assert dict(read(unaligned()).corpus.settings) == {"task": "mosi", "vision": "face", "padding": "auto"}

@@ -8,7 +8,7 @@ import pytest
 from msa.cache import importing
 from msa.cache.exchange import mult
 from msa.cache.store import FeatureStore
-from msa.errors import SourceError
+from msa.errors import ConfigError, SourceError
 from msa.types import Modality, Split, Task
 
 T, N = 8, 5
@@ -151,11 +151,34 @@ def test_it_reaches_the_store_with_infinities_counted(read, tmp_path):
     assert index.about["leaks"] == []
 
 
-def test_emotions_are_refused(read):
+def test_splits_of_other_labels_are_refused(read):
     given = corpus()
     given["valid"]["labels"] = np.zeros((N, 4, 2))
-    with pytest.raises(SourceError, match=r"labels of valid has the shape \[5, 4, 2\]: emotions"):
+    with pytest.raises(SourceError, match="as many labels of a sample as in the other splits"):
         read(given)
+
+
+def test_emotions_of_no_and_yes_are_several_labels(read):
+    given, chance = corpus(), np.random.default_rng(0)
+    yes = {split: chance.integers(0, 2, (N, 4)) for split in given}
+    for split, part in given.items():
+        part["labels"] = np.eye(2)[yes[split]]  # (n, 4, 2)
+    found = read(given).corpus
+    assert found.task == Task(classes=("neutral", "happy", "sad", "angry"), multilabel=True)
+    assert [s.label for s in found.samples][:N] == [tuple(map(float, row)) for row in yes["train"]]
+    assert read(given, classes="a,b,c,d").corpus.task.classes == ("a", "b", "c", "d")
+    with pytest.raises(ConfigError, match="classes names 2 labels, and a sample has 4"):
+        read(given, classes="a,b")
+
+
+def test_columns_of_which_one_is_1_are_classes(read):
+    given = corpus()
+    for part in given.values():
+        part["labels"] = np.eye(6)[[0, 3, 5, 1, 1]]
+    found = read(given).corpus
+    assert found.task == Task(classes=("happy", "sad", "anger", "surprise", "disgust", "fear"))
+    assert [s.label for s in found.samples][:N] == ["happy", "surprise", "fear", "sad", "sad"]
+    assert read(given, task="labels").corpus.task.multilabel
 
 
 def test_a_label_out_of_range(read):
