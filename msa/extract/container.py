@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from msa.cache import files
@@ -163,23 +164,18 @@ def duration(path: Path) -> float:
         return 0.0
 
 
-def seconds_by_packets(path: Path) -> tuple[float, bool]:
-    """How long the packets of the sound are together, and whether their time begins again; (0, False) of no sound."""
-    ticks, latest, joined = 0, -math.inf, False
+def seconds_by_packets(path: Path) -> float:
+    """How long the packets of the sound are together; 0.0 of no sound."""
+    ticks, tick = 0, 0.0
     try:
         with opened(path) as recording:
             stream = _sound_track(recording)
-            if stream is None or not stream.time_base:
-                return 0.0, False
-            tick = float(stream.time_base)
-            for packet in recording.demux([stream]):
-                ticks += packet.duration or 0
-                if packet.pts is not None:
-                    joined = joined or packet.pts * tick < latest - BACK_S
-                    latest = max(latest, packet.pts * tick)
-    except (av.FFmpegError, MediaError):  # it breaks off: so far it is counted
+            if stream is not None:
+                tick = float(stream.time_base or 0)
+                ticks = sum(packet.duration or 0 for packet in recording.demux([stream]))
+    except (av.FFmpegError, MediaError):  # FFmpeg does not read it
         pass
-    return (ticks * tick, joined) if ticks else (0.0, False)
+    return ticks * tick
 
 
 @dataclass
@@ -517,11 +513,17 @@ class Pictures:
         """What was on the screen before is gone. A decoder gives frames late: the one before may be yet to come."""
         self._missed.append(at)
 
+    @property
+    def still(self) -> bool:
+        """Was it a file that holds one picture?"""
+        return not self._film
+
     def frames(self) -> Frames:
         """What was taken. Raises MediaError."""
         if self.error is not None:
             raise self.error
-        self._take(before=self._since + 2 * TOLERANCE_S)  # the last frame, where one was due just when it came
+        if self._shown is not None:
+            self._take(before=self._since + 2 * TOLERANCE_S)  # the last frame, where one was due just when it came
         if not self._pixels:
             raise MediaError("no picture in this span")
         pixels = np.empty((len(self._pixels), *self._pixels[0].shape), np.uint8)
@@ -564,6 +566,16 @@ def _scaled(frame: Any, side: int, aspect: float) -> tuple[int, int]:
 
 
 def _upright(frame: Any, width: int, height: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, as a player shows it: phones record lying pictures and say how to turn them."""
+    """(H, W, 3) uint8 RGB, as a player shows it: phones record lying or mirrored pictures and say how to turn them."""
     pixels = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
+    try:
+        side = frame.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # a still picture with EXIF, which PyAV does not know: media.py looks for itself
+        side = None
+    if side is not None:
+        a, b, _, c, d = np.frombuffer(bytes(side), np.int32, 5).astype(float)  # x' = a x + c y, y' = b x + d y
+        if a * d < b * c:  # mirrored
+            if abs(b) + abs(c) > abs(a) + abs(d):
+                pixels, a, d = pixels.transpose(1, 0, 2), c, b
+            return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))

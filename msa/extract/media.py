@@ -190,7 +190,18 @@ def read_frames(raw: Raw, sampling: Sampling, bounds: Bounds = BOUNDS) -> Frames
     pictures = Pictures(raw.start, raw.end, sampling, bounds)
     with _reasons():
         container.read(_spanned(raw), raw.start, [pictures])
-    return pictures.frames()
+        return _seen(raw, pictures)
+
+
+def _seen(raw: Raw, pictures: Pictures) -> Frames:
+    """The frames; of a still picture, where EXIF says so, without the mirror, of which FFmpeg knows the turn alone."""
+    frames = pictures.frames()
+    if pictures.still:
+        with BufferedReader(files.open_regular(existing(raw))) as file:
+            mirrored = picture.mirrored(file)
+        if mirrored is not None:
+            return Frames(np.ascontiguousarray(np.flip(frames.pixels, 2 if mirrored else 1)), frames.times)
+    return frames
 
 
 def _sound_and_frames(raw: Raw, sampling: Sampling, bounds: Bounds) -> dict[Modality, Clip | Exception]:
@@ -204,7 +215,7 @@ def _sound_and_frames(raw: Raw, sampling: Sampling, bounds: Bounds) -> dict[Moda
 
     wanted: dict[Modality, Callable[[], Clip]] = {
         Modality.AUDIO: heard,
-        Modality.FACE: pictures.frames,
+        Modality.FACE: lambda: _seen(raw, pictures),
     }
     try:
         with _reasons():

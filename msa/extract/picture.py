@@ -19,6 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000
 BLOCK = 1 << 20  # pixels that are converted at a time: beside a picture and what it becomes nothing large is held
 WHITE_IS_ZERO = 0  # photometric interpretation of a TIFF
 BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF
+ORIENTATION = 0x112  # tag of EXIF
 Box = tuple[int, int, int, int]  # left, upper, right, lower
 
 
@@ -32,10 +33,9 @@ def read(file: BinaryIO, bounds: Bounds) -> np.ndarray:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if bounds.pixels > max(Bounds().pixels, 2 * (Image.MAX_IMAGE_PIXELS or math.inf)):  # Pillow refuses twice as many
         Image.MAX_IMAGE_PIXELS = math.ceil(bounds.pixels / 2)
-    Image.init()
-    kind, formats = "picture", [name for name in FORMATS if name in Image.OPEN]  # Pillow may be built without some
+    kind = "picture"
     try:
-        with Image.open(file, formats=formats) as image:
+        with Image.open(file, formats=_formats()) as image:
             kind = image.format or kind
             bounds.check_pixels(*image.size)
             bits = _bits(image, file)
@@ -52,6 +52,21 @@ def read(file: BinaryIO, bounds: Bounds) -> np.ndarray:
     except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, struct.error
         state = "truncated" if "truncated" in str(error).lower() else "broken"
         raise MediaError(f"{state} {kind}: {error}") from None
+
+
+def _formats() -> list[str]:
+    """Those of FORMATS that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def mirrored(file: BinaryIO) -> bool | None:
+    """Does EXIF say that a picture is a mirror image? True: left and right once upright; None: it does not."""
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            return {2: False, 4: False, 5: True, 7: True}.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # as in `read`; a picture that Pillow does not open has no EXIF
+        return None
 
 
 def _tag(image: Any, number: int) -> Any:
