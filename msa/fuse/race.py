@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from msa.fuse.train import Watch
 from msa.names import folder_name
 
 THREADS = "OMP_NUM_THREADS"  # set by whoever starts us: so many for each process, whatever its share would be
+QUIET_S = 8.0  # after so long without news it is said what is being trained
 _training = threading.Lock()  # a process has one generator of random numbers, and a dask worker may have many threads
 
 
@@ -109,6 +111,7 @@ def _race(
         if lost := [seed for seed in seeds if not run.trained(seed)]:
             failed[name] = f"seed {', '.join(map(str, lost))} is not in {run.folder}: the workers see another one there"
             continue
+        watch(f"testing {name}")
         try:
             runs[name] = experiments.run(entrants[name], store, run.folder, yardsticks=False)
         except Exception as error:  # what one of them lacks shall not cost the others their figures
@@ -155,6 +158,7 @@ def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[s
     """
     total, done = len(tasks), 0
     left = list(tasks)
+    began = time.monotonic()
 
     def settle(task: Task, future: "Future[None]") -> None:
         nonlocal done
@@ -165,8 +169,14 @@ def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[s
         failed.setdefault(task.name, reason(error))
         return watch(f"[{done}/{total}] {task.name}, seed {task.seed}: failed: {reason(error)}")
 
+    def tell() -> None:
+        elapsed = time.monotonic() - began
+        now = ", ".join(f"{task.name} seed {task.seed}" for task in left[: workers.here])
+        ends = f", about {_clock(elapsed / done * (total - done))} left" if done else ""
+        watch(f"[{done}/{total}] {_clock(elapsed)} passed{ends}; training {now}")
+
     while left:
-        _all_at_once(list(left), workers, settle)
+        _all_at_once(list(left), workers, settle, tell)
         for task in left[: workers.here]:  # those under way: they are begun in this order
             with pool(Workers(jobs=1)) as process:
                 future = process.submit(Task.do, task)
@@ -174,14 +184,36 @@ def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[s
                 settle(task, future)
 
 
-def _all_at_once(tasks: Sequence[Task], workers: Workers, settle: Callable[[Task, "Future[None]"], None]) -> None:
-    """Settle all of them, but those whose process or whose neighbour's died."""
+def _clock(seconds: float) -> str:
+    """Minutes and seconds: 2:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def _all_at_once(
+    tasks: Sequence[Task],
+    workers: Workers,
+    settle: Callable[[Task, "Future[None]"], None],
+    tell: Callable[[], None],
+) -> None:
+    """Settle all of them, but those whose process or whose neighbour's died.
+
+    Args:
+        tasks: What is to be trained.
+        workers: Where.
+        settle: Called with each task and its future when that is done.
+        tell: Called whenever nothing has ended for QUIET_S seconds.
+    """
     with pool(replace(workers, jobs=min(workers.here, len(tasks)))) as processes:  # a core nobody has is of no use
         futures = {processes.submit(Task.do, task): task for task in tasks}
         try:
-            for future in as_completed(futures):
-                if not isinstance(future.exception(), BrokenProcessPool):
-                    settle(futures[future], future)
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, QUIET_S, FIRST_COMPLETED)
+                for future in [one for one in futures if one in done]:
+                    if not isinstance(future.exception(), BrokenProcessPool):
+                        settle(futures[future], future)
+                if not done:
+                    tell()
         finally:
             for future in futures:
                 future.cancel()

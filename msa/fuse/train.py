@@ -164,6 +164,7 @@ class _Loop:
             if self.config.schedule == "plateau" and self.epoch >= self.config.warmup_epochs:
                 self.plateau.step(losses[self.criterion])
             self.result.seconds += time.monotonic() - started
+            self._report(losses)
             self._save()
             if self.after_epoch:
                 self.after_epoch(self.epoch, self.head, losses)
@@ -227,9 +228,27 @@ class _Loop:
                 return
             yield batch
 
+    def _report(self, losses: Mapping[str, float]) -> None:
+        """One line for the epoch that has just ended; * marks the best so far."""
+        mae = f"mae {losses['valid_mae']:.4f}, " if "valid_mae" in losses else ""
+        left = round(self.result.seconds / self.epoch * (self.config.epochs - self.epoch))
+        ends = f", at most {left // 60}:{left % 60:02} left" if self._goes_on() else ""
+        self.watch(
+            f"seed {self.seed} epoch {self.epoch}/{self.config.epochs}: train {losses['train_loss']:.4f}, "
+            f"valid {losses['valid_loss']:.4f}, {mae}lr {losses['lr']:.1e}{' *' if not self.stale else ''}{ends}"
+        )
+
     def _tell(self) -> None:
+        """Why the training ended, how long it took, and what of that was not computing."""
         result = self.result
         share = result.data_seconds / result.seconds if result.seconds else 0.0
+        measure = "MAE" if self.criterion == "valid_mae" else "loss"
+        why = (
+            f"no better validation {measure} in {self.stale} epochs"
+            if self.stale >= self.config.patience
+            else f"all {self.config.epochs} epochs are done"
+        )
+        self.watch(f"seed {self.seed}: stopped after epoch {self.epoch}: {why}; best was epoch {result.best_epoch + 1}")
         self.watch(
             f"seed {self.seed}: {result.seconds:.1f} s, {share:.1%} of it waiting for data; "
             f"{result.padding:.1%} of a batch is padding"
@@ -269,11 +288,6 @@ class _Loop:
             self.result.best_epoch = self.epoch
             self.result.state = {k: v.detach().cpu().clone() for k, v in self.head.state_dict().items()}
             self.result.collapsed = distinct == 1 and _vary(self.train)
-        mae = f"mae {losses['valid_mae']:.4f}, " if "valid_mae" in losses else ""
-        self.watch(
-            f"seed {self.seed} epoch {self.epoch + 1}: train {losses['train_loss']:.4f}, "
-            f"valid {losses['valid_loss']:.4f}, {mae}lr {losses['lr']:.1e}" + (" *" if not self.stale else "")
-        )
 
     def _save(self) -> None:
         if self.checkpoint is None:

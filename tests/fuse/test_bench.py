@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -729,6 +730,18 @@ def test_printed_figures_stand_beside_ours_only_in_the_papers_setting(made, tmp_
         assert ("| printed |" in table) == shown
         assert ("0.815" in table or "0.814" in table) == shown
         assert ("the paper on mvsa + tess; 12 test samples, the paper 2,166; text by made.text" in table) != shown
+
+
+def test_a_race_is_never_silent_for_long(made, tmp_path, monkeypatch):
+    """While trainings run in other processes, it is said what they are and how long it will take."""
+    monkeypatch.setattr(race, "QUIET_S", 0.05)
+    monkeypatch.setattr(race, "pool", lambda workers: ThreadPoolExecutor(1))
+    lines = []
+    wanted = Experiment(Model.of("probe", settings=SHORT), Data(("posts",)), (1,))
+    race.race({"probe": wanted}, made, tmp_path, HERE, lines.append)
+    told = [line for line in lines if "passed" in line]
+    assert told
+    assert re.fullmatch(r"\[0/1\] \d+:\d\d passed; training probe seed 1", told[0])
 
 
 def test_a_finished_bench_is_not_measured_again(done, made, in_this_process, monkeypatch):

@@ -554,7 +554,7 @@ class Killed(BaseException):
 
 def kill_at(*epochs):
     """A watch that ends the training when these lines come by."""
-    left = [f"epoch {n}:" for n in epochs]
+    left = [f"epoch {n}/" for n in epochs]
 
     def watch(line):
         if left and left[0] in line:
@@ -664,7 +664,7 @@ def test_a_collapse_that_stays_is_reported_as_one_and_not_restarted_again():
     assert found.collapsed
     assert found.restarted_at == 0.0025
     assert sum("collapsed" in line for line in lines) == 1
-    assert sum("epoch 1:" in line for line in lines) == 2
+    assert sum("epoch 1/" in line for line in lines) == 2
 
 
 def test_a_restart_that_is_killed_begins_again_and_ends_the_same(tmp_path):
@@ -672,7 +672,7 @@ def test_a_restart_that_is_killed_begins_again_and_ends_the_same(tmp_path):
 
     def watch(line):
         lines.append(line)
-        if sum("epoch 2:" in line for line in lines) == 2:
+        if sum("epoch 2/" in line for line in lines) == 2:
             raise Killed
 
     with pytest.raises(Killed):
