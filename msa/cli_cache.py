@@ -408,6 +408,9 @@ def import_(
         if missing := importing.lacking(index):
             terminal.warn(missing)
         terminal.imported(found, path)
+        mine = {view.view_id for view in found}
+        if others := [f"{v.modality}: {v.name}@{v.id}" for v in opened.views(index.name) if v.id not in mine]:
+            terminal.say(f"  {index.name} also has, from before: {', '.join(others)}")
 
 
 @app.command()

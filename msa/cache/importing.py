@@ -6,7 +6,7 @@ and -inf where an extractor met silence. A sample without a single finite value 
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from msa import __version__, splits
-from msa.cache import fingerprint, housekeeping
+from msa.cache import fingerprint, housekeeping, joining
 from msa.cache.files import naming_a_full_disk
 from msa.cache.foreign import Feature, Foreign, Unreadable
 from msa.cache.index import Index
@@ -66,8 +66,12 @@ def bring_in(
     index = index_of(corpus, inputs, split_file, seed, drawing)
     with naming_a_full_disk(store.path):
         before = store.datasets.get(index.name)
+        names = [f"{foreign.format}.{feature.name}" for feature in foreign.features]
+        official = [sample.split is not None for sample in corpus.samples]
+        index, same = _version(store, index, before, names, official)
         dataset = store.add_index(index)
-        carried = housekeeping.carry_over(store, index, before)
+        carry = joining.carry_all if same else housekeeping.carry_over
+        carried = carry(store, index, before) if before else {}
         found = [_feature(store, foreign, feature, index, dataset, progress) for feature in foreign.features]
         for report in found:
             report.borrowed += carried.get(report.view_id, 0)
@@ -79,6 +83,21 @@ def bring_in(
                 fix="look at the file: it may be of another format, or damaged; what else it has was imported",
             )
     return index, found
+
+
+def _version(
+    store: FeatureStore, index: Index, before: str | None, names: Sequence[str], official: Sequence[bool]
+) -> tuple[Index, bool]:
+    """The index to publish, and whether it has the rows of the one `before`, which it joins. Raises SourceError."""
+    if before is None or before == index.fingerprint:
+        return index, False
+    old = store.index(before)
+    if unlike := joining.differences(old, index, official):
+        joining.check_kept(store, index, before, names, unlike)
+        return index, False
+    if len(index) < len(old) and {view.name for view in store.views(before)} <= set(names):
+        return index, False  # all of it again, with fewer samples: a new version
+    return joining.joined(old, index), True
 
 
 def lacking(index: Index) -> str:
