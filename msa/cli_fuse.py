@@ -159,7 +159,7 @@ def reproduce(
     hcl:table2 counts weights and operations and needs no data; of what its figures are, the paper does not say.
     """
     from msa import results
-    from msa.fuse import papers, request
+    from msa.fuse import papers, request, runfiles
     from msa.fuse.race import Workers
 
     if not papers.named(table).settings:
@@ -168,7 +168,7 @@ def reproduce(
             raise ConfigError(f"{table} needs no data", fix=f"leave out {', '.join(unused)}")
         found, folder = request.complexity(table, out)
         sheet = results.complexity_sheet(**found)
-        (folder / "complexity.md").write_text(results.markdown(sheet) + "\n", "utf-8")
+        runfiles.write(folder / "complexity.md", f"{results.markdown(sheet)}\n".encode())
         print_json({"folder": str(folder), **found}, json_)
         if not json_:
             terminal.sheet(sheet)
@@ -183,9 +183,10 @@ def reproduce(
 def _show(found: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     """Print a table of many heads, and write it beside its numbers."""
     from msa import results
+    from msa.fuse import runfiles
 
     sheet = results.bench_sheet(found)
-    (folder / "bench.md").write_text(results.markdown(sheet) + "\n", "utf-8")
+    runfiles.write(folder / "bench.md", f"{results.markdown(sheet)}\n".encode())
     print_json({"folder": str(folder), **found}, as_json)
     if not as_json:
         terminal.sheet(sheet)

@@ -2,15 +2,18 @@
 
 import ast
 import inspect
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from msa.errors import ConfigError, UnknownNameError
 from msa.types import Modality
 
 C = TypeVar("C")
+MOST = 2**31  # no setting is a whole number of this size
 
 
 def with_settings(config: C, settings: Iterable[str], kind: str = "setting") -> C:
@@ -57,6 +60,55 @@ def settings_of(config: object, *later: str) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(config)}
     values = {name: getattr(config, name) for name in defaults}
     return {name: value for name, value in values.items() if name not in later or value != defaults[name]}
+
+
+def from_plain(config: type[C], values: Mapping[str, Any], owner: str) -> C:
+    """Return a settings dataclass made of plain values, as JSON holds them; what is left out has its default.
+
+    `owner` is what the settings are of, for messages. Raises UnknownNameError for a name the dataclass does not have
+    and ConfigError for a value of another type than the field is declared to have.
+    """
+    hints = get_type_hints(config)
+    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UnknownNameError(f"setting of {owner}", name, known)
+        if not _is(value, hints[name]):
+            raise ConfigError(
+                f"{owner}: {name} is {_short(value)}, which is no {_kind(hints[name])}",
+                fix=f"see the values that {name} takes: msa fuse list {owner}",
+            )
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return config(**found)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Is a plain value of the type a field is declared to have? A whole number is a float too."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in args)
+    if origin in (Union, UnionType):
+        return any(_is(value, one) for one in args)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        each = [args[0]] * len(value) if args[1:] == (...,) else args
+        return len(each) == len(value) and all(_is(item, one) for item, one in zip(value, each, strict=True))
+    if hint is float:
+        return (type(value) is float and math.isfinite(value)) or _is(value, int)
+    if hint is int:
+        return type(value) is int and abs(value) < MOST
+    return type(value) is (NoneType if hint is None else hint)
+
+
+def _kind(hint: Any) -> str:
+    return _choices(hint) or getattr(hint, "__name__", str(hint)) if get_origin(hint) is not tuple else str(hint)
+
+
+def _short(value: object) -> str:
+    text = ascii(value) if isinstance(value, str | int | float | NoneType) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def checked(config: object) -> None:

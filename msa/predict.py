@@ -80,19 +80,23 @@ def predict(
     `weights` says, by modality, where this machine has the weights that lay elsewhere when the run was trained.
     """
     from msa.extract.device import pick_device
+    from msa.fuse.record import Node, check_recipe
     from msa.fuse.run import Run
 
     run = Run.open(folder)
-    views = run.record["data"]["views"]
+    views = run.facts.views
+    for modality, view in views.items():
+        check_recipe(Node(folder / "run.json", f"data.views.{modality}.attributes", view["attributes"]))
     _refuse_unknown(samples, views)
+    norm, head = run.normalisation(), run.head()  # before anything is encoded, which takes time
     states: dict[Modality, States] = {}
-    for modality in map(Modality, views):
+    for modality in views:
         found_at = (weights or {}).get(modality)
         states[modality] = _encode(views[modality]["attributes"], found_at, samples, pick_device(device))
-    return _decide(run, samples, states)
+    return _decide(run, norm, head, samples, states)
 
 
-def _refuse_unknown(samples: Sequence[Sample], views: dict[str, Any]) -> None:
+def _refuse_unknown(samples: Sequence[Sample], views: Mapping[Modality, Any]) -> None:
     given = {m for sample in samples for m in _asked_of(sample, set(views))}
     if not given & set(views):
         raise ConfigError(
@@ -111,7 +115,7 @@ def _option(modality: str) -> str:
     return "--video" if modality == Modality.FACE else f"--{modality}"
 
 
-def _ours(view: dict[str, Any]) -> bool:
+def _ours(view: Mapping[str, Any]) -> bool:
     """Can msa make these hidden states from raw input? Imported ones it cannot."""
     return "imported" not in view["attributes"]["identity"]
 
@@ -156,13 +160,14 @@ def _encode(attributes: Any, found_at: str | None, samples: Sequence[Sample], de
     return found
 
 
-def _decide(run: Any, samples: Sequence[Sample], states: dict[Modality, States]) -> list[Prediction]:
+def _decide(
+    run: Any, norm: Any, head: Any, samples: Sequence[Sample], states: dict[Modality, States]
+) -> list[Prediction]:
     import torch
 
     from msa.fuse.data import pad
     from msa.fuse.head import Batch, answers
 
-    norm, head = run.normalisation(), run.head()
     found = []
     for i, sample in enumerate(samples):
         mine = {m: column[i] for m, column in states.items()}
@@ -177,6 +182,8 @@ def _decide(run: Any, samples: Sequence[Sample], states: dict[Modality, States])
         with torch.inference_mode():
             logits = head(Batch(x, mask, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)))
             said = answers(run.task, logits.double())[0].tolist()
+        if not np.isfinite(said).all():
+            raise ConfigError(f"{run.folder} answers {sample.id} with NaN or infinity", fix="train it anew: --like RUN")
         found.append(replace(_named(run.task, said, sample.id), used=used, notes=notes))
     return found
 

@@ -52,7 +52,7 @@ def sheet(run: "Run", each_seed: bool = True) -> Sheet:
     found = run.metrics
     if not found:
         raise ConfigError(f"{run.folder} is not finished", fix=f"msa fuse train --resume {run.folder}")
-    protocol, drawn = run.record["data"]["protocol"], run.record["data"]["drawn"]
+    protocol, drawn = run.facts.protocol, run.facts.drawn
     shown = {run.model.name: found, **beside(run)}
     if pairing.is_leaky(protocol) and drawn and drawn_only(drawn) not in shown:
         raise ConfigError(
@@ -114,13 +114,13 @@ def _rough(found: Mapping[str, Any], name: str = "") -> Iterator[str]:
 def _remarks(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
     from msa.fuse import pairing
 
-    found, protocol = run.metrics, run.record["data"]["protocol"]
+    found, protocol = run.metrics, run.facts.protocol
     several = "mean ± sd over seeds " if len(found["seeds"]) > 1 else ""
     remarks = [several + _interval(found), *_rough(found)]
     if protocol:
         remarks.append(f"pairing: {protocol}")
-    if pairing.is_leaky(protocol) and run.record["data"]["drawn"]:
-        drawn = " and ".join(run.record["data"]["drawn"])
+    if pairing.is_leaky(protocol) and run.facts.drawn:
+        drawn = " and ".join(run.facts.drawn)
         remarks.append(f"LEAKY pairing: the {drawn} was chosen by the label; compare with the {drawn}-only row")
     for row in found["seeds"]:
         if row["collapsed"]:

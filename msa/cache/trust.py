@@ -26,6 +26,8 @@ MAX_SMALL = MAX_CHUNK + 2**20  # bytes of any file but a shard: one such chunk, 
 MAX_CHUNKS = 2**22  # in one shard, whose index of 16 bytes each is held in memory
 MAX_TEXT = 4096  # characters of a name
 
+DAMAGED = "damaged store, or none that msa wrote: "  # how each refusal begins
+
 _ID = re.compile(r"[0-9a-z]{1,64}")  # ours are 16 hexadecimal digits
 _SEGMENT = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 _FILE = re.compile(r"(?:[a-z][a-z0-9_]{0,63}/)?zarr\.json|[a-z][a-z0-9_]{0,63}/c(?:[/.][0-9]{1,12}){1,4}")
@@ -467,6 +469,6 @@ def _short(value: object) -> str:
 
 def _refuse(where: Path | str, what: str) -> NoReturn:
     raise StoreError(
-        f"damaged store, or none that msa wrote: {where}: {what}",
+        f"{DAMAGED}{where}: {what}",
         fix="mend it with `msa cache repair`, restore it from a copy, or get it again from where it came from",
     )

@@ -138,7 +138,15 @@ class Recipe:
         family, spec = presets.spec_of(modality, name)
         if known["path"] and found_at is None:
             spec = replace(spec, weights=_at(spec.weights, Path(known["path"]), modality))
-        spec = replace(spec, revision=known["revision"], options=attributes["identity"]["options"])
+        options = attributes["identity"]["options"]
+        kinds = [{name: _kind(value) for name, value in of.items()} for of in (options, spec.options)]
+        if kinds[0] != kinds[1]:
+            raise BackboneError(
+                f"{name}: the view was made with the options {', '.join(options) or 'none'}, and this version has "
+                f"{', '.join(spec.options) or 'none'}",
+                fix="install the msa the run was trained with, or extract and train again",
+            )
+        spec = replace(spec, revision=known["revision"], options=options)
         found = weights.resolve(spec)
         if found.sha256 != known["sha256"]:
             raise BackboneError(
@@ -147,6 +155,13 @@ class Recipe:
                 fix=f"find the weights of revision {known['revision'] or 'that day'}, or extract and train again",
             )
         return cls(name, family, spec, found)
+
+
+def _kind(value: object) -> type:
+    """The type of an option, as far as JSON keeps it."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float
+    return list if isinstance(value, list | tuple) else type(value)
 
 
 def _at(weights_name: str, path: Path, modality: Modality) -> str:

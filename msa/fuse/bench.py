@@ -9,7 +9,6 @@ class, what the parts of the data share, collapsed runs, and paired tests agains
 """
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from msa import catalog
 from msa.cache.store import FeatureStore
@@ -25,10 +23,13 @@ from msa.cache.trust import read_json
 from msa.errors import ConfigError, StoreError
 from msa.fuse import audits, cost, metrics, papers, plots
 from msa.fuse.data import Table
+from msa.fuse.device import own_device
 from msa.fuse.experiment import Data, Experiment
 from msa.fuse.model import Model
 from msa.fuse.race import Workers, race, reason
-from msa.fuse.run import Run, machine, with_null, write_json
+from msa.fuse.record import Node
+from msa.fuse.run import Run, machine, make_folder
+from msa.fuse.runfiles import with_null, write_json, written
 from msa.fuse.train import Watch
 from msa.types import Split, Task
 
@@ -118,7 +119,7 @@ def bench(
 
 def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """What each costs, and name -> reason where that cannot be measured: its scores are there all the same."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = own_device()
     found: dict[str, dict[str, Any]] = {}
     unmeasured = {}
     for name, run in runs.items():
@@ -239,7 +240,7 @@ def _majority(data: Table) -> dict[str, Any]:
 def read(folder: Path) -> dict[str, Any]:
     """Return the table that `bench` wrote into a folder. Raises ConfigError where it is damaged or of an older msa."""
     path = folder / RECORD
-    found = read_json(path)
+    found = Node.read(path).value
     wanted = {"title": str, "metrics": list, "decisive": str, "sign": (int, float), "machine": dict, "rows": list}
     wanted |= {"beside": dict, "failed": dict, "audits": list}
     row = {"name": str, "title": str, "yardstick": bool, "values": dict, "sd": dict, "interval": dict, "cost": dict}
@@ -268,7 +269,7 @@ def _damaged(path: Path, why: str) -> ConfigError:
 
 def write(found: Mapping[str, Any], folder: Path) -> None:
     """bench.json, and the same as CSV and as a picture; the table people read is made from it, see msa/results.py."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     by = found["decisive"]
     none = (float("nan"), float("nan"))  # of one group of test samples: the mean is drawn without
     drawn = [
@@ -278,12 +279,10 @@ def write(found: Mapping[str, Any], folder: Path) -> None:
     ]
     constant = {name: one["values"][by] for name, one in found["beside"].items() if one["values"].get(by) is not None}
     plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"], constant)
-    temporary = folder / f"{RECORD}.tmp"
-    temporary.write_text(json.dumps(with_null(found), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
-    temporary.replace(folder / RECORD)
+    write_json(folder / RECORD, found)
     rows = [line for row in found["rows"] for line in _flat(row)]
     rows += [line for name, row in found["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
-    with open(folder / "bench.csv", "w", newline="", encoding="utf-8") as file:
+    with written(folder / "bench.csv") as file:
         table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         table.writeheader()
         table.writerows(rows)

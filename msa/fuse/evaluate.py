@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
 from msa.errors import ConfigError
 from msa.fuse import metrics, pairing
 from msa.fuse.data import Table
+from msa.fuse.device import own_device
 from msa.fuse.experiment import Data, Experiment, store_of
 from msa.fuse.race import beside
 from msa.fuse.run import Run, drawn_only
@@ -30,7 +30,7 @@ def evaluate(folder: Path, store: str | Path | None = None, data: str | None = N
     if data is None:
         table = own.data.load(store_of(run, store))
     else:
-        opened = FeatureStore.open(store or run.record["data"]["store"])
+        opened = FeatureStore.open(store or run.facts.store)
         table = _other(run, own.data, data.split("+"), opened).load(opened)
     notes = set(check_fit(run, table))
     table = table.only([m for m in table.columns if m in run.dims])
@@ -39,7 +39,7 @@ def evaluate(folder: Path, store: str | Path | None = None, data: str | None = N
     if not len(test):
         why = f" that the run has not been trained or chosen on ({seen} were)" if seen else ""
         raise ConfigError(f"{table.name} has no test sample{why}", fix="check the splits with `msa cache info`")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = own_device()
     rows: list[dict[str, Any]] = []
     notes |= set(_leak(run, table, data is None))
     if seen:
@@ -57,9 +57,10 @@ def _other(run: Run, own: Data, corpora: Sequence[str], store: FeatureStore) -> 
     there = [view for name in corpora for view in store.views(name)]
     views = {}
     for m, view_id in own.views.items():
-        if m not in run.record["data"]["views"]:  # of a corpus that lent its labels only
+        modality = Modality(m)
+        if modality not in run.facts.views:  # of a corpus that lent its labels only
             continue
-        name = run.record["data"]["views"][m]["attributes"]["backbone"]
+        name = run.facts.views[modality]["attributes"]["backbone"]
         if any(view.id == view_id for view in there):
             views[m] = view_id
         elif any(view.name == name and view.modality == m for view in there):
@@ -102,7 +103,7 @@ def _leak(run: Run, table: Table, own: bool) -> list[str]:
 
 def check_fit(run: Run, table: Table) -> list[str]:
     """Refuse hidden states of another width or recipe, and labels of another task; notes of what nobody can compare."""
-    views, notes = run.record["data"]["views"], []
+    views, notes = run.facts.views, []
     for modality, column in table.columns.items():
         if modality not in run.dims:
             continue

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from msa.cache import history
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, StoreError, UnknownNameError
-from msa.fuse import metrics, pairing
+from msa.fuse import memory, metrics, pairing, runfiles
 from msa.fuse.data import Normalisation, Table, table
+from msa.fuse.device import own_device
 from msa.fuse.model import Model
+from msa.fuse.record import MAX_SEED
 from msa.fuse.run import CHECKPOINT, FIT, Run, SeedResult, claimed, drawn_only
 from msa.fuse.train import Fit, Watch, fit, predict
 from msa.types import Modality, Split
@@ -109,6 +109,10 @@ class Experiment:
     data: Data
     seeds: tuple[int, ...] = SEEDS
 
+    def __post_init__(self) -> None:
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < MAX_SEED]:
+            raise ConfigError(f"there is no seed {wrong[0]}", fix=f"seeds are whole numbers from 0 to {MAX_SEED - 1}")
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` gives the same experiment back."""
         return {"model": self.model.to_json(), "data": asdict(self.data), "seeds": list(self.seeds)}
@@ -130,15 +134,15 @@ def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
 
 def store_of(run: Run, store: str | Path | None = None) -> FeatureStore:
     """The store a run was trained from as it was then, so that what was added since has no part; or another store."""
-    then = str(run.record["data"]["store"])
+    then = run.facts.store
     now = FeatureStore.open(store or then)
     if now.address != then:
         return now
     data = Experiment.from_json(run.record["experiment"]).data.load(now)  # says so where something was removed since
-    pinned = FeatureStore.open(then, run.record["data"]["generation"])
+    pinned = FeatureStore.open(then, run.facts.generation)
     if now.blocks is None and history.lacking(pinned.path, pinned.manifest):  # compacted since, and swept
         states = {m: int(column.present.sum()) for m, column in data.columns.items()}
-        return now if states == run.record["data"]["hidden_states"] else pinned
+        return now if states == run.facts.hidden_states else pinned
     return pinned
 
 
@@ -160,10 +164,12 @@ def run(
             watch(f"{folder} is finished already")
             return result
         watch(_told(data))
-        main = _train(experiment.model, data, experiment.seeds, _device(), folder / "seeds", watch)
+        main = _train(
+            experiment.model, data, experiment.seeds, own_device(), runfiles.subfolder(folder, "seeds"), watch
+        )
         others = _beside(main) if yardsticks else {}
-        beside = {name: _train(model, one, experiment.seeds, _device()) for name, (model, one) in others.items()}
-        _test(result, main, beside, _device())
+        beside = {name: _train(model, one, experiment.seeds, own_device()) for name, (model, one) in others.items()}
+        _test(result, main, beside, own_device())
         return Run.open(folder)
 
 
@@ -171,7 +177,7 @@ def train_seed(experiment: Experiment, store: FeatureStore, folder: Path, seed: 
     """Train one seed of an experiment and keep what came of it in its folder: `run` finds it there, and tests it."""
     result, experiment, data = begin(experiment, store, folder)
     if not result.metrics:
-        _train(experiment.model, data, [seed], _device(), folder / "seeds")
+        _train(experiment.model, data, [seed], own_device(), runfiles.subfolder(folder, "seeds"))
 
 
 def begin(experiment: Experiment, store: FeatureStore, folder: Path) -> tuple[Run, Experiment, Table]:
@@ -183,10 +189,6 @@ def begin(experiment: Experiment, store: FeatureStore, folder: Path) -> tuple[Ru
     data = experiment.data.load(store)
     _check(experiment.model, data)
     return Run.begin(folder, experiment.to_json(), _facts(store, data)), experiment, data
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _told(data: Table) -> str:
@@ -204,7 +206,7 @@ def _check(model: Model, data: Table) -> None:
                 f"{data.name} has no {split} sample",
                 fix="name the samples of each part with --split FILE where the corpus is extracted or imported",
             )
-    model.build(data.dims, data.task)
+    model.shapes(data.dims, data.task, memory.free(own_device()) / 4)  # fp32
 
 
 @dataclass(frozen=True)
@@ -241,9 +243,9 @@ def _train(
     make = lambda: model.build(dims, task)  # noqa: E731
     fits = {}
     for seed in seeds:
-        kept = folder / str(seed) / FIT if folder else None
-        if kept is not None and kept.exists():
-            fits[seed] = Fit(**torch.load(kept, weights_only=True))
+        kept = runfiles.subfolder(folder, str(seed)) / FIT if folder else None
+        if kept is not None and runfiles.there(kept):
+            fits[seed] = _kept(kept)
             watch(f"seed {seed}: trained already")
             continue
         checkpoint = kept.with_name(CHECKPOINT) if kept else None
@@ -254,11 +256,15 @@ def _train(
 
 
 def _keep(fit: Fit, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(vars(fit), temporary)
-    temporary.replace(path)
+    runfiles.save(path, vars(fit))
     path.with_name(CHECKPOINT).unlink(missing_ok=True)
+
+
+def _kept(path: Path) -> Fit:
+    try:
+        return Fit.of(runfiles.load(path))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        runfiles.damaged(path, error)
 
 
 def _beside(main: _Trained) -> dict[str, tuple[Model, Table]]:

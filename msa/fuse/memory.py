@@ -5,15 +5,18 @@ the real batch along a straight line. Very long samples are shortened to three s
 over along a parabola: attention's products of steps, within a modality and between two, are all in s^2.
 """
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from msa.errors import ConfigError
@@ -26,15 +29,53 @@ SHARES = (0.5, 0.75, 1.0)  # of that many steps
 SPARE = 0.8  # of the free memory a step may take: allocators leave gaps, estimates fell short by up to 17 %
 HARMLESS = 2000  # times the inputs, at WIDE numbers per step: what is smaller than that is not measured
 WIDE = 512
+MODULES = 20_000  # with parameters and buffers, of a head: the largest known has 2,000, and building takes time too
 
 
 def free(device: str) -> int:
     """Bytes that may still be taken: of the device, or of the machine and the control group this process is in."""
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
+        reserved, taken = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved - taken  # PyTorch's stock is free to the next training
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_groups()])
+
+
+class TooLarge(Exception):
+    """A head that is larger than it may be; the text says of how many numbers or parts."""
+
+
+@contextmanager
+def weightless(most: float) -> Iterator[None]:
+    """Build modules without memory for their weights, and stop where these would be more than `most` numbers.
+
+    Raises TooLarge. What a settings file says is not believed: layers=1000000000 would take days before it fails.
+    """
+    parts, numbers, mine = 0, 0, threading.get_ident()
+
+    def count(_: nn.Module, __: str, made: Tensor | nn.Module | None) -> None:
+        nonlocal parts, numbers
+        if threading.get_ident() != mine:  # PyTorch's hooks are those of all threads
+            return
+        parts += 1
+        numbers += made.numel() if isinstance(made, Tensor) else 0
+        if numbers > most:
+            raise TooLarge(f"more than {most:,.0f} weights")
+        if parts > MODULES:
+            raise TooLarge(f"more than {MODULES:,} modules and parameters")
+
+    registered = [
+        hooks.register_module_parameter_registration_hook(count),
+        hooks.register_module_buffer_registration_hook(count),
+        hooks.register_module_module_registration_hook(count),
+    ]
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        for hook in registered:
+            hook.remove()
 
 
 def named(device: str) -> str:

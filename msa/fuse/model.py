@@ -7,8 +7,9 @@ from types import ModuleType
 from typing import Any
 
 from msa import catalog
-from msa.config import taking, with_settings
+from msa.config import from_plain, taking, with_settings
 from msa.errors import ConfigError, UnknownNameError
+from msa.fuse import memory
 from msa.fuse.head import FusionHead, head_class
 from msa.fuse.train import TrainConfig
 from msa.types import Modality, Task
@@ -40,7 +41,7 @@ class Model:
         asked = {setting.partition("=")[0] for setting in settings}
         if unknown := sorted(asked - own - general):
             raise UnknownNameError(f"setting of {self.name}", unknown[0], own | general)
-        config, rest = taking(self.module.Config(**_tuples(self.settings)), settings)
+        config, rest = taking(self.config, settings)
         training = with_settings(self.training, rest)
         return Model(self.name, self.preset, asdict(config), training)
 
@@ -49,12 +50,56 @@ class Model:
         """The head's file."""
         return catalog.load("head", self.name)
 
+    @cached_property
+    def config(self) -> Any:
+        """The settings as the head's own dataclass.
+
+        Raises UnknownNameError for a setting the head does not have, ConfigError for a value of another type.
+        """
+        return from_plain(self.module.Config, self.settings, self.name)
+
+    def shapes(self, dims: Mapping[Modality, int], task: Task, most: float) -> dict[str, tuple[int, ...] | None]:
+        """Return the name and the shape of all weights of such a head, without memory for them.
+
+        Buffers have None: some grow with what a head is trained on.
+
+        Args:
+            dims: width of each modality.
+            task: what is predicted.
+            most: numbers that all weights and buffers together may be.
+
+        Raises:
+            ConfigError: where there would be more, and where the settings make no head.
+        """
+        try:
+            with memory.weightless(most):
+                head = self.build(dims, task)
+        except memory.TooLarge as error:
+            raise ConfigError(
+                f"{self.name} with these settings and widths would have {error}",
+                fix="make it smaller, or take one of its presets: msa fuse list " + self.name,
+            ) from None
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+            if self.settings == self._of_preset():
+                raise  # the head's own fault
+            raise ConfigError(
+                f"{self.name} cannot be built with these settings: {str(error).splitlines()[0][:200]}",
+                fix=f"see what can be set: msa fuse list {self.name}",
+            ) from error
+        weights = dict(head.named_parameters())
+        return {name: tuple(weights[name].shape) if name in weights else None for name in head.state_dict()}
+
+    def _of_preset(self) -> dict[str, Any] | None:
+        """The settings of the preset as it is, None where the head has none of that name."""
+        presets: Mapping[str, Any] = getattr(self.module, "PRESETS", {"default": self.module.Config()})
+        return asdict(presets[self.preset]) if self.preset in presets else None
+
     def build(self, dims: Mapping[Modality, int], task: Task) -> FusionHead:
         """A head with fresh weights. Raises ConfigError where the settings do not fit the modalities."""
         if not dims:
             raise ConfigError(f"{self.name} needs at least one modality", fix="extract one, or mend --modalities")
         make: Callable[..., FusionHead] = head_class(self.module)
-        return make(self.module.Config(**_tuples(self.settings)), dims, task)
+        return make(self.config, dims, task)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` gives the same model back."""
@@ -63,8 +108,8 @@ class Model:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Model":
-        """What `to_json` wrote."""
-        training = TrainConfig(**_tuples(found["training"]))
+        """What `to_json` wrote. Raises ConfigError where the training's settings are none."""
+        training = from_plain(TrainConfig, found["training"], found["name"])
         return cls(found["name"], found["preset"], _tuples(found["settings"]), training)
 
 

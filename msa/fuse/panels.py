@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from msa.fuse import plots
 from msa.types import Modality
 
 Curves = dict[Modality, dict[str, np.ndarray]]  # modality -> variant -> mean and sd of every epoch, (epochs + 1, 2)
@@ -36,7 +37,7 @@ def entropy(path: Path, curves: Curves, unit: str, count: int, title: str) -> No
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def attention(
@@ -59,7 +60,7 @@ def attention(
             axes.set_yticks(range(len(weights)), range(1, len(weights) + 1))
             axes.set(xlabel=f"{modality} token (key)", ylabel=f"{guide} token (query)")
     _head(figure, f"Attention in the last guide layer, mean over heads and validation samples\n{title}")
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def clouds(path: Path, places: Mapping[str, np.ndarray], title: str) -> None:
@@ -75,7 +76,7 @@ def clouds(path: Path, places: Mapping[str, np.ndarray], title: str) -> None:
         axis.set_ticklabels([])  # t-SNE has no units
     axes.legend(frameon=False, fontsize=10)
     _head(figure, f"Guided features F and what guidance makes of them, G, validation samples\n{title}")
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
@@ -86,7 +87,3 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
 
 def _head(figure, text: str) -> None:  # type: ignore[no-untyped-def]
     figure.suptitle(text, fontsize=10, parse_math=False)  # a corpus may have a $ in its name
-
-
-def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
-    figure.savefig(path, dpi=144)

@@ -34,8 +34,9 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from msa.errors import ConfigError, UnknownNameError
-from msa.fuse import panels
+from msa.fuse import panels, runfiles
 from msa.fuse.data import Part, Table
+from msa.fuse.device import own_device
 from msa.fuse.evaluate import check_fit
 from msa.fuse.experiment import Experiment, store_of
 from msa.fuse.head import Batch, FusionHead
@@ -98,7 +99,7 @@ class Subject:
         table = table.only([m for m in table.columns if m in run.dims])
         if not len(table.part(Split.VALID)):
             raise ConfigError(f"{table.name} has no validation sample", fix="check the splits with `msa cache info`")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = own_device()
         return cls(run, table, best if seed is None else seed, device, watch)
 
     @property
@@ -307,9 +308,9 @@ def embed(x: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _write(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    path.parent.mkdir(exist_ok=True)
+    runfiles.subfolder(path.parent.parent, path.parent.name)
     short = lambda value: f"{value:.6g}" if isinstance(value, float | np.floating) else value  # noqa: E731
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with runfiles.written(path) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([short(value) for value in row] for row in rows)

@@ -1,11 +1,12 @@
 """Pictures of a run. matplotlib is imported only when one is drawn."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from msa.fuse import metrics
+from msa.fuse import metrics, runfiles
 from msa.fuse.train import Fit
 from msa.types import Task
 
@@ -138,14 +139,16 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
 
 
 def save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
-    """Write a figure in which a `$` of a name, such as a class called `$\\frac$`, is no mathematics."""
+    """Write a figure as a PNG that replaces what had its name; a `$` of a name is no mathematics."""
     from matplotlib import rc_context
     from matplotlib.text import Text
 
+    picture = io.BytesIO()
     with rc_context({"text.parse_math": False}):  # of what is only made while it is drawn
         for text in figure.findobj(Text):
             text.set_parse_math(False)
-        figure.savefig(path, dpi=144)
+        figure.savefig(picture, format="png", dpi=144)
+    runfiles.write(path, picture.getbuffer())
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]

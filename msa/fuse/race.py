@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,9 +23,11 @@ import torch
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
 from msa.fuse import experiment as experiments
-from msa.fuse import resident
+from msa.fuse import resident, runfiles
+from msa.fuse.device import choose_card
 from msa.fuse.experiment import Experiment
 from msa.fuse.run import Run, claimed, drawn_only
+from msa.fuse.runfiles import subfolder
 from msa.fuse.train import Watch
 from msa.names import folder_name
 
@@ -67,7 +69,7 @@ class Task:
         except MsaError:
             raise
         except Exception:
-            (Path(self.folder) / f"error-{self.seed}.txt").write_text(traceback.format_exc(), "utf-8")
+            runfiles.write(Path(self.folder) / f"error-{self.seed}.txt", traceback.format_exc().encode())
             raise
 
 
@@ -92,7 +94,7 @@ def _race(
     for name, entrant in entrants.items():
         home = folder / slug(name)
         try:
-            run, pinned, _ = experiments.begin(entrant, store, home)
+            run, pinned, _ = experiments.begin(entrant, store, subfolder(folder, slug(name)))
         except MsaError as error:
             failed[name] = reason(error)
             watch(f"{name}: cannot be trained: {failed[name]}")
@@ -115,7 +117,7 @@ def _race(
         try:
             runs[name] = experiments.run(entrants[name], store, run.folder, yardsticks=False)
         except Exception as error:  # what one of them lacks shall not cost the others their figures
-            (run.folder / "error-test.txt").write_text(traceback.format_exc(), "utf-8")
+            runfiles.write(run.folder / "error-test.txt", traceback.format_exc().encode())
             failed[name] = f"trained, not tested: {reason(error)}"
             watch(f"{name}: {failed[name]}")
     return {name: runs[name] for name in entrants if name in runs}, failed
@@ -125,7 +127,7 @@ def beside(run: Run) -> dict[str, Any]:
     """What the scores of a run are shown beside: its own yardsticks and, where it was one of a race, the linear probe
     trained next to it on the same samples and, where corpora were paired, that of what was drawn alone."""
     own, found = dict(run.metrics.get("beside", {})), {}
-    drawn = run.record["data"]["drawn"]
+    drawn = run.facts.drawn
     names = [*(["probe"] if run.model.name != "probe" else []), *([drawn_only(drawn)] if drawn else [])]
     for name in names:
         home = run.folder.absolute().parent / slug(name)
@@ -261,7 +263,7 @@ def pool(workers: Workers) -> Iterator[Executor]:
 
 
 class _InTurn(Executor):
-    """Processes of which each does one thing at a time, however many threads it has."""
+    """Workers of dask, each of which does one thing at a time however many threads it has, on a card of its own."""
 
     def __init__(self, processes: Executor) -> None:
         self._processes = processes
@@ -273,7 +275,20 @@ class _InTurn(Executor):
 
 def _in_turn(do: Callable[..., Any], *args: Any, **named: Any) -> Any:
     with _training:
+        from distributed import get_client, get_worker
+
+        resident.AT_ONCE, ordinal = _among(get_worker().address, get_client().nthreads())
+        choose_card(ordinal)
         return do(*args, **named)
+
+
+def _among(address: str, workers: Iterable[str]) -> tuple[int, int]:
+    """How many of dask's workers are on the machine of one of them, itself included, and its number among these."""
+    from distributed.comm import get_address_host
+
+    host = get_address_host(address)
+    there = sorted({address} | {other for other in workers if get_address_host(other) == host})
+    return len(there), there.index(address)
 
 
 def threads_each(at_once: int) -> int | None:
@@ -293,8 +308,7 @@ def _settle_in(turns: Any, threads: int | None, at_once: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     resident.AT_ONCE = at_once
-    if torch.cuda.device_count() > 1:
-        torch.cuda.set_device(mine % torch.cuda.device_count())
+    choose_card(mine)
 
 
 def _serve() -> None:

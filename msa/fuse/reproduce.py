@@ -5,22 +5,22 @@ the table says how it differs, and shows none.
 """
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from msa import catalog
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
 from msa.fuse import bench, cost, papers, plots
+from msa.fuse.device import own_device
 from msa.fuse.experiment import Data
 from msa.fuse.model import Model
 from msa.fuse.race import Workers
+from msa.fuse.run import make_folder
+from msa.fuse.runfiles import write_json, written
 from msa.fuse.train import Watch
 from msa.types import Modality, Task
 
@@ -82,17 +82,16 @@ def complexity(experiment: papers.Experiment, folder: Path) -> dict[str, Any]:
     """What each row costs at the lengths and widths of CMU-MOSEI's public features: no data is needed, and the paper
     does not say of what its own figures are. Written to `folder` as JSON, CSV and a picture."""
     dims, task = COMPLEXITY_DIMS, Task(low=-3.0, high=3.0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = [
         {"name": label, "printed": dict(row.printed[0])}
-        | asdict(cost.at(partial(one.model.build, dims, task), COMPLEXITY_STEPS, dims, task, device))
+        | asdict(cost.at(partial(one.model.build, dims, task), COMPLEXITY_STEPS, dims, task, own_device()))
         for (label, one), row in zip(entrants(experiment).items(), experiment.rows, strict=True)
     ]
     found = {"title": experiment.title, "rows": rows, "remark": experiment.remark}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{COMPLEXITY}.json").write_text(json.dumps(found, indent=1), "utf-8")
+    make_folder(folder)
+    write_json(folder / f"{COMPLEXITY}.json", found)
     flat = [row | {f"printed_{name}": value for name, value in row["printed"].items()} for row in rows]
-    with open(folder / f"{COMPLEXITY}.csv", "w", newline="", encoding="utf-8") as file:
+    with written(folder / f"{COMPLEXITY}.csv") as file:
         table = csv.DictWriter(
             file, [name for name in flat[0] if name not in ("printed", "lengths")], extrasaction="ignore"
         )

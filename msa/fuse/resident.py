@@ -135,7 +135,8 @@ class Source:
         return self.part.labelled(x, mask, self.part.rows[at]).to(self.device)
 
     def _moved(self, tensor: Tensor) -> Tensor:
-        if tensor.device.type == torch.device(self.device).type:
+        wanted = torch.device(self.device)
+        if tensor.device.type == wanted.type and wanted.index in (None, tensor.device.index):
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 

@@ -14,29 +14,30 @@ plots/              what `msa fuse plot` drew, each a PNG and a CSV
 import csv
 import fcntl
 import json
-import math
 import os
 import platform
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save
 
 from msa import __version__
-from msa.errors import ConfigError
-from msa.fuse import metrics, plots
+from msa.cache import files
+from msa.errors import ConfigError, MsaError
+from msa.fuse import memory, metrics, plots, runfiles
 from msa.fuse.data import Normalisation, Part
 from msa.fuse.head import FusionHead
 from msa.fuse.model import Model
+from msa.fuse.record import Facts, Node, check_metrics, decoded
+from msa.fuse.runfiles import numbers_in, refuse, subfolder, table_rows, tensors, write_json, written
 from msa.fuse.train import Fit
 from msa.types import Modality, Task
 
@@ -61,7 +62,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
     Where the file system knows no locks, nobody is kept out.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     place = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -75,6 +76,16 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(place)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run or of many. Raises ConfigError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: no folder can be made there: {error.strerror}", fix="name another folder with --out"
+        ) from None
 
 
 def drawn_only(drawn: Sequence[str]) -> str:
@@ -103,24 +114,36 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Read a run. Raises ConfigError where the folder is none."""
+        """Read a run, and check all that it says. Raises ConfigError where the folder is none, or is damaged."""
         try:
-            record = json.loads((folder / "run.json").read_text("utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+            root = Node.read(folder / "run.json")
+        except FileNotFoundError:
             raise ConfigError(f"{folder} is not a run", fix="name a folder `msa fuse train` wrote") from None
-        except ValueError as error:
-            raise ConfigError(f"{folder}/run.json is damaged: {error}", fix="restore it, or train again") from None
-        path = folder / "metrics.json"
-        return cls(folder, record, json.loads(path.read_text("utf-8")) if path.exists() else {})
+        run = cls(folder, root.value, {})
+        run._check(root)
+        try:
+            scores = Node.read(folder / "metrics.json")
+        except FileNotFoundError:
+            return run
+        seeds = [int(seed) for seed in root.value["experiment"]["seeds"]]
+        check_metrics(scores, run.task, seeds, run.model.training.criterion(run.task))
+        return replace(run, metrics=scores.value)
+
+    def _check(self, root: Node) -> None:
+        decoded(root)
+        try:
+            self.model  # noqa: B018 - its settings are checked as they are decoded
+        except MsaError as error:
+            raise ConfigError(f"{root.file}: {error.what}", fix=error.fix) from None
 
     @classmethod
     def begin(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> "Run":
         """Write run.json; a folder with the same experiment is taken up again. Raises ConfigError for another one."""
-        if (folder / "run.json").exists():
+        if os.path.lexists(folder / "run.json"):
             found = cls.open(folder)
             if found.record["experiment"] != json.loads(json.dumps(experiment)):
                 raise ConfigError(f"{folder} holds another experiment", fix="name another folder with --out")
-            then, now = found.record["data"]["hidden_states"], facts["hidden_states"]
+            then, now = found.facts.hidden_states, facts["hidden_states"]
             if then != now:
                 said = [", ".join(f"{n} {m}" for m, n in counts.items()) for counts in (then, now)]
                 raise ConfigError(
@@ -128,25 +151,30 @@ class Run:
                     fix=f"go on with those it was begun on: msa fuse train --resume {folder}",
                 )
             return found
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": machine()}
-        write_json(folder / "run.json", record | {"begun": datetime.now(UTC).isoformat(timespec="seconds")}, new=True)
+        make_folder(folder)
+        about = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": machine()}
+        write_json(folder / "run.json", about | {"begun": datetime.now(UTC).isoformat(timespec="seconds")}, new=True)
         return cls.begin(folder, experiment, facts)  # where another process was faster it is its experiment that counts
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What the data was."""
+        return decoded(Node(self.folder / "run.json", "", self.record))
 
     @property
     def task(self) -> Task:
         """What is predicted."""
-        return Task(**self.record["data"]["task"] | {"classes": tuple(self.record["data"]["task"]["classes"])})
+        return self.facts.task
 
-    @property
+    @cached_property
     def model(self) -> Model:
         """The head and its settings."""
         return Model.from_json(self.record["experiment"]["model"])
 
     @property
-    def dims(self) -> dict[Modality, int]:
+    def dims(self) -> Mapping[Modality, int]:
         """Width of each modality it was trained on."""
-        return {Modality(m): dim for m, dim in self.record["data"]["dims"].items()}
+        return self.facts.dims
 
     @property
     def best_seed(self) -> int:
@@ -157,44 +185,64 @@ class Run:
         return int(min(self.metrics["seeds"], key=lambda row: row[by])["seed"])
 
     def head(self, seed: int | None = None) -> FusionHead:
-        """The trained head of a seed, in evaluation mode on the CPU."""
-        head = self.model.build(self.dims, self.task)
+        """The trained head of a seed, in evaluation mode on the CPU.
+
+        Raises ConfigError where its file is missing or damaged, and where it is not of the head that run.json names:
+        found out by names and shapes, before memory is taken for what run.json says.
+        """
         chosen = self.best_seed if seed is None else seed
-        weights = self.folder / "seeds" / str(chosen) / "head.safetensors"
-        head.restore(load_file(weights), weights)
+        path = self.folder / "seeds" / str(chosen) / "head.safetensors"
+        room = min(numbers_in(path), memory.free("cpu") / 4)
+        try:
+            shapes = self.model.shapes(self.dims, self.task, room)
+        except MsaError as error:
+            raise ConfigError(f"{self.folder}/run.json does not fit {path}: {error.what}", fix=error.fix) from None
+        head = self.model.build(self.dims, self.task)
+        head.restore(tensors(path, shapes), path)
         return head.eval()
 
     def normalisation(self) -> Normalisation:
-        """The training split's statistics."""
-        found = load_file(self.folder / "normalisation.safetensors")
-        names = sorted({name.partition(".")[0] for name in found})
-        return Normalisation({Modality(m): (found[f"{m}.mean"].numpy(), found[f"{m}.std"].numpy()) for m in names})
+        """The training split's statistics. Raises ConfigError where they are not those of the run's modalities."""
+        path = self.folder / "normalisation.safetensors"
+        wanted = [m for m in self.dims if m in self.model.training.normalise]
+        names = {f"{m}.{what}": (self.dims[m],) for m in wanted for what in ("mean", "std")}
+        found = {name: tensor.float().numpy() for name, tensor in tensors(path, names).items()}
+        for m in wanted:
+            mean, std = found[f"{m}.mean"], found[f"{m}.std"]
+            if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+                refuse(path, f"{m} is no mean and standard deviation: one is infinite, or not above 0")
+        return Normalisation({m: (found[f"{m}.mean"], found[f"{m}.std"]) for m in wanted})
 
     def finish(
         self,
         task: Task,
         test: Part,
-        rows: Sequence[SeedResult],
+        results: Sequence[SeedResult],
         others: Mapping[str, Sequence[SeedResult]],
         constant: np.ndarray,
         norm: Normalisation,
         head: FusionHead,
     ) -> None:
         """Write everything but run.json; metrics.json comes last and makes the run a finished one."""
-        for row in rows:
-            folder = self.folder / "seeds" / str(row.seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_tensors(folder / "head.safetensors", row.fit.state)
+        for row in results:
+            state = {name: tensor.contiguous() for name, tensor in row.fit.state.items()}
+            runfiles.write(self._of_seed(row.seed) / "head.safetensors", save(state))
         stats = {name: torch.from_numpy(values) for name, values in norm.named()}
-        _write_tensors(self.folder / "normalisation.safetensors", stats)
-        self._write_predictions(task, test, rows)
-        self._write_history(rows)
-        self._draw(task, test, rows)
-        told = [replace(row, machine=self._machine_of(row.seed)) for row in rows]
+        runfiles.write(self.folder / "normalisation.safetensors", save(stats))
+        self._write_predictions(task, test, results)
+        self._write_history(results)
+        self._draw(task, test, results)
+        told = [replace(row, machine=self._machine_of(row.seed)) for row in results]
         write_json(self.folder / "metrics.json", summary(task, test, told, others, constant, head))
-        for row in rows:
-            for name in (CHECKPOINT, FIT, MACHINE):
-                (self.folder / "seeds" / str(row.seed) / name).unlink(missing_ok=True)
+        for row in results:
+            home = self._of_seed(row.seed)
+            left = [path for path in home.glob(f"{files.TEMPORARY}*") if path.is_symlink() or path.is_file()]
+            for path in [*left, *(home / name for name in (CHECKPOINT, FIT, MACHINE))]:
+                path.unlink(missing_ok=True)
+
+    def _of_seed(self, seed: int) -> Path:
+        """The folder of a seed, made where there is none; never a link, which might lead out of the run."""
+        return subfolder(self.folder, "seeds", str(seed))
 
     def trained(self, seed: int) -> bool:
         """Has this seed been trained, whether or not the run is finished?"""
@@ -203,30 +251,39 @@ class Run:
 
     def note_machine(self, seed: int) -> None:
         """Keep on what machine this process trains a seed: the one that finishes the run may be another."""
-        path = self.folder / "seeds" / str(seed) / MACHINE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, machine())
+        write_json(self._of_seed(seed) / MACHINE, machine())
 
     def _machine_of(self, seed: int) -> dict[str, Any]:
-        path = self.folder / "seeds" / str(seed) / MACHINE
-        return dict(json.loads(path.read_text("utf-8"))) if path.exists() else machine()
+        try:
+            told = Node.read(self.folder / "seeds" / str(seed) / MACHINE)
+        except FileNotFoundError:
+            return machine()
+        return {"device": told["device"].text(), "threads": told["threads"].whole()}
 
     def tested(self) -> "Tested":
         """What every seed said of the test part, from predictions.csv; in those of older runs, each sample is a group
         of its own."""
+        path = self.folder / "predictions.csv"
         columns = [f"p_{name}" for name in self.task.classes] or ["predicted"]
-        said: dict[str, list[list[float]]] = {}
-        labels: dict[tuple[str, str], str] = {}
-        group: dict[tuple[str, str], int] = {}
-        with open(self.folder / "predictions.csv", newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                said.setdefault(row["seed"], []).append([float(row[column]) for column in columns])
-                name = row["corpus"], row["id"]
-                labels[name] = row["label"]
-                group.setdefault(name, int(row.get("group", len(group))))
-        y = np.array([_number(self.task, label) for label in labels.values()])
-        outputs = [np.array(rows) for rows in said.values()]
-        return Tested(list(labels), y, np.array(list(group.values()), np.int64), outputs)
+        seeds = {str(seed) for seed in self.record["experiment"]["seeds"]}
+        found: dict[str, dict[tuple[str, str], tuple[str, int, list[float]]]] = {}  # by seed, then by sample
+        for line, row in table_rows(path):
+            try:
+                said = [float(row[column]) for column in columns]
+                group = int(row["group"]) if "group" in row else len(found.get(row["seed"], ()))
+                _number(self.task, row["label"])
+                if row["seed"] not in seeds or not np.isfinite(said).all() or not 0 <= group < 2**63:
+                    raise ValueError("another seed, or a number that cannot be")
+            except (KeyError, ValueError) as error:
+                refuse(path, f"line {line} is no prediction of this run: {error}")
+            found.setdefault(row["seed"], {})[row["corpus"], row["id"]] = row["label"], group, said
+        first, *others = found.values() or [{}]
+        if not first or any(list(other) != list(first) for other in others):
+            refuse(path, "does not hold the same samples of every seed")
+        y = np.array([_number(self.task, label) for label, *_ in first.values()])
+        groups = np.array([number for _, number, _ in first.values()], np.int64)
+        outputs = [np.array([said for *_, said in of.values()]) for of in found.values()]
+        return Tested(list(first), y, groups, outputs)
 
     @property
     def pictures(self) -> list[str]:
@@ -254,12 +311,12 @@ class Run:
         """What was trained on what, and how corpora were paired."""
         data = self.record["experiment"]["data"]
         corpora = " + ".join(name.partition("@")[0] for name in data["corpora"])
-        protocol = self.record["data"]["protocol"]
+        protocol = self.facts.protocol
         return f"{self._named} on {corpora}" + (f" (pairing: {protocol})" if protocol else "")
 
     def _write_predictions(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
         names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
-        with open(self.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+        with written(self.folder / "predictions.csv") as file:
             writer = csv.writer(file)
             named = ["seed", "corpus", "id", "group", "label", *(["predicted"] if task.classes else [])]
             writer.writerow([*named, *names])
@@ -271,7 +328,7 @@ class Run:
 
     def _write_history(self, rows: Sequence[SeedResult]) -> None:
         columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))
-        with open(self.folder / "history.csv", "w", newline="", encoding="utf-8") as file:
+        with written(self.folder / "history.csv") as file:
             writer = csv.DictWriter(file, ["seed", *columns])
             writer.writeheader()
             for row in rows:
@@ -365,38 +422,3 @@ def machine() -> dict[str, Any]:
     """What this process computes on, and with how many threads."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
-
-
-def write_json(path: Path, value: Mapping[str, Any], new: bool = False) -> None:
-    """Write a record of a run, whole or not at all; a value that is not a number becomes null.
-
-    A `new` record never takes the place of another process's.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(json.dumps(with_null(value), indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
-    if new:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            temporary.replace(path)
-        temporary.unlink(missing_ok=True)
-    else:
-        temporary.replace(path)
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file; its own `save_file` makes one that nobody else may read, whatever the umask says."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_bytes(to_bytes({name: values.contiguous() for name, values in tensors.items()}))
-    temporary.replace(path)
-
-
-def with_null(value: Any) -> Any:
-    """JSON knows no NaN: a score that is undefined is null."""
-    if isinstance(value, Mapping):
-        return {name: with_null(v) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [with_null(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -6,7 +6,6 @@ high - depends on them. (The reader below, of a view, still knows all rows of th
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 
 from msa.config import checked, modality
 from msa.errors import ConfigError
-from msa.fuse import batching, memory
+from msa.fuse import batching, memory, runfiles
 from msa.fuse.data import Normalisation, Part
+from msa.fuse.device import numbered
 from msa.fuse.head import Batch, FusionHead, answers
 from msa.fuse.resident import Source
 from msa.types import Task
@@ -75,6 +75,30 @@ class Fit:
     data_seconds: float = 0.0  # of these, how long training steps waited for their batches
     padding: float = 0.0  # the share of the numbers in the last epoch's batches that was padding
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Fit":
+        """Return what `vars` of one gave. Raises KeyError, TypeError or ValueError for anything else."""
+        fit = cls(**values)
+        if not isinstance(fit.state, dict) or not all(isinstance(one, Tensor) for one in fit.state.values()):
+            raise TypeError("its weights are no tensors")
+        for epoch in fit.history:
+            if not {"train_loss", "valid_loss"} <= epoch.keys() or not all(isinstance(name, str) for name in epoch):
+                raise ValueError("an epoch without its losses")
+            if not all(type(value) in (int, float) for value in epoch.values()):
+                raise TypeError("an epoch whose losses are no numbers")
+        if (
+            type(fit.best_epoch) is not int
+            or not -1 <= fit.best_epoch < len(fit.history)
+            or type(fit.history) is not list
+        ):
+            raise ValueError(f"best_epoch {fit.best_epoch} of {len(fit.history)} epochs")
+        if type(fit.collapsed) is not bool or type(fit.skipped_steps) is not int:
+            raise TypeError("collapsed or skipped_steps of another type")
+        times = (fit.seconds, fit.data_seconds, fit.padding, fit.restarted_at or 0.0)
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in times):
+            raise TypeError("a time or a rate that is no number")
+        return fit
+
 
 Watch = Callable[[str], None]
 AfterEpoch = Callable[[int, FusionHead, Mapping[str, float]], None]
@@ -103,7 +127,7 @@ def fit(
             f"{train.table.name}: {len(train)} training and {len(valid)} validation samples",
             fix="both must hold some: check the splits with `msa cache info`",
         )
-    train, valid = train.sealed(), valid.sealed()
+    train, valid, device = train.sealed(), valid.sealed(), numbered(device)
     loop = _Loop(make, train, valid, norm, config, seed, device, checkpoint, watch, after_epoch)
     result = loop.run()
     if result.collapsed:
@@ -300,33 +324,76 @@ class _Loop:
             "loop": {"epoch": self.epoch, "stale": self.stale, "best": self.best},
             "result": vars(self.result),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.startswith("cuda") else [],
+            "cuda_rng": [torch.cuda.get_rng_state(self.device)] if self.device.startswith("cuda") else [],
             "config": _plain(self.config),
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        runfiles.save(self.checkpoint, state)
 
     def _resume(self) -> None:
-        if self.checkpoint is None or not self.checkpoint.exists():
+        if self.checkpoint is None or not runfiles.there(self.checkpoint):
             return
-        state: Mapping[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        if state["config"] != _plain(self.config):
-            raise ConfigError(
-                f"{self.checkpoint} was made with other settings",
-                fix="delete it, or resume with the run's own settings",
-            )
-        self.head.restore(state["head"], self.checkpoint)
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.plateau.load_state_dict(state["plateau"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.stale, self.best = (state["loop"][name] for name in ("epoch", "stale", "best"))
-        self.result = Fit(**state["result"])
-        torch.set_rng_state(state["rng"].cpu())
-        if self.device.startswith("cuda"):
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
+        state = runfiles.load(self.checkpoint)
+        try:
+            if state["config"] != _plain(self.config):
+                raise ConfigError(
+                    f"{self.checkpoint} was made with other settings",
+                    fix="delete it, or resume with the run's own settings",
+                )
+            self.head.restore(state["head"], self.checkpoint)
+            self._restore(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:  # a file that was changed
+            runfiles.damaged(self.checkpoint, error)
         self.watch(f"seed {self.seed}: goes on after epoch {self.epoch}")
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take up all but the weights, on whatever device the checkpoint was made."""
+        _check_moments(state["optimiser"], self.optimiser)
+        self.optimiser.load_state_dict(state["optimiser"])
+        _check_like("plateau", state["plateau"], self.plateau.state_dict())
+        self.plateau.load_state_dict(state["plateau"])
+        if self.scaler.is_enabled() and state["scaler"]:  # a training on a CPU has none, and its scale begins anew here
+            _check_like("scaler", state["scaler"], self.scaler.state_dict())
+            self.scaler.load_state_dict(state["scaler"])
+        _check_like("loop", state["loop"], {"epoch": 0, "stale": 0, "best": 0.0})
+        self.epoch, self.stale, self.best = (state["loop"][name] for name in ("epoch", "stale", "best"))
+        self.result = Fit.of(state["result"])
+        if not 0 <= self.epoch == len(self.result.history) or self.stale < 0:
+            raise ValueError(f"epoch {self.epoch} of {len(self.result.history)}")
+        torch.set_rng_state(state["rng"])
+        if self.device.startswith("cuda") and state["cuda_rng"]:
+            torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)
+
+
+def _check_like(what: str, given: Any, own: Any) -> None:
+    """Raise TypeError or ValueError where plain values are not of the same kind as our own."""
+    number = lambda value: type(value) in (int, float)  # noqa: E731
+    if isinstance(own, Mapping):
+        if not isinstance(given, Mapping) or not given.keys() <= own.keys():
+            raise ValueError(f"{what} has other members")
+        for name, value in given.items():
+            _check_like(f"{what}.{name}", value, own[name])
+    elif isinstance(own, list | tuple):
+        if not isinstance(given, list | tuple) or len(given) != len(own):
+            raise ValueError(f"{what} has another length")
+        for i, value in enumerate(own):
+            _check_like(f"{what}[{i}]", given[i], value)
+    elif type(given) is not type(own) and not (number(given) and number(own)):
+        raise TypeError(f"{what} is {type(given).__name__}, expected {type(own).__name__}")
+
+
+def _check_moments(given: Mapping[str, Any], optimiser: torch.optim.Optimizer) -> None:
+    """Raise TypeError or ValueError where an optimiser's state is not that of the same parameters."""
+    _check_like("param_groups", given["param_groups"], optimiser.state_dict()["param_groups"])
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    if not set(given["state"]) <= set(range(len(weights))):
+        raise ValueError("moments of parameters that are not there")
+    for number, moments in given["state"].items():
+        shapes = {"step": torch.Size(), "exp_avg": weights[number].shape, "exp_avg_sq": weights[number].shape}
+        if {name: value.shape for name, value in moments.items()} != shapes:
+            raise ValueError(f"moments of parameter {number} of another shape")
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
@@ -349,7 +416,10 @@ class Validation:
 
 @torch.inference_mode()
 def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> Validation:
-    """Mean loss over a part and, of values, their mean absolute error; in fp32, as the test will be.
+    """Mean loss over a part and, of values, their mean absolute error.
+
+    In fp32, whatever the training: the test and every later prediction are, on any machine, and the best weights are
+    to be the best there.
 
     The loss is that of the task alone: auxiliary terms serve training and do not say which weights answer best.
     """
@@ -372,7 +442,7 @@ def _every_sample(
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Every sample once, in batches with little padding, or of whole groups: positions in the part, and the batch."""
     plan = batching.whole_groups(*part.groups(), size) if head.whole_groups else batching.ordered(*part.lengths(), size)
-    return zip(plan, part.source(norm, device, head.means_only).batches(plan), strict=True)
+    return zip(plan, part.source(norm, numbered(device), head.means_only).batches(plan), strict=True)
 
 
 def _loss_and_output(head: FusionHead, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -415,4 +485,9 @@ def predict(head: FusionHead, part: Part, norm: Normalisation, size: int, device
     found = np.empty((len(part), head.task.outputs))
     for at, batch in _every_sample(head, part, norm, size, device):
         found[at] = answers(head.task, head(batch).float()).cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ConfigError(
+            f"{type(head).__name__} answers some samples of {part.table.name} with NaN or infinity",
+            fix="its weights or the hidden states are damaged: `msa cache verify --deep`, or train it anew",
+        )
     return found

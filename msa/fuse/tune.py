@@ -23,18 +23,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from msa.cache import layout
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
 from msa.fuse.bench import alike
 from msa.fuse.data import Normalisation, Part, Table
+from msa.fuse.device import own_device
 from msa.fuse.experiment import Data, Experiment, pin
 from msa.fuse.head import FusionHead
 from msa.fuse.model import Model
 from msa.fuse.race import Workers, pool, reason, slug
-from msa.fuse.run import claimed
+from msa.fuse.record import Node
+from msa.fuse.run import claimed, make_folder
+from msa.fuse.runfiles import there, write_json
 from msa.fuse.train import Watch, fit
 from msa.types import Split
 
@@ -156,10 +158,10 @@ class _Lines:
 
     @classmethod
     def behind(cls, path: Path) -> "_Lines":
-        return cls(path, path.stat().st_size if path.exists() else 0)
+        return cls(path, path.stat().st_size if there(path) else 0)
 
     def new(self) -> list[str]:
-        if not self.path.exists():
+        if not there(self.path):
             return []
         with open(self.path, "rb") as file:
             file.seek(self.at)
@@ -207,7 +209,9 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are counted and told below
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    for name in (LOG, TOLD):
+        there(folder / name)  # what is a link or a pipe is refused before anything is appended to it
     start = _model(wanted.model, wanted.preset)
     _same(folder, wanted, start, data)
     _mend(folder / LOG)
@@ -221,7 +225,7 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
     )
     if not _ended(study) and not study.get_trials(deepcopy=False, states=(state.WAITING,)):
         study.enqueue_trial(_defaults(start))  # a search must not end below where it began
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = own_device()
     train, valid = data.part(Split.TRAIN), data.part(Split.VALID)
     while len(finished := _ended(study)) < wanted.trials:
         if len(finished) >= STARTUP and all(trial.state == state.FAIL for trial in finished):
@@ -321,16 +325,17 @@ def _same(folder: Path, wanted: Search, start: Model, data: Table) -> None:
     }
     mine = json.loads(json.dumps(asked | facts))
     record = folder / "search.json"
-    theirs = json.loads(record.read_text("utf-8")) if record.exists() else mine
+    try:
+        theirs = Node.read(record).value
+    except FileNotFoundError:
+        theirs = mine
     theirs = {name: mine[name] for name in facts} | theirs  # an older search does not say
     if other := [f"{key} {theirs.get(key)}, now {mine[key]}" for key in mine if theirs.get(key) != mine[key]]:
         raise ConfigError(
             f"{folder} holds a search on other data or from other settings: {'; '.join(other)}",
             fix="name another folder with --out",
         )
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps(mine, indent=1), "utf-8")
-    temporary.replace(record)
+    write_json(record, mine)
 
 
 def space(model: Model) -> dict[str, Callable[["optuna.Trial"], Any]]:
