@@ -80,15 +80,16 @@ def draw(
 
 
 def scarce(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> Iterator[str]:
-    """Say which classes lack samples in a part.
+    """Say which classes that the corpus has lack samples in a part.
 
     Args:
         counts: Part -> class -> number of samples, of all three parts.
         classes: Names of the classes.
     """
+    there = [name for name in classes if any(row.get(name) for row in counts.values())]
     for part, row in counts.items():
-        lacking = [name for name in classes if not row.get(name)]
-        few = [f"{row[name]} {name}" for name in classes if 0 < row.get(name, 0) < SCARCE]
+        lacking = [name for name in there if not row.get(name)]
+        few = [f"{row[name]} {name}" for name in there if 0 < row.get(name, 0) < SCARCE]
         if lacking:
             yield f"{part} has no sample of {', '.join(lacking)}"
         if few and part != Split.TRAIN:

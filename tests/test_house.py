@@ -49,7 +49,10 @@ COMMAND_LINE = {"msa.cli", "msa.cli_cache", "msa.cli_fuse", "msa.commands"}
 COMPOSITIONS = COMMAND_LINE | {"msa.predict", "msa.demo.tour"}
 # Leaves know the protocol of their room and never each other, except where one corpus is a variant of another.
 LEAVES = {"msa.extract.datasets", "msa.extract.backbones", "msa.fuse.heads", "msa.cache.exchange"}
-VARIANTS = {("msa.extract.datasets.mvsa_single", "msa.extract.datasets.mvsa")}
+VARIANTS = {
+    ("msa.extract.datasets.mvsa_single", "msa.extract.datasets.mvsa"),
+    ("msa.extract.datasets.clips", "msa.extract.datasets.table"),
+}
 
 
 def module(path: Path) -> str:

@@ -14,7 +14,7 @@ import pytest
 from msa import catalog, labels
 from msa.config import with_settings
 from msa.errors import ConfigError, SourceError, UnknownNameError
-from msa.extract.datasets import emodb, mvsa, mvsa_single, ravdess, table, tess
+from msa.extract.datasets import clips, emodb, mvsa, mvsa_single, ravdess, table, tess
 from msa.extract.scan import scan
 from msa.types import SENTIMENT, Dropped, Modality, Raw, Sample, Source, Split, Task
 
@@ -62,6 +62,8 @@ def tree(name: str, root: Path) -> Path:
         return touch(root, *(f"Actor_0{a}/03-01-0{e}-01-01-01-0{a}.wav" for a in (1, 2) for e in range(1, 9)))
     if name == "emodb":
         return touch(root, *(f"wav/{s}a01{e}a.wav" for s in ("03", "10") for e in emodb.LABELS))
+    if name == "clips":
+        return touch(root, "clip10.wav", "clip9.mp4", "clip100.mp4")
     path = root / "mine.csv"
     path.write_text("id,label,text\nclip10,positive,x\nclip9,negative,y\n", "utf-8")
     return path
@@ -100,7 +102,7 @@ def test_a_missing_folder_is_an_error_with_home_licence_and_layout(name, tmp_pat
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_with_something_else_in_it_is_an_error(name, tmp_path):
     with pytest.raises(SourceError):
-        list(catalog.load("dataset", name).samples(touch(tmp_path, "readme.md", "song.wav")))
+        list(catalog.load("dataset", name).samples(touch(tmp_path, "readme.md", *(["song.wav"] * (name != "clips")))))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +132,7 @@ def test_an_option_value_that_does_not_exist_is_refused_with_those_that_do(name)
         config(**{option: "nonsense"})
 
 
-@pytest.mark.parametrize("name", sorted(CORPORA | {"table"}))
+@pytest.mark.parametrize("name", sorted(CORPORA | {"table", "clips"}))
 def test_samples_come_in_natural_order_whatever_the_file_system_says(name, tmp_path, monkeypatch):
     module, root = catalog.load("dataset", name), tree(name, tmp_path / name)
     once = list(module.samples(root))
@@ -659,6 +661,107 @@ def test_columns_of_any_name_are_named_in_a_setting(tmp_path):
         table.Config(columns=("Sentiment",))
     with pytest.raises(SourceError, match="columns=label:NAME"):
         list(table.samples(written(tmp_path, "Nr,Tweet\n1,x\n", "y.csv")))
+
+
+# a folder of clips
+
+
+SRT = """1
+00:00:00,500 --> 00:00:02,000
+<i>Hello</i>
+there
+
+2
+00:01:02,250 --> 01:00:03,1
+{\\an8}Good bye
+
+3
+00:02:00,000 --> 00:01:00,000
+never shown
+"""
+
+
+def test_a_folder_of_clips_takes_its_texts_from_what_lies_beside_them(tmp_path):
+    root = touch(tmp_path / "talks", "a.mp4", "b.wav", "sub/c.MOV", "d.mkv", "._a.mp4", "notes.md")
+    (root / "a.txt").write_text(" what a day \n", "utf-8")
+    (root / "b.srt").write_bytes(SRT.replace("\n", "\r\n").encode("utf-8-sig"))
+    (root / "sub/c.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000 align:left\nfine\n", "utf-8")
+    found = kept(clips.samples(root))
+    assert {id: s.raw[Modality.TEXT].text for id, s in found.items() if Modality.TEXT in s.raw} == {
+        "a": "what a day",
+        "b": "Hello there Good bye",
+        "sub/c": "fine",
+    }
+    assert {id: sorted(s.raw) for id, s in found.items()} == {
+        "a": ["audio", "face", "text"],
+        "b": ["audio", "text"],
+        "sub/c": ["audio", "face", "text"],
+        "d": ["audio", "face"],
+    }
+    assert found["a"].raw[Modality.AUDIO].path == root / "a.mp4"
+    assert clips.name(root) == "talks"
+    assert clips.task(root) == Task()
+
+
+def test_each_subtitle_of_a_clip_can_be_a_sample_of_its_own(tmp_path):
+    root = touch(tmp_path / "talks", "b.mp4", "d.mkv")
+    (root / "b.srt").write_text(SRT, "utf-8")
+    found = kept(clips.samples(root, clips.Config(cues=True)))
+    assert list(found) == ["b_1", "b_2", "d"]
+    assert [(s.raw[Modality.AUDIO].start, s.raw[Modality.AUDIO].end) for s in found.values()] == [
+        (0.5, 2.0),
+        (62.25, 3603.1),
+        (0.0, None),
+    ]
+    assert [(s.group, s.position, s.keep_together) for s in found.values()] == [
+        ("b", 0, "b"),
+        ("b", 1, "b"),
+        ("", 0, ""),
+    ]
+    assert found["b_2"].raw[Modality.TEXT].text == "Good bye"
+
+
+@pytest.mark.parametrize("column", ["file", "video", "id", "Clip"])
+def test_a_table_in_a_folder_of_clips_labels_them(column, tmp_path):
+    root = touch(tmp_path / "talks", "a.mp4", "sub/b.wav", "lost.mp4")
+    cells = ("a", "sub/b", "gone") if column == "id" else ("a.mp4", "sub\\b.wav", "gone.mp4")
+    rows = zip(cells, ("positive", "negative", "neutral"), ("fine", "", "x"), strict=True)
+    (root / "labels.csv").write_text("\n".join([f"{column};label;text", *(";".join(row) for row in rows)]), "utf-8")
+    (root / "sub/b.txt").write_text("bad", "utf-8")
+    items = list(clips.samples(root))
+    found = kept(items)
+    assert {id: (s.label, s.raw[Modality.TEXT].text) for id, s in found.items()} == {
+        "a": ("positive", "fine"),
+        "sub/b": ("negative", "bad"),
+        "gone": ("neutral", "x"),
+    }
+    assert found["gone"].raw[Modality.AUDIO].path == root / "gone.mp4"  # extraction will record that it is missing
+    assert [(item.id, item.reason) for item in items if isinstance(item, Dropped)] == [("lost", "no row in the table")]
+    assert clips.task(root) == SENTIMENT
+
+
+def test_spans_of_one_clip_are_rows_with_ids_of_their_own(tmp_path):
+    root = touch(tmp_path / "talks", "a.mp4")
+    (root / "labels.csv").write_text("id,file,start,end,label\nx,a.mp4,0,1,good\ny,a.mp4,1,2.5,bad\n", "utf-8")
+    found = kept(clips.samples(root))
+    assert {id: (s.raw[Modality.FACE].start, s.raw[Modality.FACE].end) for id, s in found.items()} == {
+        "x": (0.0, 1.0),
+        "y": (1.0, 2.5),
+    }
+
+
+def test_a_folder_of_clips_that_cannot_be_meant_is_an_error_with_a_way_out(tmp_path):
+    root = touch(tmp_path / "talks", "a.mp4")
+    with pytest.raises(SourceError, match="--dataset clips --root"):
+        list(table.samples(root))
+    (root / "l.csv").write_text("name,label\na,good\n", "utf-8")
+    with pytest.raises(SourceError, match="names no clip"):
+        list(clips.samples(root))
+    assert kept(clips.samples(root, clips.Config(columns=("id:name",))))["a"].label == "good"
+    (root / "m.csv").write_text("file,label\na.mp4,bad\n", "utf-8")
+    with pytest.raises(SourceError, match=r"several tables: l.csv, m.csv"):
+        list(clips.samples(root))
+    assert kept(clips.samples(root, clips.Config(table="m.csv")))["a"].label == "bad"
 
 
 # the real files

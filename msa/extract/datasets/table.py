@@ -76,7 +76,7 @@ class Config:
 
 def name(root: Path) -> str:
     """The corpus's name: the file's, without its ending. Raises SourceError where it would be taken for another's."""
-    others = {path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[!_]*.py")} - {"table"}
+    others = {path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[!_]*.py")} - {"table", "clips"}
     if root.stem in others or set("+@") & set(root.stem):
         raise SourceError(
             f"{root.name} would be called {root.stem!r}, which is a corpus of its own or joins corpora in --data",
@@ -97,7 +97,11 @@ def decided(root: Path, config: Config = Config()) -> Decision:
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
     """Every row of the table at `root`, by id."""
-    rows = _table(root, config)
+    return of_rows(_table(root, config), config)
+
+
+def of_rows(rows: Sequence[Row], config: Config) -> Iterator[Sample | Dropped]:
+    """The samples of some rows, by id. Raises SourceError."""
     _check_files(rows)
     _check_spans(rows)
     kind = labels.decide(rows, config.told())
@@ -105,8 +109,13 @@ def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]
 
 
 def _table(root: Path, config: Config) -> list[Row]:
+    if root.is_dir():
+        raise SourceError(
+            f"{root} is a folder, and a table is a file",
+            fix=f"name the file in it, or read the videos and recordings in it: --dataset clips --root {root}",
+        )
     if not root.is_file():
-        raise misplaced(SOURCE, root, "a folder, not a file" if root.is_dir() else "no such file")
+        raise misplaced(SOURCE, root, "no such file")
     columns, rows = labels.rows(root, config.names())
     if not set(columns) & set(COLUMNS):
         known = ", ".join(COLUMNS)
