@@ -399,7 +399,8 @@ def provenance(found: Mapping[str, Any], every_failure: bool) -> None:
             for what, number in view["counts"].items():
                 say(f"    counted {number} {what}")
             by = f" by {view['creator']}" if view["creator"] else ""
-            say(f"    made    {view['created']}{by} on {view['device']}{_arithmetic(view['runs'])}, {view['versions']}")
+            where = f"{view['device']}{_arithmetic(view.get('runs', ()))}"
+            say(f"    made    {view['created']}{by} on {where}, {view['versions']}")
             shown = view["failures"] if every_failure else view["failures"][:3]
             for failure in shown:
                 say(f"    failed  {failure['id']}: {failure['stage']}: {failure['reason']}")
@@ -435,7 +436,11 @@ def log(found: Sequence[Any]) -> None:
 
 def _arithmetic(runs: Sequence[Mapping[str, Any]]) -> str:
     """Threads and instructions of the runs of a view, each once; nothing of runs that did not note them."""
-    told = [f"{run['threads']} thread{'s' * (run['threads'] != 1)} of {run['cpu']}" for run in runs if "threads" in run]
+    told = [
+        f"{run['threads']} thread{'s' * (run['threads'] != 1)}, {run['cpu']}"
+        for run in runs
+        if {"threads", "cpu"} <= run.keys()
+    ]
     return "".join(f" ({one})" for one in dict.fromkeys(told))
 
 

@@ -105,7 +105,7 @@ CALLS = {
     "mending": [EVIL, [Evil()], [EVIL]],
     "weights": [[Evil()]],
     "views": [EVIL, {EVIL: EVIL, "b" + EVIL: ""}, [ROW]],
-    "shared": [Evil(datasets=[EVIL], files=1, bytes=1, samples=2, licences=[(EVIL, EVIL)])],
+    "shared": [Evil(datasets=[EVIL], files=1, bytes=1, samples=2, close=3, licences=[(EVIL, EVIL)])],
     "restrictions": [[Evil()]],
     "provenance": [INFO, False],
     "citations": [[(EVIL, EVIL)]],

@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -222,31 +223,61 @@ class Web:
         return {}
 
 
+class _Deadlines:
+    """Hangs up on servers whose answer has not begun in time: one thread for all connections of a process."""
+
+    def __init__(self) -> None:
+        self._due: dict[int, tuple[float, socket.socket]] = {}
+        self._late: set[int] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, sock: socket.socket) -> int:
+        """Wait for an answer from now on; returns what `end` takes."""
+        with self._lock:
+            self._due[id(sock)] = time.monotonic() + wire.SILENT_S, sock
+            if self._thread is None or not self._thread.is_alive():  # the first, or the first after a fork
+                self._thread = threading.Thread(target=self._watch, name="msa-deadlines", daemon=True)
+                self._thread.start()
+        return id(sock)
+
+    def end(self, key: int) -> bool:
+        """Wait no more; was it too late?"""
+        with self._lock:
+            self._due.pop(key, None)
+            late = key in self._late
+            self._late.discard(key)
+            return late
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(1.0, wire.SILENT_S / 4))
+            with self._lock:
+                over = [key for key, (due, _) in self._due.items() if due < time.monotonic()]
+                for key in over:
+                    self._late.add(key)
+                    with suppress(OSError):  # it is closed already
+                        socket.socket.shutdown(self._due.pop(key)[1], socket.SHUT_RDWR)
+
+
+_deadlines = _Deadlines()
+
+
 class _Prompt:
     """A connection on which the head of an answer has to be there in time, however it trickles in."""
 
     sock: socket.socket
 
     def getresponse(self) -> Any:
-        sock, late = self.sock, threading.Event()
-
-        def hang_up() -> None:
-            late.set()
-            with suppress(OSError):  # it is closed already
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-        timer = threading.Timer(wire.SILENT_S, hang_up)
-        timer.daemon = True
-        timer.start()
-        found = None
+        key, found, late = _deadlines.begin(self.sock), None, False
         try:
             found = super().getresponse()  # type: ignore[misc]
         except _BROKEN:
-            if not late.is_set():
+            if not (late := _deadlines.end(key)):
                 raise
         finally:
-            timer.cancel()
-        if late.is_set():  # what came until then may pass for an answer
+            late = _deadlines.end(key) or late
+        if late:  # what came until then may pass for an answer
             if found is not None:
                 found.close()
             raise TimeoutError(f"no whole answer within {wire.SILENT_S:g} s")
