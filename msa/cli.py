@@ -14,6 +14,7 @@ import typer
 
 from msa import __version__, catalog, cli_cache, cli_fuse, remember, terminal
 from msa.commands import (
+    Commands,
     DeviceOption,
     FolderOption,
     JsonOption,
@@ -29,6 +30,7 @@ from msa.errors import MsaError, UnknownNameError
 from msa.types import Modality
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from msa import catalog, remember, splits, terminal
 from msa.errors import ConfigError, UnknownNameError
@@ -54,6 +55,21 @@ def interrupted() -> None:
     again = [command for path, command in _resumable.items() if path.exists()]
     terminal.warn("interrupted; what was committed is kept. To continue:")
     terminal.command(again[-1] if again else shlex.join(["msa", *sys.argv[1:]]))
+
+
+class Commands(typer.core.TyperGroup):
+    """Commands, of which each may meet a disk that is full, fails, or is not ours to write to."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run one. Raises ConfigError where the system says so of a file, wherever that came up."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            from msa.cache.files import told
+
+            if (known := told(error)) is None:
+                raise
+            raise ConfigError(known[0], fix=known[1]) from error
 
 
 def store_of(option: str | None) -> str | Path:

@@ -5,7 +5,6 @@ What lies inside a store is written by inside.py.
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from msa.errors import StoreError
+from msa.names import printable
 
 TEMPORARY = ".tmp-"  # whatever carries this prefix was never finished and may be swept
 
@@ -68,11 +68,45 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if not is_full(error):
             raise
-        free = shutil.disk_usage(path).free
-        raise StoreError(
-            f"{path}: the disk is full ({free / 1e6:.1f} MB are free)",
-            fix="free some space and run the same command again: it goes on after what was committed",
-        ) from error
+        what, fix = told(error, path) or ("", "")
+        raise StoreError(what, fix=fix) from error
+
+
+def told(error: OSError, path: Path | None = None) -> tuple[str, str] | None:
+    """What happened and the way out, where a disk is full, is not ours to write to, or fails; None of other errors.
+
+    `path` is where the work was done, if it is known better than the error knows it.
+    """
+    where = path or (Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None)
+    name = printable(str(where)) if where else "a file"
+    if error.errno == errno.EDQUOT:
+        return f"{name}: your quota on this disk is used up", f"{_ROOM}, or ask for a larger quota"
+    if error.errno == errno.ENOSPC:
+        return f"{name}: the disk is full ({_free(where)})", f"{_ROOM}; `msa cache gc` frees what no generation needs"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{name}: {error.strerror}",
+            "name a place that is yours to read and write, or ask whoever owns this one for the right",
+        )
+    if error.errno in (errno.EIO, errno.ESTALE):
+        return f"{name}: {error.strerror}", "the disk or the network fails: see the system's log, then run it again"
+    return None
+
+
+_ROOM = "free some space and run the same command again: it goes on after what was committed"
+
+
+def _free(where: Path | None) -> str:
+    """How much room there is around a path that may not exist, in words."""
+    for folder in (where, *where.parents) if where else ():
+        try:
+            found = os.statvfs(folder)
+        except OSError:
+            continue
+        if found.f_files and not found.f_favail:
+            return "there may be no more files on it"
+        return f"{found.f_bavail * found.f_frsize / 1e6:.1f} MB are free"
+    return "which one, the system does not say"
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Changes to what is published that write no hidden states: borrow, retract, remove."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -33,19 +33,37 @@ def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray,
     A corpus whose labels, splits or sample list changed is another corpus with the same inputs: nothing is
     encoded again, a segment without data of its own points into the old one. `digests` is (n, 16) uint8.
     """
+    entries: list[dict[str, Any]] = []
+    while True:
+        newest = manifest.read(store.path)  # a pinned generation may be hours old, and what it names removed
+        segments = newest["views"].get(view_id, {"segments": []})["segments"]
+        try:
+            entries.extend(_lent(store.path / "views" / view_id / "seg", segments, dataset, digests, rows))
+            break
+        except (StoreError, FileNotFoundError):
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    inside.remove_tree(store.path, store.path / "views" / view_id / "seg" / entry["id"])
+            entries.clear()
+            same = [entry["id"] for entry in manifest.read(store.path)["views"].get(view_id, {}).get("segments", [])]
+            if {entry["id"] for entry in segments} <= set(same):
+                raise  # else a segment was removed while it was read
+    return sum(entry["samples"] for entry in store.publish(view_id, entries))
+
+
+def _lent(
+    parent: Path, segments: Sequence[Mapping[str, Any]], dataset: str, digests: np.ndarray, rows: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Entries of new segments that serve `rows` from what segments of `parent` hold of equal inputs."""
     wanted: dict[str, list[int]] = {}
     for row in rows:
         wanted.setdefault(digests[row].tobytes().hex(), []).append(row)
-    entries = []
-    newest = manifest.read(store.path)  # a pinned generation may be hours old, and what it names removed
-    for old in newest["views"].get(view_id, {"segments": []})["segments"]:
-        folder = store.path / "views" / view_id / "seg" / old["id"]
-        there = segment.table(folder)
+    for old in segments:
+        there = segment.table(parent / old["id"])
         found = [states._replace(sample=row) for states in there for row in wanted.pop(states.digest, ())]
         if found:
-            run = layout.read_json(folder / "zarr.json")["attributes"]["run"]
-            entries.append(lend(folder.parent, old, found, {"dataset": dataset, "run": run, "failures": []}))
-    return sum(entry["samples"] for entry in store.publish(view_id, entries))
+            run = layout.read_json(parent / old["id"] / "zarr.json")["attributes"]["run"]
+            yield lend(parent, old, found, {"dataset": dataset, "run": run, "failures": []})
 
 
 def lend(
@@ -81,7 +99,12 @@ def carry_over(store: FeatureStore, index: Index, before: str | None) -> dict[st
 
     Without it a corrected label or another split would leave a corpus without what was extracted of it so far.
     """
-    now = store.datasets[index.name]
+    now = store.datasets.get(index.name)
+    if now is None:
+        raise StoreError(
+            f"{store.path}: {index.name} was removed from the store while it was added",
+            fix="run the same command again if it was removed by mistake",
+        )
     if before is None or before == now:
         return {}
     found = {}

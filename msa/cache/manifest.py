@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from msa.cache import inside, trust
+from msa.cache.files import is_full, told
 from msa.cache.layout import FORMAT
 from msa.errors import StoreError
 
@@ -183,10 +184,13 @@ def creator() -> str:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Turn "read-only file system" and "permission denied" into a StoreError with a way out."""
+    """Turn a file system that is full, read-only or not ours to write to into a StoreError with a way out."""
     try:
         yield
     except OSError as error:
+        if is_full(error):
+            what, fix = told(error, path) or ("", "")
+            raise StoreError(what, fix=fix) from error
         if error.errno not in _READ_ONLY:
             raise
         raise StoreError(

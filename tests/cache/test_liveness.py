@@ -573,3 +573,39 @@ def test_two_machines_of_one_name_with_clocks_apart_write_while_it_is_swept(begu
     now = FeatureStore.open(begun.path)
     assert verify(now) == []
     assert now.view("tiny", Modality.AUDIO).samples == 19
+
+
+def test_a_segment_that_is_removed_while_it_is_borrowed_from_is_done_without(store, index, monkeypatch):
+    fill(store, index, view_id="v")
+    other = FeatureStore.open(store.path)
+    dataset = other.add_index(replace(index, name="other"))
+    real, removed = housekeeping.segment.table, []
+
+    def table(folder):
+        if not removed:
+            removed.append(folder)
+            housekeeping.remove(store, dataset="tiny", now=True)
+        return real(folder)
+
+    monkeypatch.setattr(housekeeping.segment, "table", table)
+    assert housekeeping.borrow(other, "v", dataset, index.digests[Modality.AUDIO], range(19)) == 0
+    assert removed
+    assert verify(FeatureStore.open(store.path)) == []
+
+
+def test_a_segment_that_is_missing_and_was_not_removed_is_an_error(store, index):
+    view = fill(store, index, view_id="v")
+    dataset = store.add_index(replace(index, name="other"))
+    (store.path / "views" / "v" / "seg" / view.entries[0]["id"] / "zarr.json").unlink()
+    with pytest.raises((StoreError, FileNotFoundError)):
+        housekeeping.borrow(store, "v", dataset, index.digests[Modality.AUDIO], range(19))
+    assert len(list((store.path / "views" / "v" / "seg").glob("2*"))) == 1
+
+
+def test_a_corpus_that_is_removed_while_it_is_added_is_an_error_of_one_sentence(store, index):
+    before = store.add_index(index)
+    now = FeatureStore.open(store.path)
+    housekeeping.remove(store, dataset="tiny")
+    now.manifest = manifest.read(store.path)
+    with pytest.raises(StoreError, match="was removed from the store"):
+        housekeeping.carry_over(now, index, before)

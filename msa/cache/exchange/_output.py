@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msa.cache.files import TEMPORARY, is_full, sync_folder, sync_tree
+from msa.cache.files import TEMPORARY, is_full, sync_folder, sync_tree, told
 from msa.errors import StoreError
 
 
@@ -30,7 +30,8 @@ def whole(out: Path, nbytes: int) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and is_full(error):
-            raise _full(out, nbytes, shutil.disk_usage(out.parent).free) from error
+            what, fix = told(error, out) or ("", "")
+            raise StoreError(what, fix=fix) from error
         raise
     sync_folder(out.parent)
 
