@@ -375,3 +375,25 @@ def test_a_picture_takes_its_own_pixels_of_memory_and_little_more(tmp_path):
     )
     taken = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert int(taken.stdout) < 2 * 36e6 * 3  # it was 11 bytes a pixel
+
+
+def test_bounds_hold_in_a_run_and_in_the_process_of_a_suspect(tmp_path, monkeypatch):
+    from msa.cache.store import FeatureStore
+    from msa.extract import job, pipeline
+
+    for n in range(1, 4):
+        soundfile.write(tmp_path / f"{n}.wav", np.sin(np.arange(16_000 * n) / 9), 16_000)
+    (tmp_path / "t.csv").write_text("id,label,audio\n" + "".join(f"{n},positive,{n}.wav\n" for n in range(1, 4)))
+    monkeypatch.setattr(pipeline, "suspects", lambda runs: {1})  # as if a run had died of the second
+    limits = pipeline.Limits(clip=Bounds(seconds=1.5))
+    asked = job.Job("table", tmp_path / "t.csv", "classic", limits=limits, engine=job.engine("serial"))
+    found, store = job.survey(asked), FeatureStore.create(tmp_path / "store")
+    (report,) = job.execute(asked, found, job.recipes(asked, found, store), store)
+    assert sorted(report.failed) == [
+        (str(n), "decode", f"more than 1.5 s of sound, the limit (--max-seconds); its header says {n} s")
+        for n in (2, 3)
+    ]
+
+
+def test_bounds_are_no_part_of_what_a_view_is():
+    assert not {"seconds", "pixels"} & {key for modality in Modality for key in media.versions(modality, {"fps": 5})}
