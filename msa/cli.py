@@ -186,7 +186,7 @@ def extract(
     reports = jobs.execute(job, found, recipes, opened, bar)
     print_json({"store": str(path), **about(found.index), "views": [asdict(r) for r in reports]}, json_)
     if not json_:
-        terminal.extracted(reports, path)
+        terminal.extracted(reports, path, {r.modality: found.paths(Modality(r.modality)) for r in reports if r.failed})
     return None
 
 

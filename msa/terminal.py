@@ -42,7 +42,8 @@ def _plain(text: object, lines: bool = False) -> str:
 
 def _description() -> TextColumn:
     """The name of what goes on, cut so that bar, numbers and time left are always whole."""
-    return TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=28))
+    width = 28 if err.width < ROOMY else None
+    return TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width))
 
 
 class Bar:
@@ -255,7 +256,7 @@ def failures(found: Sequence[tuple[str, str, str, str]], limit: int = 10) -> Non
         rows = [(id, ", ".join(modalities), stage, reason) for (id, stage, reason), modalities in of.items()]
         many = len({id for id, _, _ in of})
         title = f"{many} sample{'s' * (many > 1)} could not be had, all of it or in part (recorded in the store)"
-        show(title, ["id", "of it", "stage", "reason"], rows[:limit])
+        show(title, ["id", "modalities", "stage", "reason"], rows[:limit])
         if len(rows) > limit:
             say(f"  and {len(rows) - limit} more: msa cache info STORE --failures")
 
@@ -276,8 +277,8 @@ def estimates(found: Sequence[Any], store: Any) -> None:
     say("nothing was written")
 
 
-def extracted(reports: Sequence[Any], store: Any) -> None:
-    """The end of an extraction."""
+def extracted(reports: Sequence[Any], store: Any, tried: Mapping[str, Mapping[str, Any]]) -> None:
+    """The end of an extraction. `tried` has the file of each modality and sample that has one."""
     rows = []
     for r in reports:
         rate = f"{r.written / r.seconds:.1f}/s" if r.written and r.seconds else ""
@@ -296,7 +297,13 @@ def extracted(reports: Sequence[Any], store: Any) -> None:
             say(f"  {r.modality}: {speed}bound by {r.bound}{padding}")  # descriptors are made while decoding
         if r.failed_before:
             say(f"  {r.modality}: {r.failed_before} failed before and were left alone: --retry-errors tries them again")
-    failures([(r.modality, *failure) for r in reports for failure in r.failed])
+    failures(
+        [
+            (r.modality, id, stage, f"{reason}: {tried[r.modality][id]}" if id in tried.get(r.modality, {}) else reason)
+            for r in reports
+            for id, stage, reason in r.failed
+        ]
+    )
 
 
 def imported(found: Sequence[Any], store: Any) -> None:

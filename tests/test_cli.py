@@ -172,6 +172,8 @@ def test_a_dry_run_names_the_files_that_are_missing(msa, posts):
     _, out, err = msa(*words)
     assert "2 files are missing, empty or not readable" in err
     assert f"s07: image: {posts.parent / '7.png'}" in out
+    out = " ".join(msa(*words[:-1])[1].split())
+    assert f"s07 image decode missing file: {posts.parent / '7.png'}" in out
     told = json.loads(msa(*words, "--json")[1])["unreadable"]
     assert told == [["s07", "image", str(posts.parent / "7.png")], ["s09", "image", str(posts.parent / "9.png")]]
 

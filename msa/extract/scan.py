@@ -29,6 +29,11 @@ class Scan:
         """Rows of the index that have raw material of a modality here, ascending."""
         return [row for row, raw in enumerate(self.raws) if modality in raw]
 
+    def paths(self, modality: Modality) -> dict[str, Path]:
+        """Id -> the file of a modality, of the samples that have one."""
+        raws = {self.index.ids[row]: self.raws[row][modality].path for row in self.rows(modality)}
+        return {id: path for id, path in raws.items() if path is not None}
+
     @property
     def modalities(self) -> list[Modality]:
         """What there is raw material of."""
