@@ -8,7 +8,8 @@ store/zarr.json                       a Zarr v3 group, attributes {"msa_format":
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,17 @@ def data_metadata(rows: int, width: int, dtype: str, chunk: int, shard: int) -> 
     }
 
 
-def array_metadata(values: np.ndarray, attributes: Mapping[str, Any], chunk: int = 0) -> dict[str, Any]:
-    """The zarr.json of a small array: raw little-endian chunks along the first axis, each with a crc32c."""
+def array_metadata(
+    values: np.ndarray, attributes: Mapping[str, Any], chunk: int = 0, dimensions: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The zarr.json of a small array: raw little-endian chunks along the first axis, each with a crc32c.
+
+    Args:
+        values: The array (n, ...).
+        attributes: Of the array.
+        chunk: Rows of a chunk; default: as many as SMALL_BYTES hold.
+        dimensions: Names of the axes, for readers such as xarray.
+    """
     raw = {"name": "bytes"} if values.dtype.itemsize == 1 else {"name": "bytes", "configuration": {"endian": "little"}}
     row_bytes = prod(values.shape[1:]) * values.itemsize
     most = chunk or SMALL_BYTES // max(1, row_bytes)
@@ -89,6 +99,19 @@ def array_metadata(values: np.ndarray, attributes: Mapping[str, Any], chunk: int
         "fill_value": 0.0 if values.dtype.kind == "f" else 0,
         "codecs": [raw, {"name": "crc32c"}],
         "attributes": dict(attributes),
+    } | ({"dimension_names": list(dimensions)} if dimensions else {})
+
+
+def _dimensions(arrays: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Names of the axes of a group's arrays: those with a row per sample share the first, all others have their own."""
+    often = Counter(len(values) for values in arrays.values())
+    n = often.most_common(1)[0][0] if often else 0
+    return {
+        name: [
+            "sample" if len(values) == n else f"{name}_row",
+            *(f"{name}_{axis}" for axis in range(1, values.ndim)),
+        ]
+        for name, values in arrays.items()
     }
 
 
@@ -113,8 +136,9 @@ def write_group(
         of_arrays: Attributes of some of the arrays.
         root: The store that `folder` lies in, below which no link is followed; default: `folder`.
     """
+    dimensions = _dimensions(arrays)
     for name, values in arrays.items():
-        described = array_metadata(values, (of_arrays or {}).get(name, {}))
+        described = array_metadata(values, (of_arrays or {}).get(name, {}), dimensions=dimensions[name])
         small_arrays.write(folder / name, values, described, root or folder)
     metadata = json.dumps(group_metadata(attributes), indent=1).encode()
     inside.write(root or folder, folder / "zarr.json", metadata, durably=False)

@@ -407,3 +407,22 @@ def test_bfloat16_is_kept_as_its_bits(store, index):
     writer.write(0, b"0" * 16, (values.view(np.uint32) >> 16).astype(np.uint16))
     store.publish("v", [writer.seal()])
     np.testing.assert_allclose(store.reader(store.view("tiny", Modality.AUDIO)).read(0), values, rtol=2**-8)
+
+
+def test_axes_have_names_by_which_a_folder_of_arrays_is_one_dataset(tmp_path):
+    """What xarray asks for: every array names as many axes as it has, and axes of one name are of one length."""
+    from tests.cache.exchange.corpora import fill
+
+    store = FeatureStore.create(tmp_path / "axes")
+    fill(store)
+    described = {path: json.loads(path.read_text())["node_type"] for path in store.path.rglob("*/zarr.json")}
+    folders = {path.parent.parent for path, kind in described.items() if kind == "array"}
+    assert len(folders) > 3
+    for folder in folders:
+        lengths = {}
+        for path in folder.glob("*/zarr.json"):
+            about = json.loads(path.read_text())
+            assert len(about["dimension_names"]) == len(about["shape"]), path
+            for name, length in zip(about["dimension_names"], about["shape"], strict=True):
+                assert lengths.setdefault(name, length) == length, path
+        assert "sample" in lengths

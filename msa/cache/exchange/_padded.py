@@ -37,6 +37,7 @@ class Row:
     text: str = ""
     label: float | str | tuple[float, ...] | None = float("nan")  # a number until it is known what it is
     modality_labels: Mapping[Modality, float | str | None] = field(default_factory=dict)
+    split: Split | None = None  # where the part has none
 
 
 class Settings(Protocol):
@@ -130,7 +131,7 @@ def samples(parts: Sequence[Part], rows: Iterable[Row], task: Task) -> tuple[lis
             dropped.append(Dropped(row.id, "duplicate id", f"row {row.row}, first in row {other.row}"))
     kept = list(first.values())
     position = _positions(kept)
-    return [_sample(parts[row.part].split, row, position[row.id]) for row in kept], dropped, kept
+    return [_sample(parts[row.part].split or row.split, row, position[row.id]) for row in kept], dropped, kept
 
 
 def _sample(split: Split | None, row: Row, position: int) -> Sample:
