@@ -145,7 +145,7 @@ def print_corpus(index: "Index") -> None:
 def about(index: "Index") -> dict[str, Any]:
     """What is worth saying of a corpus that was just read."""
     kept = ("split", "dropped", "encodings", "leaks")
-    return {"dataset": index.name, "samples": len(index), **{name: index.about[name] for name in kept}}
+    return {"dataset": index.name, "samples": len(index), **{name: index.told[name] for name in kept}}
 
 
 def listed(kind: str | None, name: str | None) -> None:

@@ -215,7 +215,7 @@ def size(nbytes: float) -> str:
 
 def corpus(index: Any) -> None:
     """What a corpus holds: counts per split and class, what was left out and why, what leaks."""
-    about, counts = index.about, index.counts()
+    about, counts = index.told, index.counts()
     columns = list(next(iter(counts.values())))
     columns = [name for name in columns if name != "unlabelled" or any(row[name] for row in counts.values())]
     rows = [[split, *(row[name] for name in columns), len(index.rows(split))] for split, row in counts.items()]

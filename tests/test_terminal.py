@@ -35,7 +35,7 @@ class Evil:
 
 class Index:
     name = EVIL
-    about = {"split": EVIL, "dropped": {EVIL: 1}, "encodings": {EVIL: 2}, "leaks": [EVIL]}  # noqa: RUF012
+    told = {"split": EVIL, "dropped": {EVIL: 1}, "encodings": {EVIL: 2}, "leaks": [EVIL]}  # noqa: RUF012
 
     def __len__(self):
         return 3
@@ -209,3 +209,14 @@ def test_a_path_that_is_no_utf8_is_shown_and_not_a_traceback(words, tmp_path):
     assert rb"caf\udce9\x1b[2J" in done.stderr
     assert b"Traceback" not in done.stderr
     assert b"\x1b" not in done.stderr + done.stdout
+
+
+def test_a_table_whose_name_is_no_utf8_is_refused_with_the_way_out(tmp_path):
+    table = bytes(tmp_path) + b"/posts\xff.csv"
+    with open(table, "w") as file:
+        file.write("id,label,text\n" + "".join(f"p{i},{('good', 'bad')[i % 2]},word{i} text\n" for i in range(30)))
+    words = ["extract", "--dataset", "table", "--root", table, "--store", bytes(tmp_path) + b"/st\xffore"]
+    done = subprocess.run([sys.executable, "-m", "msa.cli", *words, "--preset", "classic"], capture_output=True)
+    assert b"Traceback" not in done.stderr, done.stderr
+    assert done.returncode in (0, 1)
+    assert b"\xff" not in done.stdout + done.stderr

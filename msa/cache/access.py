@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msa.cache import layout
+from msa.cache import layout, segment
 from msa.cache.data import Data
 from msa.cache.index import Index
 from msa.cache.view import View, ViewReader
@@ -185,7 +185,7 @@ def _shards(store: "FeatureStore", view: View, kept: np.ndarray) -> Iterator[tup
     """Of each shard of a view: a name, the samples in it as they lie there (k,) int32, and how many rows they have."""
     for entry in view.entries:
         home = store.tables(view.id, entry)
-        sample, start, length = (layout.read_array(home / name) for name in ("sample", "start", "length"))
+        sample, start, length = segment.places(home, len(kept))
         here = kept[sample]
         sample, start, length = sample[here], start[here], length[here]
         order = np.lexsort((sample, start))

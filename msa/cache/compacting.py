@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from msa.cache import housekeeping, inside, layout, manifest, segment
+from msa.cache import housekeeping, inside, layout, manifest, segment, trust
 from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form, Row, SegmentWriter
 from msa.cache.store import FeatureStore
@@ -267,8 +267,7 @@ def _shard_bytes(rows: int, form: Form) -> int:
 
 def _table(folder: Path) -> list[tuple[int, int, int]]:
     """Sample, start and length of every sample of a segment."""
-    columns = (layout.read_array(folder / name).tolist() for name in ("sample", "start", "length"))
-    return list(zip(*columns, strict=True))
+    return list(zip(*(values.tolist() for values in segment.places(folder)), strict=True))
 
 
 def _owner(entry: Entry) -> str:
@@ -292,14 +291,14 @@ def _failures(folder: Path, entries: Iterable[Entry]) -> Iterator[dict[str, Any]
     """The records of failures that were not taken back."""
     for entry in entries:
         if entry["failed"]:
-            yield from layout.read_json(folder / entry["id"] / "zarr.json")["attributes"]["failures"]
+            yield from trust.segment_attributes(folder / entry["id"] / "zarr.json")["failures"]
 
 
 def _run(folder: Path, entries: Iterable[Entry]) -> dict[str, Any]:
     """What is said of the processes that encoded: all that differ are kept, each with how many samples it brought."""
     found: list[dict[str, Any]] = []
     for entry in entries:
-        run = dict(layout.read_json(folder / entry["id"] / "zarr.json")["attributes"]["run"])
+        run = dict(trust.segment_attributes(folder / entry["id"] / "zarr.json")["run"])
         parts = run.pop("compacted", None) or [{**run, "samples": entry["samples"]}]
         for part in parts:
             same = next((one for one in found if one | {"samples": 0} == part | {"samples": 0}), None)

@@ -18,7 +18,7 @@ from msa.cache import layout, trust
 from msa.cache.fingerprint import DIGEST
 from msa.cache.index import Index
 from msa.errors import MsaError
-from msa.types import Modality
+from msa.labels import NEAR
 
 Files = Mapping[str, Sequence[Any]]  # of a manifest: path -> [bytes, SHA-256]
 READABLE = (MsaError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, MemoryError)
@@ -155,28 +155,29 @@ def _contents(
         index = Index.read(folder)
         if index.name != about["name"]:
             yield f"is called {index.name!r}, the manifest says {about['name']!r}", range(n)
-        yield from _values(index)
+        yield from _values(index, table)
         if index.fingerprint != fingerprint:
             yield "does not hold what its name, a hash of its contents, stands for", range(n)
     except READABLE as error:
         yield f"cannot be read: {getattr(error, 'what', error)}", range(n)
 
 
-def _values(index: Index) -> Iterator[tuple[str, Iterable[int]]]:
+def _values(index: Index, table: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Iterable[int]]]:
     """Ids, parts and labels that no index may hold."""
     often = {id for id, count in Counter(index.ids).items() if count > 1}
     if often:
         yield "has sample ids that stand twice", [row for row, id in enumerate(index.ids) if id in often]
-    odd = ~np.isin(index.split, [*range(len(layout.SPLITS)), layout.NO_SPLIT])
+    odd = ~np.isin(table["split"], [*range(len(layout.SPLITS)), layout.NO_SPLIT])
     if odd.any():
         yield "has parts that are none", np.flatnonzero(odd).tolist()
-    labels = np.asarray(index.labels)
-    odd = np.isinf(labels).any(1)
-    if index.task.single:
-        first = labels[:, 0]
-        odd |= ~np.isnan(first) & ~np.isin(first, np.arange(len(index.task.classes)))
+    task, labels = index.task, np.asarray(table["labels"])
+    odd = trust.odd_labels(labels, len(task.classes) if task.single else 0)
     if odd.any():
         yield "has labels that are no class and no number", np.flatnonzero(odd).tolist()
+    elif not task.classes and task.low < task.high:
+        outside = (labels < task.low - NEAR) | (labels > task.high + NEAR)
+        if outside.any():
+            yield f"has labels outside of {task.low:g} to {task.high:g}", np.flatnonzero(outside.any(1)).tolist()
 
 
 def _ids(table: Mapping[str, np.ndarray], n: int) -> list[str] | None:
@@ -222,11 +223,3 @@ def _rows_of(folder: Path, file: str, table: Mapping[str, np.ndarray], n: int) -
         return range(n)
     touched = (offsets[:-1] < low + size) & (offsets[1:] > low) & (offsets[1:] > offsets[:-1])
     return np.flatnonzero(touched).tolist()
-
-
-def modality_of(attributes: Mapping[str, Any]) -> Modality | None:
-    """Of a view, where its attributes say so."""
-    try:
-        return Modality(attributes["modality"])
-    except (KeyError, ValueError):
-        return None

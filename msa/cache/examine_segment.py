@@ -81,19 +81,16 @@ def _attributes(found: Segment, home: Path, where: str, tables: Mapping[str, np.
     """Its provenance, which decides no hidden states. `said`: that the file is damaged was noted already."""
     entry, wrong = found.entry, ""
     try:
-        own = trust.read_json(home / "zarr.json")["attributes"]
+        own = trust.segment_attributes(home / "zarr.json", n)
         failures, counted = own["failures"], own.get("counted", [])
-        odd = [f for f in failures if type(f["sample"]) is not int or not 0 <= f["sample"] < n or not f["stage"]]
         table = tables.get("counts", np.zeros((0, len(counted)), np.int64))
+        if counted and "counts/zarr.json" not in entry["files"]:
+            wrong = f"has {len(counted)} names for counts, and no counts"
         for key in ("dataset", "data_of"):
             if own.get(key) != entry.get(key):
                 wrong = f"says {key} {own.get(key)}, the manifest says {entry.get(key)}"
-        if odd:
-            wrong = f"has {len(odd)} records of failures of no sample"
-        elif table.ndim != 2 or table.shape[1] != len(counted) or (table < 0).any():
+        if table.ndim != 2 or table.shape[1] != len(counted) or (table < 0).any():
             wrong = f"has {len(counted)} names for counts {list(table.shape)}"
-        elif not isinstance(own["run"], dict):
-            wrong = "says no run"
     except READABLE as error:
         wrong = f"cannot be read: {getattr(error, 'what', error)}"
     if not wrong:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache import heartbeat, history, inside, journal, layout, manifest, segment, sweeping
+from msa.cache import heartbeat, history, inside, journal, layout, manifest, segment, sweeping, trust
 from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
@@ -62,7 +62,7 @@ def _lent(
         there = segment.table(parent / old["id"])
         found = [states._replace(sample=row) for states in there for row in wanted.pop(states.digest, ())]
         if found:
-            run = layout.read_json(parent / old["id"] / "zarr.json")["attributes"]["run"]
+            run = trust.segment_attributes(parent / old["id"] / "zarr.json")["run"]
             yield lend(parent, old, found, {"dataset": dataset, "run": run, "failures": []})
 
 

@@ -22,7 +22,7 @@ from msa.cache.index import Index
 from msa.cache.indexing import Inputs, index_of
 from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form, SegmentWriter
-from msa.cache.store import FeatureStore
+from msa.cache.store import FeatureStore, refuse_view
 from msa.errors import SourceError
 from msa.types import Modality, Sample, Split
 
@@ -64,6 +64,8 @@ def bring_in(
     corpus = replace(foreign.corpus, origin=foreign.format).split_by(split_file).kept(foreign.path)
     inputs = [_inputs(sample, foreign) for sample in corpus.samples]
     index = index_of(corpus, inputs, split_file, seed, drawing)
+    for feature in foreign.features:  # before the corpus is published without them
+        refuse_view(_attributes(foreign, feature))
     with naming_a_full_disk(store.path):
         before = store.datasets.get(index.name)
         names = [f"{foreign.format}.{feature.name}" for feature in foreign.features]

@@ -56,8 +56,11 @@ class Index:
             """An array that was left where it lies. Raises StoreError where it is damaged."""
             if name not in LEFT or "_left" not in self.__dict__:
                 raise AttributeError(f"an index has no {name}")
-            self.__dict__[name] = self.__dict__["_left"][name][:]
-            return self.__dict__[name]
+            values = self.__dict__["_left"][name][:]
+            if problem := _odd(self.task, name, values):
+                raise _damaged(self.__dict__["_folder"], problem)
+            self.__dict__[name] = values
+            return values
 
     def __reduce__(self) -> tuple[Any, ...]:  # whole: where it is sent to, its folder may not be
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -98,27 +101,50 @@ class Index:
         return found
 
     @property
+    def told(self) -> dict[str, Any]:
+        """`about` with every key of docs/store-format.md, empty where the index does not say."""
+        return trust.complete(self.about)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of everything that decides a training set: samples, inputs, labels, splits, groups."""
         hashes = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in self._arrays().items()}
         facts = {"name": self.name, "task": _facts(self.task), "label_names": list(self.label_names)}
         return fingerprint.key(facts | {"arrays": hashes})
 
+    def check(self) -> None:
+        """Raise StoreError where this could not be read back, and so must not be written."""
+        where = "its index"
+        with trust.writing(f"a corpus called {self.name[:60]!r}"):
+            trust.check_index(where, trust.as_read(where, self._attributes))
+            wrong = next((what for name in LEFT if (what := _odd(self.task, name, getattr(self, name)))), "")
+            if not wrong and len(set(self.ids)) < len(self):
+                wrong = "two samples have one id"
+            if wrong:
+                raise _damaged(Path(where), wrong)
+
     def write(self, folder: Path) -> Path:
-        """Write `folder/<fingerprint>/` whole or not at all; what is there already is the same and stays."""
+        """Write `folder/<fingerprint>/` whole or not at all; what is there already is the same and stays.
+
+        Raises StoreError where it could not be read back; nothing is written then.
+        """
+        self.check()
         final, store = folder / self.fingerprint, folder.parent
         if inside.is_folder(store, final):
             return final
-        attributes = {
+        with inside.folder_durably(store, final) as temporary:
+            layout.write_group(temporary, self._arrays(), self._attributes, root=store)
+        return final
+
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        return {
             "name": self.name,
             "task": _facts(self.task),
             "label_names": list(self.label_names),
             "splits": list(layout.SPLITS),
             "about": dict(self.about),
         }
-        with inside.folder_durably(store, final) as temporary:
-            layout.write_group(temporary, self._arrays(), attributes, root=store)
-        return final
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
@@ -144,6 +170,7 @@ class Index:
             digests=_Digests(digests),
             about=attributes["about"],
             _left={name: array[name] for name in LEFT},
+            _folder=folder,
         )
         return index
 
@@ -259,6 +286,20 @@ def _check(folder: Path, array: Mapping[str, Lazy], n: int, k: int) -> None:
             raise _damaged(
                 folder, f"{name} is {found.dtype}{list(found.shape)}, which {n} samples with {k} labels have not"
             )
+
+
+def _odd(task: Task, name: str, values: np.ndarray) -> str:
+    """What is wrong with the values of one of LEFT; nothing where all is well."""
+    if name == "split":
+        odd = ~np.isin(values, [*range(len(layout.SPLITS)), layout.NO_SPLIT])
+        what = f"a part that is none of {len(layout.SPLITS)}"
+    elif name == "labels":
+        odd = trust.odd_labels(values, len(task.classes) if task.single else 0)
+        what = f"a label that is none of {len(task.classes)} classes" if task.single else "a label that is no number"
+    else:
+        return ""
+    rows = np.flatnonzero(odd)
+    return f"{what}, in {len(rows)} of {len(values)} rows, the first of them {rows[0]}" if len(rows) else ""
 
 
 def _facts(task: Task) -> dict[str, Any]:

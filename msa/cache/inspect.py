@@ -2,12 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from msa.cache import layout, manifest, segment, sharing
+from msa.cache import layout, manifest, segment, sharing, trust
 from msa.cache.housekeeping import referenced
 from msa.cache.index import Index
 from msa.cache.store import FeatureStore
@@ -18,6 +17,8 @@ FORMATS = (
     ("stores", "Zarr core specification, version 3, https://zarr-specs.readthedocs.io"),
     ("exports to HDF5", "The HDF Group: Hierarchical Data Format, version 5, https://www.hdfgroup.org"),
 )
+
+WEIGHTS: dict[str, Any] = {"name": "", "revision": None, "sha256": "", "licence": "", "path": ""}  # where none are said
 
 
 def describe(store: FeatureStore) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def citations(store: FeatureStore) -> list[tuple[str, str]]:
     """(what, how to cite it) of every corpus, backbone and format in a store, each once."""
     found: dict[str, str] = {}
     for fingerprint, about in manifest.in_order(store.manifest["datasets"]):
-        source = _source(store.index(fingerprint))
-        told = [source.get("citation") or source.get("title", "its source is not known"), source.get("home", "")]
+        source = store.index(fingerprint).told["source"]
+        told = [source["citation"] or source["title"] or "its source is not known", source["home"]]
         found[f"dataset {about['name']}"] = ", ".join(map(str, filter(None, told)))
         for view in store.views(fingerprint):
             weights = view.attributes.get("weights", {})
@@ -47,11 +48,6 @@ def citations(store: FeatureStore) -> list[tuple[str, str]]:
                 told += [f"weights {weights['name']}", f"revision {weights.get('revision') or '-'}"]
             found[f"{view.modality} {view.name}"] = ", ".join(map(str, told))
     return [*found.items(), *FORMATS]
-
-
-def _source(index: Index) -> Mapping[str, Any]:
-    source = index.about.get("source", {})
-    return source if isinstance(source, Mapping) else {"title": str(source)}
 
 
 def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
@@ -65,7 +61,7 @@ def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
             str(m): {"samples": int(index.has(m).sum()), "sha256": hashlib.sha256(digest.tobytes()).hexdigest()}
             for m, digest in sorted(index.digests.items())
         },
-        **dict(index.about),
+        **index.told,
         "views": [_view(store, view, index) for view in store.views(fingerprint)],
     }
 
@@ -82,10 +78,13 @@ def _view(store: FeatureStore, view: View, index: Index) -> dict[str, Any]:
     pending[list(reader.failures)] = False
     runs = _runs(store, view)
     identity = view.attributes.get("identity", {})
+    weights = WEIGHTS | view.attributes.get("weights", {})
     return {
-        **dict(view.attributes),
+        "dtype": "float16",
+        "created": "",
+        **view.attributes,
         "id": view.id,
-        "weights": dict(view.attributes.get("weights", {})) | {"redistribution": sharing.may_be_handed_on(view)},
+        "weights": weights | {"redistribution": sharing.may_be_handed_on(view)},
         "recipe": dict(identity.get("decoding", {})) | dict(identity.get("options", {})),
         "samples": view.samples,
         "failed": len(failures),
@@ -111,7 +110,7 @@ def _runs(store: FeatureStore, view: View) -> list[dict[str, Any]]:
     """What each run of a view was made with, the last one last: device, versions, and how many samples are of it."""
     found = []
     for entry in view.entries:
-        run = layout.read_json(store.tables(view.id, entry) / "zarr.json")["attributes"]["run"]
+        run = trust.segment_attributes(store.tables(view.id, entry) / "zarr.json")["run"]
         found.append(dict(run) | {"segment": entry["id"], "samples": entry["samples"], "failed": entry["failed"]})
     return found
 

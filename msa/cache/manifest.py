@@ -22,6 +22,7 @@ from msa.cache import inside, trust
 from msa.cache.files import is_full, told
 from msa.cache.layout import FORMAT
 from msa.errors import StoreError
+from msa.names import printable
 
 Manifest = dict[str, Any]
 EMPTY: Manifest = {"msa_format": FORMAT, "generation": 0, "datasets": {}, "views": {}}
@@ -140,10 +141,13 @@ def publish(store: Path | Place, change: Callable[[Manifest], None], note: str =
         new["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         new["creator"] = creator()
         if note:
-            new["note"] = note
+            new["note"] = printable(note)
         new["checksum"] = trust.checksum(new)
-        trust.check_manifest(f"{where}/manifests/{number + 1:08d}.json", new)  # no store is made unreadable
-        if where.create(number + 1, json.dumps(new, indent=1).encode()):
+        data = json.dumps(new, indent=1).encode()
+        with trust.writing(f"generation {number + 1} of {where}"):
+            trust.check_size(where, data)
+            trust.check_manifest(f"{where}/manifests/{number + 1:08d}.json", new)
+        if where.create(number + 1, data):
             return new
         least = number + 1
 
@@ -177,7 +181,7 @@ def in_order(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def creator() -> str:
     """Who we are, to those who read a log."""
     try:
-        return getpass.getuser()
+        return printable(getpass.getuser())[:200]  # LOGNAME may be anything
     except (KeyError, OSError):  # a container may run under a number that has no name
         return str(os.getuid())
 

@@ -250,7 +250,7 @@ class _Segment:
         if not self._entry["failed"]:
             return []
         self._bring(self._home, self._entry["files"], "zarr.json")
-        return list(trust.segment_attributes(self._home / "zarr.json")["failures"])
+        return list(trust.segment_attributes(self._home / "zarr.json", self._of)["failures"])
 
     @cached_property
     def _sample(self) -> Lazy:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from msa.cache import heartbeat, inside, journal, layout, shard, trust
+from msa.cache.arrays import Lazy
 from msa.cache.fingerprint import DIGEST
 from msa.cache.writers import whoami
 from msa.errors import StoreError
@@ -79,6 +80,8 @@ class SegmentWriter:
         self._failures: list[dict[str, Any]] = []
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
         self._flushed = time.monotonic()
+        with trust.writing(f"segment {folder.name}"):
+            trust.check_run("the run", trust.as_read("the run", run))
         self._store = layout.store_of(folder)
         try:
             inside.make_folder(self._store, folder, new=True)
@@ -262,7 +265,7 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, A
     samples = sorted(samples, key=attrgetter("sample"))
     table = np.array([row[:3] for row in samples], np.int64).reshape(-1, 3)
     digest = np.frombuffer(bytes.fromhex("".join(row.digest for row in samples)), np.uint8).reshape(-1, DIGEST)
-    counted = sorted({what for row in samples for what in row.counts})
+    names = sorted({what for row in samples for what in row.counts})
     arrays: dict[str, np.ndarray] = {
         "sample": table[:, 0],
         "start": table[:, 1],
@@ -270,9 +273,11 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, A
         "digest": digest,
     }
     attributes = {name: value for name, value in attributes.items() if name != "counted"}
-    if counted:
-        arrays["counts"] = np.array([[row.counts.get(what, 0) for what in counted] for row in samples], np.int64)
-        attributes["counted"] = counted
+    if names:
+        arrays["counts"] = np.array([[row.counts.get(what, 0) for what in names] for row in samples], np.int64)
+        attributes["counted"] = names
+    with trust.writing(f"segment {folder.name}"):
+        trust.check_segment("its zarr.json", trust.as_read("its zarr.json", attributes))
     store = layout.store_of(folder)
     for name in (*SMALL, "zarr.json"):
         inside.remove(store, folder / name, missing_ok=True)
@@ -285,7 +290,7 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, A
 def describe(folder: Path) -> dict[str, Any]:
     """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file. Raises StoreError."""
     store = layout.store_of(folder)
-    attributes = layout.read_json(folder / "zarr.json")["attributes"]
+    attributes = trust.segment_attributes(folder / "zarr.json")
     samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
     found = {
         "id": folder.name,
@@ -302,12 +307,40 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def table(folder: Path) -> list[Row]:
     """Every sample of a sealed segment."""
-    sample, start, length = (layout.read_array(folder / name).tolist() for name in ("sample", "start", "length"))
+    sample, start, length = (values.tolist() for values in places(folder))
     digest = [row.tobytes().hex() for row in layout.read_array(folder / "digest")]
     names, values = _counts(folder)
     numbers = values.reshape(len(sample), len(names)).tolist()
-    counted = [{what: n for what, n in zip(names, row, strict=True) if n} for row in numbers]
-    return [Row(*row) for row in zip(sample, start, length, digest, counted, strict=True)]
+    of_each = [{what: n for what, n in zip(names, row, strict=True) if n} for row in numbers]
+    return [Row(*row) for row in zip(sample, start, length, digest, of_each, strict=True)]
+
+
+def places(folder: Path, samples: int = trust.MAX_SAMPLES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`sample`, `start`, `length` (m,) of a sealed segment of a corpus of so many samples. Raises StoreError where its
+    tables are not of one length, or name what there cannot be."""
+    found = [layout.read_array(folder / name) for name in ("sample", "start", "length")]
+    sample, start, length = found
+    fits = all(values.shape == (len(sample),) and values.dtype.kind in "iu" for values in found)
+    fits = fits and Lazy(folder / "digest").shape == (len(sample), DIGEST)
+    if fits and len(sample):
+        fits = bool(sample.min() >= 0 and sample.max() < samples and start.min() >= 0 and length.min() > 0)
+    if not fits:
+        raise _damaged(folder, "its tables are not of one length, or name samples or rows that there cannot be")
+    return sample, start, length
+
+
+def counted(folder: Path) -> tuple[list[str], Lazy | None]:
+    """Names (k,) of what was counted of each sample, and the numbers (m, k), left where they lie; None for no names.
+
+    Raises StoreError where the numbers are none of these names.
+    """
+    names = trust.segment_attributes(folder / "zarr.json").get("counted", [])
+    if not names:
+        return [], None
+    values = Lazy(folder / "counts")
+    if values.shape != (Lazy(folder / "sample").shape[0], len(names)) or values.dtype.kind not in "iu":
+        raise _damaged(folder, f"its counts have shape {list(values.shape)}, and {len(names)} names")
+    return names, values
 
 
 def counts(folder: Path) -> dict[str, int]:
@@ -318,8 +351,12 @@ def counts(folder: Path) -> dict[str, int]:
 
 def _counts(folder: Path) -> tuple[list[str], np.ndarray]:
     """Names (k,) and numbers (m, k) of what was counted of each sample."""
-    names = layout.read_json(folder / "zarr.json")["attributes"].get("counted", [])
-    return names, layout.read_array(folder / "counts") if names else np.zeros((0, 0), np.int64)
+    names, values = counted(folder)
+    return names, np.zeros((0, 0), np.int64) if values is None else values[:]
+
+
+def _damaged(folder: Path, what: str) -> StoreError:
+    return StoreError(f"damaged store: {folder}: {what}", fix="run `msa cache verify`, and then `msa cache repair`")
 
 
 def taken(parent: Path, segments: Iterable[Mapping[str, Any]], entry: Mapping[str, Any]) -> set[int]:
@@ -333,7 +370,7 @@ def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str,
     folder = parent / entry["id"]
     rows = table(folder) if samples else []
     kept = [row for row in rows if row.sample not in samples]
-    attributes = layout.read_json(folder / "zarr.json")["attributes"]
+    attributes = trust.segment_attributes(folder / "zarr.json")
     failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
     if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):
         return entry

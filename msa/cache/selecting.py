@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from msa import records
-from msa.cache import inside, layout, segment
+from msa.cache import inside, layout, segment, trust
 from msa.cache.arrays import Lazy
 from msa.cache.data import Data
 from msa.cache.manifest import EMPTY, Manifest, in_order
@@ -105,7 +105,7 @@ def narrow(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entr
     """A segment that borrows the data of another and names only some of its samples, `kept` (n,) bool by row."""
     home = parcel.tables(view_id, entry)
     rows = _table(home, kept)
-    attributes = layout.read_json(home / "zarr.json")["attributes"]
+    attributes = trust.segment_attributes(home / "zarr.json", len(kept))
     failures = [f for f in attributes["failures"] if entry["failed"] and kept[f["sample"]]]
     if not rows and not failures:
         return None
@@ -129,9 +129,9 @@ def narrow(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entr
 def _part(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray, known: Mapping[str, Entry]) -> Entry | None:
     """What travels of a segment, of which the samples in `kept` (n,) bool are wanted; None: nothing."""
     home = parcel.tables(view_id, entry)
-    sample, start, length = (layout.read_array(home / name) for name in ("sample", "start", "length"))
+    sample, start, length = segment.places(home, len(kept))
     wanted = kept[sample]
-    failures = layout.read_json(home / "zarr.json")["attributes"]["failures"] if entry["failed"] else []
+    failures = trust.segment_attributes(home / "zarr.json", len(kept))["failures"] if entry["failed"] else []
     if wanted.all() and all(kept[failure["sample"]] for failure in failures):
         return entry
     for how in ("borrowed", "copied"):
@@ -152,7 +152,7 @@ def _share(start: np.ndarray, length: np.ndarray, wanted: np.ndarray) -> float:
 def _copied(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entry | None:
     """A new segment with the hidden states of some samples of another."""
     home = parcel.tables(view_id, entry)
-    attributes = layout.read_json(home / "zarr.json")["attributes"]
+    attributes = trust.segment_attributes(home / "zarr.json", len(kept))
     rows = _table(home, kept)
     failures = [f for f in attributes["failures"] if entry["failed"] and kept[f["sample"]]]
     if not rows and not failures:
@@ -187,11 +187,11 @@ def _copied(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Ent
 
 def _table(home: Path, kept: np.ndarray) -> list[Row]:
     """Those samples of a segment that are kept; of a large table no more than that is made."""
-    sample = layout.read_array(home / "sample")
+    sample, start, length = segment.places(home, len(kept))
     at = np.flatnonzero(kept[sample])
-    start, length, digest = (Lazy(home / name)[at] for name in ("start", "length", "digest"))
-    names = layout.read_json(home / "zarr.json")["attributes"].get("counted", [])
-    counts = Lazy(home / "counts")[at].tolist() if names else [[]] * len(at)
+    start, length, digest = start[at], length[at], Lazy(home / "digest")[at]
+    names, numbers = segment.counted(home)
+    counts = [[]] * len(at) if numbers is None else numbers[at].tolist()
     counted = [{name: n for name, n in zip(names, row, strict=True) if n} for row in counts]
     hashes = [row.tobytes().hex() for row in digest]
     columns = (sample[at].tolist(), start.tolist(), length.tolist(), hashes, counted)

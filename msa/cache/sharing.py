@@ -158,8 +158,8 @@ def _meant(store: FeatureStore, wanted: Selection) -> Iterator[tuple[str, Any]]:
 
 
 def _source(store: FeatureStore, name: str) -> Mapping[str, Any]:
-    source = store.index(name).about.get("source", {})
-    return source if isinstance(source, Mapping) else {}
+    found: Mapping[str, Any] = store.index(name).told["source"]
+    return found
 
 
 def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | None) -> Result:
@@ -223,16 +223,16 @@ def _without_held(parcel: Parcel, view_id: str, entry: Entry, other: FeatureStor
     digest, taken = np.zeros((n, 16), np.uint8), np.zeros(n, bool)
     for old in others:
         folder = other.tables(view_id, old)
-        rows = layout.read_array(folder / "sample")
+        rows, _, _ = segment.places(folder, n)
         taken[rows], digest[rows] = True, layout.read_array(folder / "digest")
     home = parcel.tables(view_id, entry)
-    sample = layout.read_array(home / "sample")
+    sample, _, _ = segment.places(home, n)
     both = taken[sample]
     unequal = sample[both][(layout.read_array(home / "digest")[both] != digest[sample[both]]).any(axis=1)]
     if len(unequal):
         ids = parcel.store.index(entry["dataset"]).ids
         raise merging.differ(parcel.store.where, other.where, {"input": [ids[row] for row in unequal]})
-    failures = layout.read_json(home / "zarr.json")["attributes"]["failures"] if entry["failed"] else []
+    failures = trust.segment_attributes(home / "zarr.json", n)["failures"] if entry["failed"] else []
     if not both.any() and not any(taken[failure["sample"]] for failure in failures):
         return entry
     return narrow(parcel, view_id, entry, ~taken)

@@ -130,7 +130,15 @@ class FeatureStore:
     def index(self, name: str) -> Index:
         """The index of a dataset by name, `name@fingerprint`, or fingerprint."""
         known = name if name in self.manifest["datasets"] else self.dataset(name)
-        return Index.read(self._there(self.path / "index" / known, self.manifest["datasets"][known]["files"]))
+        about = self.manifest["datasets"][known]
+        found = Index.read(self._there(self.path / "index" / known, about["files"]))
+        if (found.name, len(found)) != (about["name"], about["samples"]):
+            raise StoreError(
+                f"damaged store: index/{known} has {len(found)} samples and is called {found.name!r}, "
+                f"the manifest says {about['samples']} and {about['name']!r}",
+                fix="run `msa cache verify`, and then `msa cache repair`",
+            )
+        return found
 
     def views(self, name: str) -> list[View]:
         """The views a dataset has hidden states in, in order of publication."""
@@ -220,7 +228,11 @@ class FeatureStore:
     # writing
 
     def add_index(self, index: Index) -> str:
-        """Write and publish a corpus; the newest of a name is the one meant by it. Returns its fingerprint."""
+        """Write and publish a corpus; the newest of a name is the one meant by it. Returns its fingerprint.
+
+        Raises StoreError where it could not be read back; nothing is written then.
+        """
+        index.check()  # before its names are hashed
         while True:
             folder = self._add_index(index)
             if admission.soon((folder / "zarr.json").exists):  # else it was swept in the very moment
@@ -246,7 +258,11 @@ class FeatureStore:
         return folder
 
     def add_view(self, view_id: str, attributes: Mapping[str, Any]) -> None:
-        """Write a view's provenance, once: whoever comes later finds the first writer's."""
+        """Write a view's provenance, once: whoever comes later finds the first writer's.
+
+        Raises StoreError where it could not be read back; nothing is written then.
+        """
+        refuse_view(attributes)
         folder = self.path / "views" / view_id
         inside.make_folder(self.path, folder / "seg")  # first: a sweep takes it away before the rest
         if not inside.lstat(self.path, folder / "seg" / "zarr.json"):
@@ -332,6 +348,12 @@ class FeatureStore:
             with suppress(FileNotFoundError):
                 inside.remove_tree(self.path, folder / superfluous)
         return mine
+
+
+def refuse_view(attributes: Mapping[str, Any]) -> None:
+    """Raise StoreError where the attributes of a view could not be read back, and so must not be written."""
+    with trust.writing(f"a view called {str(attributes.get('backbone'))[:60]!r}"):
+        trust.check_view("its zarr.json", trust.as_read("its zarr.json", attributes))
 
 
 def _touch(store: Path, path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 Everything here is pure, knows the rules of docs/store-format.md and nothing of a store's contents, and raises
 StoreError. What passes can still be untrue, which checksums and `msa cache verify` find; it can no longer lead out of
-the store, fill the memory, or run anything.
+the store, fill the memory, or run anything. Loaders, `verify` and writers ask the same functions: what `verify` passes
+loads, and what could not be read back is refused before it is written (`writing`).
 """
 
 import hashlib
@@ -11,12 +12,16 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from msa.errors import StoreError
+from msa.names import printable
 
 MAX_BYTES = 2**50  # of one file or array: a petabyte
 MAX_SAMPLES = 2**31  # of one corpus or segment
@@ -25,6 +30,10 @@ MAX_CHUNK = 2**28  # bytes of one inner chunk or small-array chunk, which is hel
 MAX_SMALL = MAX_CHUNK + 2**20  # bytes of any file but a shard: one such chunk, with what codecs add to it
 MAX_CHUNKS = 2**22  # in one shard, whose index of 16 bytes each is held in memory
 MAX_TEXT = 4096  # characters of a name
+MAX_DEPTH = 64  # of JSON in JSON; ours has 8 at most
+MAX_WIDTH = 2**27  # of hidden states: a chunk spans all columns
+MAX_CLASSES = 1024  # of a task; a table of true against predicted has a cell for each pair
+MAX_LABEL = 1e30  # of a regression
 
 DAMAGED = "damaged store, or none that msa wrote: "  # how each refusal begins
 
@@ -34,7 +43,11 @@ _FILE = re.compile(r"(?:[a-z][a-z0-9_]{0,63}/)?zarr\.json|[a-z][a-z0-9_]{0,63}/c
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _MODALITY = re.compile(r"text|image|audio|face")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a name is shown on terminals
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a name is shown on terminals, and written as UTF-8
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_SPLITS = ["train", "valid", "test"]
+_LABELS = {f"label_{modality}" for modality in ("text", "image", "audio", "face")}
+_SOURCE = ("title", "home", "licence", "citation", "layout")
 
 _ITEMSIZE = {"bool": 1} | {f"{kind}{bits}": bits // 8 for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 _ITEMSIZE |= {"float16": 2, "float32": 4, "float64": 8}
@@ -45,17 +58,68 @@ _CODECS = {"bytes", "crc32c", *_PACKED}  # inside shards or without them; none r
 
 def parse(where: Path | str, data: bytes) -> dict[str, Any]:
     """A JSON object out of a store. Raises StoreError where it is too large, nested absurdly, or none at all."""
-    if len(data) > MAX_JSON:
-        _refuse(where, f"has {len(data)} bytes, and no JSON file of a store has more than {MAX_JSON}")
+    check_size(where, data)
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_no_number)
     except RecursionError:
         _refuse(where, "is nested too deeply")
     except ValueError as error:  # also what is not UTF-8, and numbers of thousands of digits
         _refuse(where, f"is not JSON: {error}")
     if not isinstance(value, dict):
         _refuse(where, f"is not a JSON object but {type(value).__name__}")
+    if _is_deep(data, value):
+        _refuse(where, "is nested too deeply")
     return value
+
+
+def check_size(where: object, data: bytes) -> None:
+    """Refuse JSON that is larger than any file of a store is."""
+    if len(data) > MAX_JSON:
+        _refuse(str(where), f"has {len(data)} bytes, and no JSON file of a store has more than {MAX_JSON}")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _is_deep(data: bytes, value: object) -> bool:
+    """Is anything more than MAX_DEPTH levels down? Python reads a thousand, and fails at writing or showing them."""
+    left = data.translate(None, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):  # each pass takes away the innermost level
+        shorter = left.replace(b"[]", b"").replace(b"{}", b"")
+        if not shorter:
+            return False
+        if len(shorter) == len(left):
+            break  # brackets in texts
+        left = shorter
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        if not (level := [below for values in inner for below in values]):
+            return False
+    return True
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turn what a reader would refuse into an error of whoever is about to write it: nothing was written yet."""
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(
+            f"{printable(what)} cannot be written, for it could not be read back: {error.what.removeprefix(DAMAGED)}",
+            fix="mend what it comes from, or give it another name; nothing was written",
+        ) from None
+
+
+def as_read(where: Path | str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes that are to be written, as a reader will see them. Raises StoreError where JSON cannot hold them."""
+    try:
+        return parse(where, json.dumps(attributes, allow_nan=False).encode())
+    except RecursionError:
+        _refuse(where, "is nested too deeply")
+    except ValueError as error:  # NaN and infinity; a loop
+        _refuse(where, f"is not JSON: {error}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -153,71 +217,164 @@ def check_manifest(where: Path | str, manifest: object) -> None:
 def view_attributes(path: Path) -> dict[str, Any]:
     """The provenance of a view, out of its zarr.json. Raises StoreError where it lacks what a reader needs."""
     found = _attributes(path)
-    _matches(path, "its modality", _MODALITY, found.get("modality"))
-    _name(path, "its backbone", found.get("backbone"))
-    _whole(path, "dim", found.get("dim"), 1, MAX_BYTES)
-    if found.get("dtype", "float16") not in [*_STORED]:
-        _refuse(path, f"says dtype {_short(found['dtype'])}")
-    for key in ("identity", "weights", "facts"):
-        _object(path, key, found.get(key, {}))
+    check_view(path, found)
     return found
+
+
+def check_view(where: Path | str, found: Mapping[str, Any]) -> None:
+    """Refuse the attributes of a view of which anything is of another kind than docs/store-format.md says."""
+    _matches(where, "its modality", _MODALITY, found.get("modality"))
+    _name(where, "its backbone", found.get("backbone"))
+    dim = _whole(where, "dim", found.get("dim"), 1, MAX_WIDTH)
+    if not isinstance(found.get("dtype", "float16"), str) or found.get("dtype", "float16") not in _STORED:
+        _refuse(where, f"says dtype {_short(found['dtype'])}")
+    columns = _list(where, "columns", found.get("columns", []))
+    if len(columns) > dim:
+        _refuse(where, f"names {len(columns)} columns of {dim}")
+    for name in columns:
+        _name(where, "one of columns", name)
+    for key in ("family", "source", "created"):
+        _text(where, key, found.get(key, ""))
+    _object(where, "facts", found.get("facts", {}))
+    weights = _object(where, "weights", found.get("weights", {}))
+    for key in ("name", "sha256", "path"):
+        _text(where, f"{key} of its weights", weights.get(key, ""))
+    for key in ("revision", "licence"):
+        _text(where, f"{key} of its weights", "" if weights.get(key) is None else weights[key])
+    identity = _object(where, "identity", found.get("identity", {}))
+    for key in ("options", "decoding", "settings"):
+        _object(where, f"{key} of its identity", identity.get(key, {}))
+    _text(where, "imported of its identity", identity.get("imported", ""))
 
 
 def index_attributes(path: Path) -> dict[str, Any]:
-    """What an index says of its corpus, out of its zarr.json. Raises StoreError where that is no task with labels."""
+    """What an index says of its corpus, out of its zarr.json. Raises StoreError where that is no task with labels, and
+    where anything is of another kind than docs/store-format.md says."""
     found = _attributes(path)
-    _name(path, "its name", found.get("name"))
-    task = _object(path, "its task", found.get("task"))
-    for key, names in (("classes", task.get("classes")), ("label_names", found.get("label_names"))):
-        if not isinstance(names, list):
-            _refuse(path, f"says {key} {_short(names)}")
-        for name in names:
-            _name(path, f"one of {key}", name)
-    for key in ("low", "high"):
-        if type(task.get(key)) not in (int, float):
-            _refuse(path, f"says {key} {_short(task.get(key))}")
-    if not isinstance(task.get("multilabel", False), bool):
-        _refuse(path, f"says multilabel {_short(task['multilabel'])}")
-    if task.get("multilabel") and found["label_names"][: len(task["classes"])] != task["classes"]:
-        _refuse(path, "has several labels at a time, and no column for each")
-    _object(path, "about", found.get("about"))
+    check_index(path, found)
     return found
+
+
+def check_index(where: Path | str, found: Mapping[str, Any]) -> None:
+    """Refuse the attributes of an index that are no task with labels, or not of the kinds they should be."""
+    _name(where, "its name", found.get("name"))
+    task = _object(where, "its task", found.get("task"))
+    classes, names = (
+        _names(where, "classes", task.get("classes")),
+        _names(where, "label_names", found.get("label_names")),
+    )
+    if len(classes) > MAX_CLASSES:
+        _refuse(where, f"has {len(classes)} classes, at most {MAX_CLASSES} are read")
+    low, high = (_number(where, key, task.get(key)) for key in ("low", "high"))
+    if low > high:
+        _refuse(where, f"has labels from {low:g} to {high:g}")
+    if not isinstance(task.get("multilabel", False), bool):
+        _refuse(where, f"says multilabel {_short(task['multilabel'])}")
+    if task.get("multilabel"):
+        if not classes or names[: len(classes)] != classes:
+            _refuse(where, "has several labels at a time, and no column for each")
+    elif names[:1] != ["label"] or not {*names[1:]} <= _LABELS:
+        _refuse(where, f"has columns of labels called {_short(', '.join(names))}")
+    if found.get("splits", _SPLITS) != _SPLITS:
+        _refuse(where, f"says splits {_short(found['splits'])}, expected {', '.join(_SPLITS)}")
+    _check_about(where, _object(where, "about", found.get("about")))
+
+
+def _check_about(where: Path | str, about: Mapping[str, Any]) -> None:
+    """What is said of a corpus besides: any of it may be missing."""
+    for key in ("origin", "split"):
+        _text(where, f"{key} of about", about.get(key, ""))
+    _object(where, "settings of about", about.get("settings", {}))
+    for key in ("dropped", "encodings"):
+        for name, number in _object(where, f"{key} of about", about.get(key, {})).items():
+            _whole(where, f"{key} of about, {_short(name)}", number, 0, 2**63)
+    for leak in _list(where, "leaks of about", about.get("leaks", [])):
+        _text(where, "one of leaks", leak)
+    for row in _list(where, "dropped_ids of about", about.get("dropped_ids", [])):
+        if not isinstance(row, list) or len(row) != 3 or not all(isinstance(word, str) for word in row):
+            _refuse(where, f"says {_short(row)} of a sample that was dropped, expected [id, reason, detail]")
+    source = about.get("source", {})
+    if isinstance(source, str):  # its title alone
+        return
+    for key in _SOURCE:
+        _text(where, f"{key} of source", _object(where, "source of about", source).get(key, ""))
+    if not isinstance(source.get("redistribution", False), bool):
+        _refuse(where, f"says redistribution {_short(source['redistribution'])}")
+
+
+def complete(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index says of its corpus besides, with what it leaves out."""
+    source = about.get("source", {})
+    source = {"title": source} if isinstance(source, str) else source
+    rest: dict[str, Any] = {
+        "origin": "",
+        "settings": {},
+        "split": "",
+        "dropped": {},
+        "dropped_ids": [],
+        "encodings": {},
+    }
+    empty = dict.fromkeys(_SOURCE, "") | {"redistribution": False}
+    return rest | {"leaks": []} | dict(about) | {"source": empty | source}
+
+
+def odd_labels(values: np.ndarray, classes: int) -> np.ndarray:
+    """(n,) bool: which rows of labels (n, k) hold one that is no finite number, or where there are `classes`, none of
+    their numbers. NaN is none of these: nobody labelled the sample."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        if classes:
+            good = (values >= 0) & (values < classes) & (values == np.floor(values))
+        else:
+            good = np.abs(values) <= MAX_LABEL
+    return np.asarray((known & ~good).any(axis=1))
 
 
 def segment_attributes(path: Path, samples: int = MAX_SAMPLES) -> dict[str, Any]:
-    """What a segment says of itself, out of its zarr.json. Raises StoreError where a failure is of no sample."""
+    """What a segment says of itself, out of its zarr.json. Raises StoreError where a failure is of no sample, and where
+    anything is of another kind than docs/store-format.md says."""
     found = _attributes(path)
-    _object(path, "run", found.get("run"))
-    failures, counted = found.get("failures"), found.get("counted", [])
-    if not isinstance(failures, list) or not isinstance(counted, list):
-        _refuse(path, f"says failures {_short(failures)} and counted {_short(counted)}")
-    for given in failures:
-        check_failure(path, given, samples)
-    for name in counted:
-        _name(path, "what was counted", name)
+    check_segment(path, found, samples)
     return found
 
 
-def check_failure(path: Path, given: object, samples: int = MAX_SAMPLES) -> dict[str, Any]:
+def check_segment(where: Path | str, found: Mapping[str, Any], samples: int = MAX_SAMPLES) -> None:
+    """Refuse the attributes of a segment, of a corpus of so many samples, that are not of the kinds they should be."""
+    check_run(where, found.get("run"))
+    for given in _list(where, "failures", found.get("failures")):
+        check_failure(where, given, samples)
+    _names(where, "counted", found.get("counted", []))
+
+
+def check_failure(where: Path | str, given: object, samples: int = MAX_SAMPLES) -> dict[str, Any]:
     """Refuse the record of a failure that is of no sample, or says what no record says; return it."""
-    failure = _object(path, "a failure", given)
-    _whole(path, "sample of a failure", failure.get("sample"), 0, samples)
+    failure = _object(where, "a failure", given)
+    _whole(where, "sample of a failure", failure.get("sample"), 0, samples)
     for key in ("stage", "reason", "digest"):
-        if not isinstance(failure.get(key, ""), str):
-            _refuse(path, f"says {key} {_short(failure[key])} of a failure")
-    check_counts(path, failure.get("counts", {}))
+        _text(where, f"{key} of a failure", failure.get(key))
+    if not failure["stage"] or not _DIGEST.fullmatch(failure["digest"]):
+        _refuse(where, f"has a failure at {_short(failure['stage'])} of {_short(failure['digest'])}")
+    check_counts(where, failure.get("counts", {}))
     return failure
 
 
-def check_counts(path: Path, given: object) -> None:
+def check_run(where: Path | str, found: object) -> None:
+    """Refuse what is no description of the process that encoded a segment."""
+    run = _object(where, "the run", found)
+    for key in ("device", "platform", "creator", "started"):
+        _text(where, f"{key} of the run", run.get(key, ""))
+    for key in ("versions", "plan"):
+        _object(where, f"{key} of the run", run.get(key, {}))
+    for part in _list(where, "compacted of the run", run.get("compacted", [])):
+        _whole(where, "samples of a run", _object(where, "a compacted run", part).get("samples"), 0, MAX_SAMPLES)
+        check_run(where, part | {"compacted": []})
+
+
+def check_counts(where: Path | str, given: object) -> None:
     """Refuse what was counted of a sample where that is no {name: number}."""
-    _check_counts(path, _object(path, "counts", given))
-
-
-def _check_counts(path: Path, counts: Mapping[str, Any]) -> None:
-    for name, number in counts.items():
-        _name(path, "what was counted", name)
-        _whole(path, name, number, 0, 2**63)
+    for name, number in _object(where, "counts", given).items():
+        _name(where, "what was counted", name)
+        _whole(where, name, number, 0, 2**63)
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -437,6 +594,33 @@ def _object(where: Path | str, what: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse(where, f"{what} is {_short(value)}, expected an object")
     return value
+
+
+def _list(where: Path | str, what: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        _refuse(where, f"{what} is {_short(value)}, expected a list")
+    return value
+
+
+def _names(where: Path | str, what: str, value: object) -> list[str]:
+    """A list of names, none of them twice."""
+    names = _list(where, what, value)
+    for name in names:
+        _name(where, f"one of {what}", name)
+    if len(set(names)) < len(names):
+        _refuse(where, f"{what} has a name twice")
+    return names
+
+
+def _text(where: Path | str, what: str, value: object) -> None:
+    if not isinstance(value, str):
+        _refuse(where, f"{what} is {_short(value)}, expected a text")
+
+
+def _number(where: Path | str, what: str, value: object) -> float:
+    if type(value) not in (int, float) or abs(value) > MAX_LABEL or not isfinite(value):  # type: ignore[arg-type]
+        _refuse(where, f"{what} is {_short(value)}, expected a number")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _whole(where: Path | str, what: str, value: object, least: int, below: int) -> int:

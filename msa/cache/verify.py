@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache import fingerprint, inside, manifest, trust
-from msa.cache.examine import READABLE, Corpus, Problem, corpus, faults, modality_of
+from msa.cache.examine import READABLE, Corpus, Problem, corpus, faults
 from msa.cache.examine_segment import Segment, segment
 from msa.cache.files import TEMPORARY
 from msa.cache.layout import FORMAT
@@ -153,10 +153,7 @@ def _attributes(found: Report, view: str, about: Mapping[str, Any]) -> dict[str,
     bad = faults(found.path, folder, about["files"])
     what = "; ".join(bad.values())
     try:
-        attributes: dict[str, Any] = trust.read_json(folder / "zarr.json")["attributes"]
-        wrong = modality_of(attributes) is None or type(attributes.get("dim")) is not int
-        if not what and wrong:
-            what = "says no modality and width"
+        attributes = trust.view_attributes(folder / "zarr.json")
         if not what and "identity" in attributes and fingerprint.key(attributes["identity"]) != view:
             what = "does not hold the identity its name, a hash of it, stands for"
     except READABLE as error:
