@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from msa.cache import inspect
-from msa.cache.segment import SegmentWriter
+from msa.cache.segment import SegmentWriter, new_name
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
 from msa.cache.writers import whoami
