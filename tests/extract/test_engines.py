@@ -434,8 +434,8 @@ def test_what_two_dead_runs_did_twice_stands_once_in_the_store(tmp_path, table, 
     store, found, folders = FeatureStore.create(tmp_path / "s"), scan("table", table), []
     run = pipeline.Run(store, found, ngrams, store.add_index(found.index), Limits())
     with run.loaded("cpu"):
-        for name in ("one", "two"):
-            folders.append(store.path / "views" / ngrams.view_id / "seg" / name)
+        for _ in range(2):
+            folders.append(store.path / "views" / ngrams.view_id / "seg" / new_name())
             writer = SegmentWriter(folders[-1], run.dataset, run.form, run.facts)
             writer.write(0, found.index.digests[TEXT][0].tobytes(), np.ones((1, run.backbone.dim), np.float16))
             writer.flush()
