@@ -138,7 +138,8 @@ class Source:
         wanted = torch.device(self.device)
         if tensor.device.type == wanted.type and wanted.index in (None, tensor.device.index):
             return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        host = tensor.pin_memory() if tensor.device.type == "cpu" else tensor  # what is on a card cannot be pinned
+        return host.to(wanted, non_blocking=True)
 
 
 def _sharing(place: str) -> int:

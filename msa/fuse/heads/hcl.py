@@ -25,9 +25,11 @@ Missing  Without text the first of audio, face and image guides. Both face and i
          lacks leaves its T tokens alone with each other: a learnt constant, whatever lies behind the mask.
 Traps    With readout = cls query rows never meet, so text reaches the output through the guide layers alone, and
          without text guidance only through COWA, whose weights are of all modalities. Labels of K-means are
-         constants to the gradient and may flip where two centroids are equally near: predict in the precision
-         trained in, and expect devices to differ a little. LN_k's bias gets no gradient: softmax does not see a
-         shift common to all keys. With g_norm, G_0 = 1 is a constant row, whose norm starts with no gradient.
+         constants to the gradient and may flip where two centroids are equally near. So H1 and the clustering
+         are in fp32 under AMP too: a training in fp16 then sees the groups that validation, the test and
+         `msa predict` see, all of which are in fp32 on every machine. Expect devices to differ a little.
+         LN_k's bias gets no gradient: softmax does not see a shift common to all keys. With g_norm, G_0 = 1 is a
+         constant row, whose norm starts with no gradient.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -151,7 +153,8 @@ class HCL(FusionHead):
 
     def states(self, batch: Batch) -> tuple[Parts, Tensor, Tensor]:
         """F_m of every modality, t_N and G_N, each (B, T, d), eq. 1-8."""
-        h = {m: self.embed[m](batch.x[m], batch.mask[m]) for m in self.modalities}  # H1_m, each (B, T, d), eq. 1
+        with torch.autocast(batch.y.device.type, enabled=False):  # see Traps: what is clustered has one precision
+            h = {m: self.embed[m](batch.x[m], batch.mask[m]) for m in self.modalities}  # H1_m, each (B, T, d), eq. 1
         f = self.cowa(h)  # F_m, each (B, T, d), eq. 2-5
         t, g = self.ccl(f[self.guide], {m: f[m] for m in self.guided})  # t_N and G_N, each (B, T, d), eq. 6-8
         return f, t, g
