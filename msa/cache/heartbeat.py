@@ -11,13 +11,14 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from msa.cache import inside
 from msa.cache.files import TEMPORARY, is_full
+from msa.errors import StoreError
 
 BEAT_S = 30.0
 _MISSED = 3  # beats in a row that found nothing: the file or folder is gone for good
@@ -25,9 +26,11 @@ _MISSED = 3  # beats in a row that found nothing: the file or folder is gone for
 
 @dataclass
 class _Kept:
-    """A path to touch, while its owner exists; `missed` beats in a row found nothing there."""
+    """A path to touch, while its owner exists; `missed` beats in a row found nothing there, if that counts."""
 
     owner: "weakref.ref[object] | None"
+    store: Path | None = None  # that it lies in: no link below it is followed
+    awaited: bool = False  # it may still have to be made
     missed: int = 0
 
 
@@ -40,10 +43,10 @@ class _Heart:
         self._thread: threading.Thread | None = None
         self._changed = threading.Event()
 
-    def keep(self, path: Path, owner: object | None) -> None:
+    def keep(self, paths: Iterable[Path], about: Callable[[], _Kept]) -> None:
         with self._lock:
-            self._kept[path] = _Kept(weakref.ref(owner) if owner is not None else None)
-            if self._thread is None:
+            self._kept |= {path: about() for path in paths}
+            if self._kept and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="msa-heartbeat", daemon=True)
                 self._thread.start()
 
@@ -61,7 +64,7 @@ class _Heart:
             if about.owner is not None and about.owner() is None:
                 about.missed = _MISSED
             else:
-                about.missed = 0 if _touched(path) else about.missed + 1
+                about.missed = 0 if _touched(path, about.store) or about.awaited else about.missed + 1
         with self._lock:
             for path, about in kept:
                 if about.missed >= _MISSED and self._kept.get(path) is about:
@@ -78,11 +81,11 @@ class _Heart:
             self.beat()
 
 
-def _touched(path: Path) -> bool:
+def _touched(path: Path, store: Path | None) -> bool:
     """Touch a file or folder, by the clock of the disk; is there one?"""
     try:
-        os.utime(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
+        inside.touch(store or path.parent, path)
+    except (FileNotFoundError, NotADirectoryError, StoreError):
         return False
     except OSError:
         pass  # a network that is down now may be back at the next beat
@@ -103,7 +106,7 @@ os.register_at_fork(after_in_child=_born)
 
 def keep(path: Path, owner: object | None = None) -> None:
     """Touch a file or folder from now on, until `drop`, or until it or the `owner` is gone, or the process ends."""
-    _heart.keep(path, owner)
+    _heart.keep([path], lambda: _Kept(weakref.ref(owner) if owner is not None else None))
 
 
 def drop(path: Path) -> None:
@@ -117,10 +120,9 @@ def beat() -> None:
 
 
 @contextmanager
-def kept(*paths: Path) -> Iterator[None]:
-    """Touch files or folders, there or still to be made, while the block runs."""
-    for path in paths:
-        keep(path)
+def kept(store: Path, *paths: Path) -> Iterator[None]:
+    """Touch files or folders of a store, there or still to be made, while the block runs."""
+    _heart.keep(paths, lambda: _Kept(None, store, awaited=True))
     try:
         yield
     finally:

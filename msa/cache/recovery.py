@@ -55,7 +55,7 @@ def adopt(store: Path, view_id: str, newest: Callable[[], dict[str, Any]]) -> li
 
 def _finished(store: Path, claimed: Path, final: Path) -> list[dict[str, Any]]:
     """Seal a claimed segment under its new name; its entry, or nothing where nothing was committed."""
-    with heartbeat.kept(claimed / JOURNAL):  # hashing what is there may take longer than any silence is borne
+    with heartbeat.kept(store, claimed / JOURNAL):  # hashing what is there may take longer than any silence is borne
         _take_over(store, claimed / JOURNAL)
         _discard_uncommitted(store, claimed)
         if seal(claimed) is None:

@@ -372,7 +372,7 @@ def _publish(made: Plan) -> None:
     for one, entries in ready:
         for entry in entries:
             folder = made.report.path / "views" / one.part.view / "seg" / entry["id"]
-            inside.remove(made.report.path, folder / segment.JOURNAL, missing_ok=True)
+            segment.close(folder)
 
 
 def _publish_past(made: Plan, change: Any, note: str) -> None:

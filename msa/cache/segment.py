@@ -251,7 +251,7 @@ def seal(folder: Path) -> dict[str, Any] | None:
 
 
 def close(folder: Path) -> None:
-    """Forget the journal of a segment that was published."""
+    """Forget the journal of a segment that is published, or that nobody else can meet."""
     heartbeat.drop(folder / JOURNAL)
     inside.remove(layout.store_of(folder), folder / JOURNAL, missing_ok=True)
 

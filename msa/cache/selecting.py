@@ -181,7 +181,7 @@ def _copied(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Ent
         )
     made = writer.seal()
     if made:
-        inside.remove(parcel.staging, folder / segment.JOURNAL, missing_ok=True)
+        segment.close(folder)
     return made
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache import inside, layout, manifest, merging, remote, segment, trust
+from msa.cache import heartbeat, inside, layout, manifest, merging, remote, segment, trust
 from msa.cache.admission import Nothing, keeps_data
 from msa.cache.files import TEMPORARY
 from msa.cache.manifest import Manifest
@@ -171,9 +171,23 @@ def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | 
         parcel = select(store, wanted, folder, there)
         asked = _asked(parcel)
         _leave_out(parcel, before, target)
-        sent = _carry(parcel, before, target, watch)
-        _make(target)
-        return _result(target, _publish(parcel, target), asked, sent, licences(store, wanted))
+        with _unswept(parcel, target, folder):
+            sent = _carry(parcel, before, target, watch)
+            _make(target)
+            published = _publish(parcel, target)
+        return _result(target, published, asked, sent, licences(store, wanted))
+
+
+@contextmanager
+def _unswept(parcel: Parcel, target: Site, staging: Path) -> Iterator[None]:
+    """Keep what arrives from being swept while the rest is under way, which may take hours: nothing names it yet."""
+    if not isinstance(target, Disk):
+        yield
+        return
+    folders = [target.store / name for name in manifest.needed(parcel.manifest)]
+    about = [folder / "zarr.json" for folder in folders]  # what a sweep looks at of a corpus or view that is there
+    with heartbeat.kept(target.store, staging, *folders, *about):
+        yield
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from msa.cache import admission, heartbeat, housekeeping, inside, manifest, recovery, sweeping, writers
+from msa.cache import admission, heartbeat, housekeeping, inside, manifest, recovery, sharing, sweeping, writers
 from msa.cache.segment import Journal
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
@@ -609,3 +609,35 @@ def test_a_corpus_that_is_removed_while_it_is_added_is_an_error_of_one_sentence(
     now.manifest = manifest.read(store.path)
     with pytest.raises(StoreError, match="was removed from the store"):
         housekeeping.carry_over(now, index, before)
+
+
+def test_what_a_pull_has_brought_is_not_swept_while_the_rest_is_under_way(store, index, tmp_path, monkeypatch):
+    """A transfer may take hours; nothing names what has arrived."""
+    fill(store, index, view_id="v")
+    target, real, seen = tmp_path / "target", sharing._publish, []
+
+    def publish(parcel, site):
+        for path in target.rglob("*"):
+            os.utime(path, (0, 0))
+        heartbeat.beat()
+        seen.append(sweeping.survey(target, 0.0).litter)
+        return real(parcel, site)
+
+    monkeypatch.setattr(heartbeat, "_heart", heartbeat._Heart())
+    monkeypatch.setattr(sharing, "_publish", publish)
+    sharing.pull(str(store.path), target, sharing.Selection(splits=("train",)))
+    assert seen == [()]
+    assert not heartbeat._heart._kept
+    assert verify(FeatureStore.open(target)) == []
+
+
+def test_a_beat_follows_no_link_below_a_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "_heart", heartbeat._Heart())
+    outside = tmp_path / "outside"
+    (outside / "x").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "views").symlink_to(outside)
+    os.utime(outside / "x", (0, 0))
+    with heartbeat.kept(tmp_path / "store", tmp_path / "store" / "views" / "x"):
+        heartbeat.beat()
+    assert (outside / "x").stat().st_mtime == 0
