@@ -171,6 +171,7 @@ def test_names_that_lead_nowhere_are_errors(name, monkeypatch, tmp_path):
         ("vocab_size", 10**9),
         ("vocab_size", 10**7),
         ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 5000),
         ("num_hidden_layers", 2000),
         ("max_position_embeddings", 10**9),
         ("max_position_embeddings", 2**24),
@@ -189,6 +190,22 @@ def test_dimensions_that_are_not_there_are_refused_before_memory_is_taken(copy, 
     found = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**found, name: value}))
     refused(copy, "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_theta", 10**10),
+        ("rotary_emb_base", 10**9),
+        ("max_length", 10**30),
+        ("shared_experts_intermediate_size", 4096),
+        ("num_parameters", 10**11),
+        ("mask_token_id", 4),
+    ],
+)
+def test_large_numbers_that_are_no_dimension_are_left_alone(copy, name, value):
+    changed(copy / "config.json", **{name: value})
+    assert load(copy).dim == 32
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])

@@ -28,7 +28,7 @@ ENCODERS = "name an encoder: BERT, RoBERTa, DeBERTa, T5, wav2vec 2.0, HuBERT, Wa
 DAMAGED = "get the checkpoint again from where it came from, or name another"
 
 LARGEST = 2**24  # a dimension: the largest vocabularies have a million tokens, the longest contexts ten million
-LAYERS = 1000  # of any encoder, several times over; each is an object to be made before the weights are looked at
+LAYERS = 2048  # or experts of one: several times over; each is an object to be made before the weights are looked at
 TABLE = 2**28  # numbers in a table of positions that need not come from the weights: 1 GB
 SLACK = 2**24  # parameters that a model may have beside those in its file: a pooler
 GROWTH = 1000  # how many times longer a tokenizer may make a text
@@ -37,8 +37,8 @@ GROWTH = 1000  # how many times longer a tokenizer may make a text
 OPTIONAL = ("target_vocab_file", "tokenizer_config_file", "normalizer_file", "emoji_file")
 ANY_TOKENIZER = re.compile(r"tokenizer(?:\.\d.*)?\.json|tokenizer\.model|tiktoken\.model|tekken\.json")
 
-_NO_SIZE = re.compile(r"(?:_ids?|seed|theta|version)$")
-_COUNT = re.compile(r"layer|group|expert|depth|stage")
+_NO_SIZE = re.compile(r"(?:_ids?|seed|theta|base|version|length|steps|samples|tokens|param(?:eter)?s)$")
+_COUNT = re.compile(r"^(?!.*(?:size|dim|width|rank|capacity|freq|per_)).*(?:layer|group|expert|depth|stage)")
 _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size")
 
 

@@ -113,8 +113,8 @@ def places(features: Any, model: Any, size: Sequence[int]) -> "torch.Tensor":
         )  # of the very tokens that stand for no place, 1 is no grid
         prefix = next((n for n in candidates if _is_grid(tokens - n, size)), None)
         if prefix is None:
-            over = f"{tokens} tokens, {declared} of which stand for no place"
-            raise _no_grid(model, f"gives {over}: no grid over {size[0]} x {size[1]} px is left")
+            over = f", {declared} of which stand for no place" if declared else ""
+            raise _no_grid(model, f"gives {tokens} tokens{over}: no grid over {size[0]} x {size[1]} px")
         return features[:, prefix:]
     if features.ndim != 4:
         raise _no_grid(model, f"gives features of shape {tuple(features.shape)} instead of a grid")
