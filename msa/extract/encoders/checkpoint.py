@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile, is_zipfile
 
 from msa.errors import BackboneError
 from msa.extract import weights
@@ -28,7 +29,7 @@ ENCODERS = "name an encoder: BERT, RoBERTa, DeBERTa, T5, wav2vec 2.0, HuBERT, Wa
 DAMAGED = "get the checkpoint again from where it came from, or name another"
 
 LARGEST = 2**24  # a dimension: the largest vocabularies have a million tokens, the longest contexts ten million
-LAYERS = 2048  # or experts of one: several times over; each is an object to be made before the weights are looked at
+MODULES = 256  # layers, or layers times experts, that need not have a tensor each: each is an object to be made
 TABLE = 2**28  # numbers in a table of positions that need not come from the weights: 1 GB
 SLACK = 2**24  # parameters that a model may have beside those in its file: a pooler
 GROWTH = 1000  # how many times longer a tokenizer may make a text
@@ -70,9 +71,9 @@ def model(folder: Path, modality: Modality) -> "torch.nn.Module":
 
     claims = weights.json_object(folder / "config.json")
     _refuse_code(folder, claims)
-    _check_sizes(folder, claims, _bytes(folder))
     # heads we do not use are initialised at random: leave no trace
     with sealed(folder, modality) as inside, quiet(), torch.random.fork_rng(devices=[]):
+        _check_sizes(folder, claims)
         config = AutoConfig.from_pretrained(inside, local_files_only=True, trust_remote_code=False)
         kind = _kind(folder, config, modality)
         _check_parameters(folder, kind, config)
@@ -86,6 +87,8 @@ def model(folder: Path, modality: Modality) -> "torch.nn.Module":
             output_loading_info=True,
         )
     found.config.name_or_path = str(folder)
+    if getattr(found.config, "use_cache", False):
+        found.config.use_cache = False  # of keys and values for a next token, which nothing here asks for
     complete(folder, [*info["missing_keys"], *info["mismatched_keys"]])
     return found
 
@@ -129,8 +132,10 @@ def check_vocabulary(folder: Path, tokens: Any, found: Any) -> None:
         rows = getattr(found.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):
         return
+    if rows is None:
+        return
     highest = max(tokens.get_vocab().values(), default=-1)
-    if rows is not None and highest >= rows:
+    if highest >= rows:
         raise BackboneError(
             f"{folder}: the tokenizer numbers its tokens up to {highest}, the model has embeddings for {rows}",
             fix="put the tokenizer there that the model was trained with",
@@ -192,13 +197,34 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in weights.tensors(folder))
 
 
-def _check_sizes(folder: Path, claims: Mapping[str, Any], held: int) -> None:
+def _names(folder: Path) -> int:
+    """How many tensors the files hold, at most; of a pickle so old that it is no archive, as its size allows."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in weights.tensors(folder):
+        if path.suffix == ".safetensors":
+            with safe_open(path, "np") as file:
+                count += len(file.keys())
+        elif path.suffix != ".json":
+            count += len(ZipFile(path).namelist()) if is_zipfile(path) else path.stat().st_size // 2**16
+    return count
+
+
+def _check_sizes(folder: Path, claims: Mapping[str, Any]) -> None:
     """Refuse dimensions that no checkpoint has, before anything is made in their size."""
+    held, tensors = _bytes(folder), _names(folder)
     sizes = [(name, value) for name, value in _values(claims) if type(value) is int and not _NO_SIZE.search(name)]
     width = max((value for name, value in sizes if name in _WIDTHS), default=1)
+    counts = [(name, value) for name, value in sizes if _COUNT.search(name)]
+    layers = max((value for name, value in counts if "layer" in name), default=1)
+    for name, value in counts:
+        if value * (layers if "expert" in name else 1) > max(MODULES, tensors):
+            raise BackboneError(
+                f"{folder}/config.json says {name} = {value:,}; its weights have {tensors:,} tensors", fix=DAMAGED
+            )
     for name, value in sizes:
-        table = "position" in name and value * width > max(TABLE, held)
-        if table or value > LARGEST or (_COUNT.search(name) and value > LAYERS):
+        if value > LARGEST or ("position" in name and value * width > max(TABLE, held)):
             raise BackboneError(
                 f"{folder}/config.json says {name} = {value:,}; its weights have {held:,} bytes", fix=DAMAGED
             )
