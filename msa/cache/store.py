@@ -74,7 +74,7 @@ class FeatureStore:
             ) from None
         except (ValueError, NotADirectoryError, AssertionError) as error:
             raise StoreError(f"{path} is not a store: {error}", fix="name the folder `msa extract` wrote to") from None
-        manifest.check_format(path, root.get("attributes", {}).get("msa_format"))
+        manifest.check_format(path, trust.format_of(path / "zarr.json", root))
         return cls(path, manifest.read(path, None if generation is None else history.number(path, generation)))
 
     @classmethod

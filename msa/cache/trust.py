@@ -346,6 +346,11 @@ def check_segment(where: Path | str, found: Mapping[str, Any], samples: int = MA
     _names(where, "counted", found.get("counted", []))
 
 
+def format_of(where: Path | str, root: Mapping[str, Any]) -> object:
+    """Return `msa_format` out of the zarr.json of a store, not yet believed. Raises StoreError without attributes."""
+    return _object(where, "attributes", root.get("attributes", {})).get("msa_format")
+
+
 def check_failure(where: Path | str, given: object, samples: int = MAX_SAMPLES) -> dict[str, Any]:
     """Refuse the record of a failure that is of no sample, or says what no record says; return it."""
     failure = _object(where, "a failure", given)
