@@ -28,6 +28,7 @@ MAX_SAMPLES = 2**31  # of one corpus or segment
 MAX_JSON = 2**27  # bytes: room for the failure records of a million samples
 MAX_CHUNK = 2**28  # bytes of one inner chunk or small-array chunk, which is held in memory while it is decoded
 MAX_SMALL = MAX_CHUNK + 2**20  # bytes of any file but a shard: one such chunk, with what codecs add to it
+HOLLOW_BYTES = 2**30  # of a file that may be all holes; shards are far smaller
 MAX_CHUNKS = 2**22  # in one shard, whose index of 16 bytes each is held in memory
 MAX_TEXT = 4096  # characters of a name
 MAX_DEPTH = 64  # of JSON in JSON; ours has 8 at most
@@ -164,8 +165,14 @@ def open_regular(path: Path) -> int:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a regular file of a store, read in pieces. Raises FileNotFoundError, StoreError."""
+    """SHA-256 of a regular file of a store, read in pieces. Raises FileNotFoundError, StoreError.
+
+    A file of holes, whose size says nothing of what is on the disk, is refused: a terabyte of zeros takes an hour.
+    """
     with open(open_regular(path), "rb") as file:
+        about = os.fstat(file.fileno())
+        if about.st_size > HOLLOW_BYTES and about.st_size > 64 * 512 * about.st_blocks:
+            _refuse(path, f"is a file of holes: {about.st_size} bytes of which {512 * about.st_blocks} are on the disk")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
