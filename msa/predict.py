@@ -3,7 +3,6 @@
 The one place besides the command line that knows both stages: decode and encode as extraction did, then the head.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from msa.cells import Writer
 from msa.errors import BackboneError, ConfigError
 from msa.types import Dropped, Modality, Raw, Sample, Task
 
@@ -64,11 +64,11 @@ def write_csv(found: Sequence[Prediction], path: Path) -> None:
     """Write predictions as CSV: id, prediction, a column for each class or the value, modalities used, notes."""
     names = list(dict.fromkeys(name for one in found for name in one.output))
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "prediction", *(f"p_{n}" if n != "value" else n for n in names), "modalities", "notes"])
+        table = Writer(file)
+        table.row(["id", "prediction", *(f"p_{n}" if n != "value" else n for n in names), "modalities", "notes"])
         for one in found:
             values = [f"{one.output[name]:.9g}" if name in one.output else "" for name in names]
-            writer.writerow([one.id, one.label, *values, "+".join(one.used), "; ".join(one.notes)])
+            table.row([one.id, one.label, *values, "+".join(one.used), "; ".join(one.notes)])
 
 
 def predict(

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from msa.cells import plain
 from msa.errors import SourceError
 
+DEEPEST_JSON = 64  # levels; Python itself fails somewhere beyond nine hundred
 Row = tuple[int, dict[str, Any]]  # line number, cells by column; an empty cell is left out
 
 NAMED = ("id", "text")  # columns in which 3,5 is not a number
@@ -50,6 +52,16 @@ def text_of(path: Path) -> str:
             f"{path}, line {line}: not UTF-8 ({error.reason})",
             fix="save the file as UTF-8; in a spreadsheet program as 'CSV UTF-8'",
         ) from error
+
+
+def shallow(text: str) -> str:
+    """The JSON text itself. Raises ValueError for one that is nested absurdly, before Python fails at it."""
+    depth = 0
+    for found in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{\]}]', text, re.DOTALL):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)  # a string counts nothing
+        if depth > DEEPEST_JSON:
+            raise ValueError(f"nested more than {DEEPEST_JSON} deep")
+    return text
 
 
 def whole_characters(text: str) -> str:
@@ -125,7 +137,7 @@ def _cells(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tupl
         finally:
             csv.field_size_limit(limit)  # others in this process may rely on theirs
         if cells:
-            yield line, cells
+            yield line, [plain(cell) for cell in cells]
 
 
 def _json_lines(path: Path) -> tuple[list[str], list[Row]]:
@@ -138,7 +150,7 @@ def _json_lines(path: Path) -> tuple[list[str], list[Row]]:
 
 def _object(path: Path, line: int, text: str) -> dict[str, Any]:
     try:
-        cells = json.loads(text)
+        cells = json.loads(shallow(text))
     except ValueError as error:
         raise SourceError(f"{path}, line {line}: {error}", fix="write one JSON object per line") from error
     if not isinstance(cells, dict):

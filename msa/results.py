@@ -1,10 +1,12 @@
 """Runs as tables: every figure with its yardsticks, its spread and the pairing it was measured under."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msa.errors import ConfigError
+from msa.names import printable
 
 if TYPE_CHECKING:
     from msa.fuse.run import Run
@@ -383,8 +385,14 @@ def _in_line(title: str) -> str:
 
 
 def markdown(sheet: Sheet) -> str:
-    """The same table for a document."""
-    lines = [f"**{sheet.title}**", "", "| " + " | ".join(map(_in_line, sheet.columns)) + " |"]
+    """The same table for a document; a name that holds a | or a line end is no more than a cell."""
+    lines = [f"**{_in_document(sheet.title)}**", "", "| " + " | ".join(map(_in_document, sheet.columns)) + " |"]
     lines.append("|---|" + "---:|" * (len(sheet.columns) - 1))
-    lines += ["| " + " | ".join(_in_line(cell.strip()) for cell in row) + " |" for row in sheet.rows]
-    return "\n".join([*lines, "", *(f"- {remark}" for remark in sheet.remarks)])
+    lines += ["| " + " | ".join(map(_in_document, row)) + " |" for row in sheet.rows]
+    return "\n".join([*lines, "", *(f"- {_in_document(remark)}" for remark in sheet.remarks)])
+
+
+def _in_document(text: str) -> str:
+    """A text in a line of Markdown, as it stands: neither a cell of its own, nor a link, an image or a tag."""
+    plain = printable(_in_line(text.strip()))
+    return re.sub(r"[\\|<]|!?\[(?=[^\]]*\]\()", lambda found: f"\\{found[0]}", plain)

@@ -261,7 +261,7 @@ def _shares(groups: Sequence[Sequence[Sample]], ratios: Sequence[float]) -> list
 
 def _json_pairs(path: Path) -> Iterable[tuple[str, str]]:
     try:
-        parts = json.loads(records.text_of(path))
+        parts = json.loads(records.shallow(records.text_of(path)))
     except ValueError as error:
         raise SourceError(f"{path}: {error}", fix='write {"train": [ids], "valid": [ids], "test": [ids]}') from error
     if not isinstance(parts, dict) or not all(isinstance(ids, list) for ids in parts.values()):

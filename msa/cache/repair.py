@@ -33,6 +33,7 @@ from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form, Row, SegmentWriter
 from msa.cache.verify import LINK, Report, report
 from msa.errors import MsaError, StoreError
+from msa.names import printable
 
 
 @dataclass
@@ -482,7 +483,7 @@ def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
             about = trust.read_json(made.report.path / "views" / part.view / "zarr.json")["attributes"]
             if known := about["identity"].get("imported"):
                 into = f"--name {_quoted(name)} --store {_quoted(str(made.report.path))}"
-                imported.append(f"msa cache import {known} FILE {into}  # {about['source']}")
+                imported.append(f"msa cache import {_quoted(str(known))} FILE {into}  # {printable(about['source'])}")
             else:
                 wanted.setdefault(name, {})[about["modality"]] = _backbone(about)
         except (MsaError, *READABLE):

@@ -8,7 +8,6 @@ Every table carries what it takes to believe it: linear probes of all modalities
 class, what the parts of the data share, collapsed runs, and paired tests against the best.
 """
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,6 +19,7 @@ import numpy as np
 from msa import catalog
 from msa.cache.store import FeatureStore
 from msa.cache.trust import read_json
+from msa.cells import Writer
 from msa.errors import ConfigError, StoreError
 from msa.fuse import audits, cost, metrics, papers, plots
 from msa.fuse.data import Table
@@ -283,9 +283,9 @@ def write(found: Mapping[str, Any], folder: Path) -> None:
     rows = [line for row in found["rows"] for line in _flat(row)]
     rows += [line for name, row in found["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
     with written(folder / "bench.csv") as file:
-        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-        table.writeheader()
-        table.writerows(rows)
+        columns, table = list(dict.fromkeys(name for row in rows for name in row)), Writer(file)
+        table.row(columns)
+        table.rows([row.get(name) for name in columns] for row in rows)
 
 
 def _flat(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,6 @@ tsne       Figure 5: F_m of the guided modalities and G_N, mean over tokens, all
            dimensions. What is near was near; the clouds' sizes and the distances between them say little.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from msa.cells import Writer
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse import panels, runfiles
 from msa.fuse.data import Part, Table
@@ -311,9 +311,9 @@ def _write(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]])
     runfiles.subfolder(path.parent.parent, path.parent.name)
     short = lambda value: f"{value:.6g}" if isinstance(value, float | np.floating) else value  # noqa: E731
     with runfiles.written(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([short(value) for value in row] for row in rows)
+        table = Writer(file)
+        table.row(columns)
+        table.rows([short(value) for value in row] for row in rows)
 
 
 PICTURES = {"entropy": _entropy, "attention": _attention, "tsne": _tsne}

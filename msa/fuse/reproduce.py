@@ -4,7 +4,6 @@ A printed figure stands beside ours only where the setting is the same: corpora,
 the table says how it differs, and shows none.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 from msa import catalog
 from msa.cache.store import FeatureStore
+from msa.cells import Writer
 from msa.errors import ConfigError
 from msa.fuse import bench, cost, papers, plots
 from msa.fuse.device import own_device
@@ -92,11 +92,9 @@ def complexity(experiment: papers.Experiment, folder: Path) -> dict[str, Any]:
     write_json(folder / f"{COMPLEXITY}.json", found)
     flat = [row | {f"printed_{name}": value for name, value in row["printed"].items()} for row in rows]
     with written(folder / f"{COMPLEXITY}.csv") as file:
-        table = csv.DictWriter(
-            file, [name for name in flat[0] if name not in ("printed", "lengths")], extrasaction="ignore"
-        )
-        table.writeheader()
-        table.writerows(flat)
+        columns, table = [name for name in flat[0] if name not in ("printed", "lengths")], Writer(file)
+        table.row(columns)
+        table.rows([row.get(name) for name in columns] for row in flat)
     pairs = {
         "weights, millions": [(row["parameters"] / 1e6, row["printed"]["parameters"] / 1e6) for row in rows],
         "multiplications with addition, 10⁹": [(row["flops"] / 2e9, row["printed"]["flops"] / 1e9) for row in rows],

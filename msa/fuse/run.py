@@ -11,7 +11,6 @@ predicted_values.png (values)
 plots/              what `msa fuse plot` drew, each a PNG and a CSV
 """
 
-import csv
 import fcntl
 import json
 import os
@@ -31,6 +30,7 @@ from safetensors.torch import save
 
 from msa import __version__
 from msa.cache import files
+from msa.cells import Writer
 from msa.errors import ConfigError, MsaError
 from msa.fuse import memory, metrics, plots, runfiles
 from msa.fuse.data import Normalisation, Part
@@ -317,22 +317,22 @@ class Run:
     def _write_predictions(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
         names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
         with written(self.folder / "predictions.csv") as file:
-            writer = csv.writer(file)
+            table = Writer(file)
             named = ["seed", "corpus", "id", "group", "label", *(["predicted"] if task.classes else [])]
-            writer.writerow([*named, *names])
+            table.row([*named, *names])
             group = metrics.in_order(test.groups()[0])
             for row in rows:
                 for corpus, name, number, y, p in zip(test.corpus, test.ids, group, test.y, row.output, strict=True):
                     said = _words(task, y, p)
-                    writer.writerow([row.seed, corpus, name, number, *said, *(f"{value:.9g}" for value in p)])
+                    table.row([row.seed, corpus, name, number, *said, *(f"{value:.9g}" for value in p)])
 
     def _write_history(self, rows: Sequence[SeedResult]) -> None:
         columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))
         with written(self.folder / "history.csv") as file:
-            writer = csv.DictWriter(file, ["seed", *columns])
-            writer.writeheader()
+            table = Writer(file)
+            table.row(["seed", *columns])
             for row in rows:
-                writer.writerows({"seed": row.seed, **epoch} for epoch in row.fit.history)
+                table.rows([row.seed, *map(epoch.get, columns)] for epoch in row.fit.history)
 
 
 def _words(task: Task, y: Any, p: np.ndarray) -> tuple[object, ...]:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from msa.cache import files, inside
+from msa.cells import plain
 from msa.errors import ConfigError
 
 MAX_TABLE = 2**28  # bytes of predictions.csv
@@ -136,7 +137,7 @@ def table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             for row in reader:
                 if None in row or None in row.values():
                     refuse(path, f"line {reader.line_num} has not as many cells as the header")
-                yield reader.line_num, row
+                yield reader.line_num, {plain(name): plain(cell) for name, cell in row.items()}
     except FileNotFoundError:
         refuse(path, "the file is missing")
     except (csv.Error, UnicodeDecodeError) as error:

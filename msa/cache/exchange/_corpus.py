@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import xxhash
 
+from msa import records
 from msa.cache.foreign import Bundle, Feature, unknown_source
 from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.labels import NEAR
@@ -23,7 +23,7 @@ ALIASES = {
     Modality.FACE: ("face", "vision", "visual", "video"),  # in this field, what is seen in a video is a face
 }
 LONGEST_NAME = 200  # characters
-LONGEST_JSON, DEEPEST_JSON = 1 << 23, 50  # characters; brackets in brackets
+LONGEST_JSON = 1 << 23  # characters
 LONGEST_TEXT = 4096  # characters of a title, a licence, a citation
 MOST_CLASSES = 10_000
 NONE = "none"  # in a `modality` setting: leave it out
@@ -61,12 +61,7 @@ def json_in(text: str | bytes) -> Any:
     text = text.decode("utf-8") if isinstance(text, bytes) else str(text)
     if len(text) > LONGEST_JSON:
         raise ValueError(f"{len(text):,} characters; at most {LONGEST_JSON:,} are read")
-    depth = 0
-    for sign in re.finditer(r"[\[{\]}]", text):  # in strings, too
-        depth += 1 if sign[0] in "[{" else -1
-        if depth > DEEPEST_JSON:
-            raise ValueError(f"nested more than {DEEPEST_JSON} deep")
-    return json.loads(text, parse_constant=lambda name: None)
+    return json.loads(records.shallow(text), parse_constant=lambda name: None)
 
 
 def modality_of(name: str) -> Modality | None:

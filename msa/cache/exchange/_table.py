@@ -1,6 +1,5 @@
 """The table of labels beside a folder of files: rows -> samples, and an index -> rows that read the same."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from msa import labels
 from msa.cache import layout
 from msa.cache.exchange import _corpus
 from msa.cache.index import Index
+from msa.cells import Writer
 from msa.errors import SourceError, StoreError
 from msa.labels import Row
 from msa.tasks import Decision, Settings
@@ -66,12 +66,12 @@ def write(path: Path, index: Index) -> None:
     """Write the samples of an index. Raises StoreError where they would not read the same."""
     called = [name.lower() if index.task.multilabel else name for name in index.label_names]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)  # its line ends are CRLF, so that a lone CR or LF in a text is put in quotes
-        table.writerow(["id", "split", *called, "group", "position", "text"])
+        table = Writer(file)
+        table.row(["id", "split", *called, "group", "position", "text"])
         for row, id in enumerate(index.ids):
             part = layout.SPLITS[index.split[row]] if index.split[row] < len(layout.SPLITS) else ""
             cells = [_cell(index.task, value) for value in index.labels[row]]
-            table.writerow([id, part, *cells, index.group[row], int(index.position[row]), index.text[row]])
+            table.row([id, part, *cells, index.group[row], int(index.position[row]), index.text[row]])
     _check(path, index)
 
 
