@@ -283,3 +283,10 @@ def test_csv_files_are_written_in_one_place():
     """There, no text becomes a formula of a spreadsheet."""
     writing = re.compile(r"csv\.(writer|DictWriter)|to_csv\(")
     assert [path.name for path in FILES if writing.search(path.read_text("utf-8"))] == ["cells.py"]
+
+
+def test_every_test_that_the_promises_of_security_rest_on_is_there():
+    said = (HOUSE.parent / "SECURITY.md").read_text("utf-8")
+    named = re.findall(r"\]\((tests/[^)]+)\)", said)
+    assert len(named) > 15
+    assert [name for name in named if not (HOUSE.parent / name).is_file()] == []
