@@ -130,6 +130,7 @@ def extract(
     path = folder_of(store)
     if dataset not in catalog.names("dataset") and not (path / "zarr.json").exists():  # before anything heavy
         raise UnknownNameError("dataset", dataset, catalog.names("dataset"))
+    from msa.cache import recovery
     from msa.cache.store import FeatureStore
     from msa.extract import job as jobs
     from msa.extract.media import Bounds
@@ -183,6 +184,8 @@ def extract(
     opened = FeatureStore.create(path)
     if remark := remember.keep(path, {dataset: root} if root is not None else {}):
         terminal.warn(remark)
+    for line in dict.fromkeys(line for recipe in recipes for line in recovery.silent(path, recipe.view_id)):
+        terminal.warn(line)
     reports = jobs.execute(job, found, recipes, opened, bar)
     print_json({"store": str(path), **about(found.index), "views": [asdict(r) for r in reports]}, json_)
     if not json_:

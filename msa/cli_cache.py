@@ -229,12 +229,14 @@ def gc(
     Kept is what the newest generation needs, every tagged one, and every one that a reader may have opened within the
     grace period; segments that are being written are left alone. What killed runs had committed is published first.
     """
-    from msa.cache import sweeping
+    from msa.cache import recovery, sweeping
 
     opened, span = open_folder(store or store_), sweeping.seconds(grace)
     found, freed = sweeping.survey(opened.path, span), 0
     if not json_:
         terminal.survey(found)
+        for line in recovery.silent(opened.path):
+            terminal.warn(line)
     if not dry_run and (found.litter or found.left):
         if not yes:
             terminal.confirm(f"sweep {opened.path}?", err=json_)

@@ -1,6 +1,7 @@
 """Taking over what killed writers left behind."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from msa.cache import heartbeat, inside, journal, trust, writers
 from msa.cache.segment import JOURNAL, Form, Journal, describe, new_name, seal
 from msa.cache.writers import SILENT_AFTER_S, whoami
 from msa.errors import StoreError
+from msa.names import printable
 
 CLAIM = ".claim"  # folders of segments that are being taken over: .claim~HOST@BOOT~PID~STARTED~NAME
 
@@ -126,6 +128,29 @@ def dead_in(folder: Path, now: float | None) -> float:
         return writers.dead_in(_owner(folder, line), silent_s)
     except (StoreError, ValueError, KeyError, TypeError, OverflowError):
         return max(0.0, SILENT_AFTER_S - silent_s)  # torn by a power cut: there is no other sign of life
+
+
+def silent(store: Path, view_id: str | None = None) -> list[str]:
+    """Say, a line each, which writers of a view or of all views may be dead, and when their work will be taken over."""
+    now = heartbeat.time_of(store)
+    found = []
+    for folder in left(store, view_id) if now is not None else ():
+        seconds = dead_in(folder, now)
+        if not 0 < seconds <= writers.SILENT_AFTER_S - writers.QUIET_S:
+            continue
+        try:
+            noted = Journal.read(folder)
+        except (OSError, StoreError):
+            continue  # what is wrong with it is said where it is taken over
+        if noted and noted.samples:
+            writer = noted.header.get("writer")
+            host = writer.get("host") if isinstance(writer, dict) else None
+            found.append(
+                f"a run on {printable(str(host or 'another machine'))} has not been heard of lately; if it is dead, "
+                f"the {len(noted.samples)} samples it committed are taken over in {math.ceil(seconds / 60)} min; "
+                "what begins before then extracts them again"
+            )
+    return found
 
 
 def _owner(folder: Path, header: bytes) -> Any:

@@ -22,6 +22,7 @@ import psutil
 from msa.cache.heartbeat import BEAT_S
 
 SILENT_AFTER_S = 900.0  # a writer that cannot be seen from here and has not been heard of for so long is taken for dead
+QUIET_S = 3 * BEAT_S  # nothing heard of it for so long is odd
 RESTARTED_AFTER_S = 180.0  # the same where this very machine was started again since: then it need not be waited for
 _FIRST_SPACE = {"pid": 0xEFFFFFFC, "time": 0xEFFFFFFA}  # Linux: process numbers and clock of the machine itself
 _TOLERANCE_S = 2.0  # the start of the machine is known to the second

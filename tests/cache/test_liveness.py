@@ -15,7 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from msa import cli
 from msa.cache import admission, heartbeat, housekeeping, inside, manifest, recovery, sharing, sweeping, writers
 from msa.cache.segment import Journal
 from msa.cache.store import FeatureStore
@@ -641,3 +643,28 @@ def test_a_beat_follows_no_link_below_a_store(tmp_path, monkeypatch):
     with heartbeat.kept(tmp_path / "store", tmp_path / "store" / "views" / "x"):
         heartbeat.beat()
     assert (outside / "x").stat().st_mtime == 0
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "other", "minutes"),
+    [
+        (10.0, {"host": "node-7"}, None),  # it beats
+        (300.0, {"host": "node-7"}, 10),
+        (300.0, {"boot": "another"}, 10),
+        (300.0, {}, None),  # it runs here, and is slow
+        (QUIET, {"host": "node-7"}, None),  # it is dead: taken over, not waited for
+    ],
+)
+def test_whoever_may_be_dead_is_said_and_when_its_work_is_taken_over(store, index, silent_s, other, minutes):
+    writer = started(store, index, range(8))
+    said_by(writer.folder, me(**other), silent_s)
+    found = recovery.silent(store.path)
+    assert recovery.silent(store.path, "another") == []
+    if minutes is None:
+        assert found == []
+    else:
+        [line] = found
+        assert f"in {minutes} min" in line
+        assert "the 8 samples" in line
+        done = CliRunner().invoke(cli.app, ["cache", "gc", str(store.path), "--dry-run"])
+        assert "has not been heard of" in " ".join(done.output.split())
