@@ -12,6 +12,7 @@ import typer
 
 from msa import catalog, cli
 from msa.extract import presets
+from msa.fuse.model import declared
 from msa.types import Modality
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +77,7 @@ def heads() -> str:
     """What can be trained."""
     rows = []
     for name, line in catalog.describe("head").items():
-        known = getattr(catalog.load("head", name), "PRESETS", {"default": None})
+        known = declared(catalog.load("head", name)).presets
         rows.append([f"`{name}`", line, ", ".join(f"`{preset}`" for preset in known)])
     return table(["`--model`", "what it is", "`--preset`"], rows)
 

@@ -20,7 +20,7 @@ REFUSED, DEADLY = "cannot be read", "kills its worker"  # what a poisonous text 
 
 
 @dataclass
-class Slow:
+class Slow(Backbone):
     """A model that takes its time with each text, and notes that it did."""
 
     log: Path
@@ -72,7 +72,7 @@ def note(log: Path, line: str) -> None:
 
 
 @dataclass
-class Picky:
+class Picky(Backbone):
     """Another text model, which refuses some texts and dies with its process of others."""
 
     model: Backbone

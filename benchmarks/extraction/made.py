@@ -25,7 +25,7 @@ NOTHING = Weights(None, None, "")
 
 
 @dataclass
-class Sleeping:
+class Sleeping(Backbone):
     """A device that is busy for so long with each batch, whatever is in it, and takes no CPU meanwhile."""
 
     seconds: float

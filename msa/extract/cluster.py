@@ -180,7 +180,7 @@ def _models_of(recipes: Mapping[Modality, Recipe], device: str) -> dict[Modality
     """The models of these recipes. Others, of work that is done, give back what they hold."""
     wanted = {(recipe.view_id, device): recipe for recipe in recipes.values()}
     for key in _models.keys() - wanted.keys():
-        getattr(_models.pop(key), "close", lambda: None)()
+        _models.pop(key).close()
     for key in wanted.keys() - _models.keys():
         _models[key] = wanted[key].load(device)
     return {m: _models[recipe.view_id, device] for m, recipe in recipes.items()}

@@ -87,7 +87,7 @@ def launch(backbone: Backbone, batch: Sequence[int], clips: Sequence[Any]) -> Fl
     for row, clip in zip(batch, clips, strict=True):
         if isinstance(clip, Exception):
             flight.done[row] = Failure.of("decode", clip)
-    begin: Callable[[Sequence[Any]], Any] | None = getattr(backbone, "launch", None)
+    begin = backbone.launch
     if begin is None or not readable:
         flight._settle(_encoded(backbone, flight.clips))
         return flight

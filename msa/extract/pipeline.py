@@ -166,8 +166,8 @@ def suspects(runs: Sequence["Run"]) -> set[int]:
 def budget_of(recipe: Recipe, backbone: Backbone, device: str) -> int:
     """What a forward may hold on a device, where nobody says otherwise: tokens, frames or samples."""
     usual = CPU_BATCH if device == "cpu" else recipe.spec.batch
-    stated: int = getattr(backbone, "budget", min(recipe.spec.batch, usual))
-    return fitting(stated, device)
+    stated = backbone.budget
+    return fitting(min(recipe.spec.batch, usual) if stated is None else stated, device)
 
 
 def planned_for(runs: Sequence["Run"]) -> Plan:
@@ -176,10 +176,8 @@ def planned_for(runs: Sequence["Run"]) -> Plan:
     """
     rows = sorted({row for run in runs for row in run.rows})
     first = runs[0]
-    if len(runs) == 1:
-        found = plan(first.sizes(), first.budget, getattr(first.backbone, "batching", "fixed"))
-    else:
-        found = plan([1] * len(rows), 1)  # each view gathers what it needs for a forward
+    several = len(runs) > 1  # each view then gathers what it needs for a forward
+    found = plan([1] * len(rows), 1) if several else plan(first.sizes(), first.budget, first.backbone.batching)
     return found.over(rows).share(*first.limits.share)
 
 
@@ -254,7 +252,7 @@ class Run:
 
     def sizes(self) -> list[int]:
         """How much each row takes of a budget, as the backbone counts it; 1 where it does not."""
-        if not hasattr(self.backbone, "sizes"):
+        if self.backbone.sizes is None:
             return [1] * len(self.rows)
         texts, raws, of_text = self.scan.index.text, self.scan.raws, self.modality is Modality.TEXT
         told = [texts[row] if of_text else media.seconds(raws[row][self.modality]) for row in self.rows]

@@ -11,11 +11,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal
 
 import numpy as np
 
-Batching = Literal["fixed", "padded", "packed"]
+from msa.extract.backbone import Batching
+
 PLANNER = 1  # raised when the same sizes and budget come to other batches
 
 

@@ -17,7 +17,7 @@ from msa.cache import fingerprint, manifest
 from msa.cache.store import FeatureStore
 from msa.errors import BackboneError
 from msa.extract import media, presets, weights
-from msa.extract.backbone import Backbone, BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights, checked
 from msa.extract.container import Sampling
 from msa.extract.device import arithmetic
 from msa.types import Modality
@@ -86,8 +86,7 @@ class Recipe:
 
     def load(self, device: str) -> Backbone:
         """The frozen model on a device."""
-        backbone: Backbone = catalog.load("backbone", self.family).load(self.spec, self.weights, device)
-        return backbone
+        return checked(catalog.load("backbone", self.family).load(self.spec, self.weights, device), self.family)
 
     @contextmanager
     def loaded(self, device: str) -> Iterator[Backbone]:
@@ -96,7 +95,7 @@ class Recipe:
         try:
             yield backbone
         finally:
-            getattr(backbone, "close", lambda: None)()
+            backbone.close()
 
     def attributes(self, backbone: Backbone) -> dict[str, Any]:
         """The provenance of a view: its identity, and what it came from."""
@@ -106,7 +105,7 @@ class Recipe:
             "family": self.family,
             "dim": backbone.dim,
             "dtype": self.spec.dtype,
-            "columns": list(getattr(backbone, "columns", ())),
+            "columns": list(backbone.columns),
             "identity": self.identity,
             "weights": {
                 "name": self.spec.weights,

@@ -94,17 +94,17 @@ class Station:
     def _cost(self, clips: Sequence[Any]) -> int:
         """What a forward of these clips, as they came or as they were prepared, takes of the budget."""
         lengths = [len(clip) / media.RATE for clip in clips if hasattr(clip, "__len__")]
-        if not lengths or not hasattr(self.backbone, "sizes"):
+        if not lengths or self.backbone.sizes is None:
             return len(clips)
         sizes = self.backbone.sizes(lengths)
-        padded = getattr(self.backbone, "batching", "fixed") == "padded"
+        padded = self.backbone.batching == "padded"
         return int(len(sizes) * max(sizes) if padded else sum(sizes))
 
     def launch(self, batch: Sequence[int], clips: Sequence[Any]) -> tuple[Flight, dict[int, dict[str, int]]]:
         """Begin the forward of each row that has a clip; and what the model counted of it, where it counts."""
         mine = [(row, clip) for row, clip in zip(batch, clips, strict=True) if clip is not None]
         rows, own = [row for row, _ in mine], [clip for _, clip in mine]
-        if hasattr(self.backbone, "counts"):
+        if self.backbone.counts is not None:
             states, counts = encoded(self.backbone, rows, own)
             return Flight(done=states), counts
         return launch(self.backbone, rows, own), {}
@@ -191,8 +191,7 @@ def decoder(
     sampling = models[Modality.FACE][0].sampling if Modality.FACE in models else media.FRAMES
 
     def prepared(backbone: Backbone, clip: Any) -> Any:
-        prepare = getattr(backbone, "prepare", None)
-        return clip if prepare is None or isinstance(clip, Exception) else attempt(lambda: prepare(clip))
+        return clip if isinstance(clip, Exception) else attempt(lambda: backbone.prepare(clip))
 
     def decode(row: int) -> dict[Modality, Any]:
         due = {m: raw for m, raw in raws[row].items() if m in models and wanted(m, row)}
@@ -204,7 +203,7 @@ def decoder(
 
 def encoded(backbone: Backbone, batch: Sequence[int], clips: Sequence[Any]) -> tuple[dict[int, Found], Counts]:
     """Hidden states, or why there are none, of each row, and what the model counted of it."""
-    if not hasattr(backbone, "counts"):
+    if backbone.counts is None:
         return hidden_states(backbone, list(batch), clips), {}
     states: dict[int, Found] = {}
     counts: Counts = {}

@@ -1,4 +1,4 @@
-"""A head by name: its class, preset, settings, and the way it wants to be trained."""
+"""Heads by name: class, preset, settings, and how the head is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,6 +16,44 @@ from msa.types import Modality, Task
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What a head's file declares beside its class: presets, how each is trained, and what a search varies."""
+
+    presets: Mapping[str, Any]  # name -> Config
+    train: Mapping[str, Mapping[str, Any]]  # name of a preset -> fields of TrainConfig that differ
+    search: Mapping[str, Sequence[Any]]  # field of Config -> choices
+
+
+def declared(module: ModuleType) -> Declared:
+    """Return what a head's file declares.
+
+    Raises ConfigError for a key that is no preset, field of TrainConfig or field of the head's Config, with file, key
+    and near match; and for a preset that is no Config.
+    """
+    where = module.__file__ or module.__name__
+    presets = getattr(module, "PRESETS", {"default": module.Config()})
+    train, search = getattr(module, "TRAIN", {}), getattr(module, "SEARCH", {})
+    for name, config in presets.items():
+        if not isinstance(config, module.Config):
+            raise ConfigError(
+                f"{where}: PRESETS[{name!r}] is {type(config).__name__}, and no Config of this file",
+                fix=f"write Config(...), with the settings of {name}",
+            )
+    general = [field.name for field in fields(TrainConfig)]
+    for preset, values in train.items():
+        if preset not in presets:
+            raise catalog.unknown_key(f"{where}: TRAIN", preset, presets)
+        for key in values:
+            if key not in general:
+                raise catalog.unknown_key(f"{where}: TRAIN[{preset!r}]", key, general)
+    own = [field.name for field in fields(module.Config)]
+    for key in search:
+        if key not in own:
+            raise catalog.unknown_key(f"{where}: SEARCH", key, own)
+    return Declared(presets, train, search)
+
+
+@dataclass(frozen=True)
 class Model:
     """A head and all its settings; `build` makes one for given widths."""
 
@@ -27,12 +65,11 @@ class Model:
     @classmethod
     def of(cls, name: str, preset: str = "default", settings: Sequence[str] = ()) -> "Model":
         """Preset plus `--set name=value`; a name is looked for in the head's Config first, then in TrainConfig."""
-        module = catalog.load("head", name)
-        presets: Mapping[str, Any] = getattr(module, "PRESETS", {"default": module.Config()})
-        if preset not in presets:
-            raise UnknownNameError(f"preset of {name}", preset, presets)
-        training = replace(TrainConfig(), **getattr(module, "TRAIN", {}).get(preset, {}))
-        return cls(name, preset, asdict(presets[preset]), training).changed(settings)
+        found = declared(catalog.load("head", name))
+        if preset not in found.presets:
+            raise UnknownNameError(f"preset of {name}", preset, found.presets)
+        training = replace(TrainConfig(), **found.train.get(preset, {}))
+        return cls(name, preset, asdict(found.presets[preset]), training).changed(settings)
 
     def changed(self, settings: Sequence[str]) -> "Model":
         """Return the same model with `name=value` settings of the head or of the training changed."""
@@ -91,7 +128,7 @@ class Model:
 
     def _of_preset(self) -> dict[str, Any] | None:
         """The settings of the preset as it is, None where the head has none of that name."""
-        presets: Mapping[str, Any] = getattr(self.module, "PRESETS", {"default": self.module.Config()})
+        presets = declared(self.module).presets
         return asdict(presets[self.preset]) if self.preset in presets else None
 
     def build(self, dims: Mapping[Modality, int], task: Task) -> FusionHead:

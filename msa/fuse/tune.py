@@ -32,7 +32,7 @@ from msa.fuse.data import Normalisation, Part, Table
 from msa.fuse.device import own_device
 from msa.fuse.experiment import Data, Experiment, pin
 from msa.fuse.head import FusionHead
-from msa.fuse.model import Model
+from msa.fuse.model import Model, declared
 from msa.fuse.race import Workers, pool, reason, slug
 from msa.fuse.record import Node
 from msa.fuse.run import claimed, make_folder
@@ -357,8 +357,7 @@ def space(model: Model) -> dict[str, Callable[["optuna.Trial"], Any]]:
 
 def _choices(model: Model) -> dict[str, list[Any]]:
     """What the head's file names in SEARCH, and the preset's own."""
-    named: Mapping[str, Sequence[Any]] = getattr(model.module, "SEARCH", {})
-    return {name: sorted({*choices, model.settings[name]}) for name, choices in named.items()}
+    return {name: sorted({*choices, model.settings[name]}) for name, choices in declared(model.module).search.items()}
 
 
 def _dropout(trial: "optuna.Trial", name: str) -> float:

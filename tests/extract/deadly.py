@@ -6,8 +6,10 @@ import time
 
 import numpy as np
 
+from msa.extract.backbone import Backbone
 
-class Fragile:
+
+class Fragile(Backbone):
     """Dies with its process at some texts, refuses others; its numbers tell how many were in the batch."""
 
     dim, versions, batching, budget, done = 4, {}, "packed", 30, 0

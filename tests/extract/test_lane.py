@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from msa.cache.store import FeatureStore
 from msa.errors import BackboneError
 from msa.extract import pipeline
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders.lane import Arrival, CardLane, Launched
 from msa.extract.forward import hidden_states
 from msa.extract.recipe import Recipe
@@ -185,7 +185,7 @@ def test_a_lane_is_a_card_s_for_a_gpu_alone():
     assert not isinstance(test_packed.packed.lane("cpu"), CardLane)
 
 
-class Short:
+class Short(Backbone):
     """A backbone on a card that has room for two clips, at first or when its results are waited for."""
 
     def __init__(self, where: str, error: Exception) -> None:
@@ -243,7 +243,7 @@ def test_a_card_that_is_lost_ends_the_run_and_is_no_clip_s_fault(where):
 
 
 @dataclass(frozen=True)
-class Slow(Recipe):
+class Slow(Recipe, Backbone):
     """A backbone whose batches are under way until they are waited for; `log` tells in which order that happens."""
 
     log: list[str] = field(default_factory=list)

@@ -20,7 +20,7 @@ from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
 from msa.errors import BackboneError, ConfigError, StoreError
 from msa.extract import job, media, pipeline, stages
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
 from msa.extract.scan import of_store, scan
@@ -163,7 +163,7 @@ def test_failures_are_tried_again_on_request(store, tmp_path):
     assert store.view("posts", Modality.IMAGE).failed == 0
 
 
-class Moody:
+class Moody(Backbone):
     """An encoder that refuses one text, and with it every batch it is in."""
 
     dim, versions = 4, {}
@@ -329,7 +329,7 @@ def test_real_posts_are_counted_by_the_merge_rule(shared):
 # videos: one pass for sound and faces
 
 
-class Brightness:
+class Brightness(Backbone):
     """Stands in for a face backbone: one row per frame, its mean; dark frames have no face."""
 
     dim = 2
@@ -445,7 +445,7 @@ def test_each_of_two_views_fills_its_own_forwards(store, films):
     acoustic = audio.load("cpu")
     real = acoustic.encode
 
-    class Watching:
+    class Watching(Backbone):
         dim, versions, budget = acoustic.dim, acoustic.versions, 2
 
         def encode(self, clips):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from msa.errors import ConfigError
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders import library_versions, rows
 from msa.types import Modality
 
@@ -40,10 +40,10 @@ SPECS = {
 
 
 @dataclass
-class Descriptors:
+class Descriptors(Backbone):
     """`columns` names what stands in each of the `dim` columns; all lie within about 0 and 1."""
 
-    size: int
+    side: int  # pixels of the scaled picture
     grid: int
     dtype: str
     versions: Mapping[str, str]
@@ -58,7 +58,7 @@ class Descriptors:
         from PIL import Image
         from skimage.color import rgb2lab
 
-        square = Image.fromarray(clip).resize((self.size, self.size), Image.Resampling.BILINEAR)  # the whole picture
+        square = Image.fromarray(clip).resize((self.side, self.side), Image.Resampling.BILINEAR)  # the whole picture
         rgb, hsv = self._cells(np.asarray(square)), self._cells(np.asarray(square.convert("HSV")))
         lab = self._cells(rgb2lab(np.asarray(square)).astype(np.float32) / (100, 256, 256) + (0, 0.5, 0.5))
         channels = np.concatenate([hsv / 255, lab], axis=1)  # (cells, 6, pixels), each within 0 and 1
@@ -68,7 +68,7 @@ class Descriptors:
 
     def _cells(self, image: np.ndarray) -> np.ndarray:
         """(size, size, channels) -> (cells, channels, pixels of a cell)."""
-        cell, channels = self.size // self.grid, image.shape[2]
+        cell, channels = self.side // self.grid, image.shape[2]
         blocks = image.reshape(self.grid, cell, self.grid, cell, channels).transpose(0, 2, 4, 1, 3)
         return blocks.reshape(self.grid**2, channels, cell**2)
 

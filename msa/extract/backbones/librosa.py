@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from msa.errors import BackboneError, UnknownNameError
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders import library_versions, rows
 from msa.extract.encoders.pitch import CEILING_HZ, FLOOR_HZ, Praat
 from msa.types import Modality
@@ -54,7 +54,7 @@ SPECS = {
 
 
 @dataclass
-class Acoustic:
+class Acoustic(Backbone):
     """The filters, made once. `columns` names what stands in each of the `dim` columns."""
 
     hop: int

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders import library_versions, rows
 from msa.types import Modality
 
@@ -41,7 +41,7 @@ SPECS = {
 
 
 @dataclass
-class Ngrams:
+class Ngrams(Backbone):
     """The lexicon in hand. Of the `dim` columns the first `dims` are hashed; `columns` names the others."""
 
     lexicon: Mapping[str, float]
@@ -55,7 +55,7 @@ class Ngrams:
     columns: tuple[str, ...] = COLUMNS
 
     @property
-    def dim(self) -> int:
+    def dim(self) -> int:  # type: ignore[override]  # read only here
         return self.dims + len(COLUMNS)
 
     def encode(self, clips: Sequence[str]) -> list[np.ndarray]:

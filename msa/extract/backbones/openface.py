@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from msa.errors import UnknownNameError
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders import rows
 from msa.types import Modality
 
@@ -71,7 +71,7 @@ SPECS = {
 
 
 @dataclass
-class OpenFace:
+class OpenFace(Backbone):
     """A choice of columns and rows. `columns` names what stands in each of the `dim` columns."""
 
     names: tuple[str, ...]  # in the CSV

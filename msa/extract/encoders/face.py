@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msa.errors import BackboneError, UnknownNameError
-from msa.extract.backbone import BackboneSpec
+from msa.extract.backbone import Backbone, BackboneSpec
 from msa.extract.encoders import library_versions, rows
 from msa.extract.encoders.apart import Apart, ApartError
 
@@ -39,7 +39,7 @@ FEWEST = 3  # frames from which the movement of a mouth can be told
 
 
 @dataclass
-class FaceEncoder:
+class FaceEncoder(Backbone):
     """py-feat behind a pipe. `columns` names what stands in each of the `dim` columns."""
 
     process: Apart

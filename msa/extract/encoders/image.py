@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msa.errors import BackboneError, UnknownNameError
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders import complete, freeze, library_versions, unloadable
 from msa.extract.encoders.lane import Launched, lane
 from msa.names import printable
@@ -31,7 +31,7 @@ SLIM = 16  # pictures longer than this many times their width lose their ends be
 
 
 @dataclass
-class ImageEncoder:
+class ImageEncoder(Backbone):
     """A frozen network up to its last stage. `preprocessing` is what timm states for its weights."""
 
     model: "torch.nn.Module"
@@ -44,7 +44,7 @@ class ImageEncoder:
     versions: Mapping[str, str]
 
     @property
-    def budget(self) -> int:
+    def budget(self) -> int:  # type: ignore[override]  # read only here
         """Pictures of a batch: 10 MB each on a GPU; a CPU gains nothing from more than a few."""
         return 128 if self.device.startswith("cuda") else 8
 

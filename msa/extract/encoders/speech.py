@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msa.errors import BackboneError
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Batching, Weights
 from msa.extract.encoders import checkpoint, freeze, library_versions, padding
 from msa.extract.encoders.lane import Launched, lane
 from msa.types import Modality
@@ -30,7 +30,7 @@ BUDGET = 12_000  # hidden states in one forward on a GPU, padding included: 240 
 
 
 @dataclass
-class SpeechEncoder:
+class SpeechEncoder(Backbone):
     """A frozen encoder. `field` is how many samples its first hidden state sees (400, that is 25 ms)."""
 
     model: "torch.nn.Module"
@@ -44,10 +44,10 @@ class SpeechEncoder:
     versions: Mapping[str, str]
     batch: padding.Batch  # tells the model which samples of a padded batch are of the clips
     padded: bool  # several clips in one forward?
-    batching: str = "padded"
+    batching: Batching = "padded"
 
     @property
-    def budget(self) -> int:
+    def budget(self) -> int:  # type: ignore[override]  # read only here
         """Hidden states in one batch; 1 where clips go one at a time whatever the batch."""
         return BUDGET if self.padded else 1
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from msa.errors import BackboneError
-from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.backbone import Backbone, BackboneSpec, Batching, Weights
 from msa.extract.encoders import checkpoint, freeze, library_versions, quiet
 from msa.extract.encoders.lane import Launched, lane
 from msa.extract.encoders.packed import Pack, attach, counts_by
@@ -31,11 +31,9 @@ LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z "  # what a way t
 SPECIAL = 16  # special tokens among the trials; some vocabularies have hundreds
 NOISE = 1e-5  # how far, relative, hidden states in fp32 may be from those of the text alone
 
-Batching = Literal["packed", "padded"]
-
 
 @dataclass
-class TextEncoder:
+class TextEncoder(Backbone):
     """A frozen encoder. Special tokens are kept: they are states the model was trained to use.
 
     `batching` says what several texts in a call cost: the sum of their tokens (packed), or the longest times their
@@ -54,7 +52,7 @@ class TextEncoder:
     mask_holds: bool = True  # False: padding would leak into the states of this model, so its texts go one by one
 
     @property
-    def budget(self) -> int:
+    def budget(self) -> int:  # type: ignore[override]  # read only here
         """Tokens in one batch; 1 where texts go one at a time whatever the batch."""
         if not self.mask_holds:
             return 1

@@ -31,7 +31,7 @@ from msa.fuse.head import Batch, FusionHead
 from msa.types import Modality, Task
 
 Parts = dict[Modality, Tensor]  # one tensor per modality
-ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first that is there guides
+_ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first that is there guides
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class ALMT(FusionHead):
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
         c = config
-        self.modalities = [m for m in ORDER if m in dims]
+        self.modalities = [m for m in _ORDER if m in dims]
         self.guide, *self.guided = self.modalities
-        steps = dict(zip(ORDER, (*c.lengths, c.lengths[2]), strict=True))
+        steps = dict(zip(_ORDER, (*c.lengths, c.lengths[2]), strict=True))
         self.embed = nn.ModuleDict({m: Embedding(dims[m], steps[m], c) for m in self.modalities})
         self.pos = nn.Parameter(torch.randn(c.tokens, c.dim))  # of the guide's levels, (T, d)
         self.deepen = nn.ModuleList(Layer(c) for _ in range(c.guide_layers - 1))

@@ -66,7 +66,7 @@ class Config:
     layers: int = 6  # Sec. 1.4
     ffn: int = 4  # width of eq. 17 in units of D [D]
     norm: Literal["post", "pre"] = "post"  # eq. 16 and 18; "pre" ends in a LayerNorm of its own
-    bilinear: Literal["tensor", "scalar", "hadamard", "outer_lowrank"] = "tensor"  # eq. 19, see BILINEAR [D]
+    bilinear: Literal["tensor", "scalar", "hadamard", "outer_lowrank"] = "tensor"  # eq. 19, see _BILINEAR [D]
     bilinear_shared: bool = False  # eq. 19 prints one W_b for all pairs; the parameter count wants three [D]
     rank: int = 8  # r, the "specific dimension" of Sec. 1.4 [D]
     global_feature: Literal["first", "mean", "all"] = "first"  # T, I, A | mean of all rows | all rows joined [D]
@@ -390,7 +390,7 @@ class LocalGlobal(nn.Module):
         pairs = list(combinations(modalities, 2))  # TI, TA, IA
         self.rows = list(combinations(range(len(modalities)), 2))  # the same, as rows
         self.names = ["all" if c.bilinear_shared else short(pair) for pair in pairs]
-        self.maps = nn.ModuleDict({name: BILINEAR[c.bilinear](c) for name in self.names})
+        self.maps = nn.ModuleDict({name: _BILINEAR[c.bilinear](c) for name in self.names})
         local = len(pairs) * {"tensor": c.rank, "scalar": 1, "hadamard": c.dim, "outer_lowrank": c.rank**2}[c.bilinear]
         self.reduce: nn.Module = nn.Identity()
         if c.bilinear == "hadamard":  # 3D -> D: "reduced to a specific dimension"
@@ -456,7 +456,7 @@ class BilinearOuter(nn.Module):
         return torch.einsum("br,bs->brs", self.u(x), self.v(y)).flatten(1)  # (B, r^2)
 
 
-BILINEAR = {
+_BILINEAR = {
     "tensor": BilinearForm,
     "scalar": BilinearScalar,
     "hadamard": BilinearHadamard,

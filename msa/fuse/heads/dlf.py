@@ -27,7 +27,7 @@ from msa.fuse.modules.losses import average, cosine
 from msa.types import Modality, Task
 
 Parts = dict[Modality, Tensor]  # one tensor per modality
-ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first that is there attracts
+_ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first that is there attracts
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class DLF(FusionHead):
         super().__init__(task)
         c, d = config, config.dim
         self.config = c
-        self.modalities = [m for m in ORDER if m in dims]
+        self.modalities = [m for m in _ORDER if m in dims]
         self.guide, *self.guided = self.modalities
         rates = Rates(attention=c.attention_dropout)
         n = len(self.modalities)

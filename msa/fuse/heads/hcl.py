@@ -46,8 +46,8 @@ from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, task_loss
 from msa.types import Modality, Task
 
-Parts = dict[Modality, Tensor]  # one tensor per modality, in the order of ORDER
-ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the paper's t, a, v; v is either or both
+Parts = dict[Modality, Tensor]  # one tensor per modality, in the order of _ORDER
+_ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the paper's t, a, v; v is either or both
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,12 @@ class HCL(FusionHead):
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
         c = config
-        self.modalities = [m for m in ORDER if m in dims]
+        self.modalities = [m for m in _ORDER if m in dims]
         self.guide, self.guided = roles(self.modalities, c)
         self.asker = Modality.TEXT if c.final_query == "text" else self.guide
         if self.asker not in dims:
             raise ConfigError("final_query='text', and there is no text", fix="final_query='guide'")
-        steps = dict(zip(ORDER, (*c.lengths, c.lengths[2]), strict=True))
+        steps = dict(zip(_ORDER, (*c.lengths, c.lengths[2]), strict=True))
         self.embed = each(self.modalities, lambda m: Embedding(dims[m], steps[m], c))
         self.cowa = nn.Identity() if c.without == "cowa" else COWA(len(self.modalities), c)
         self.ccl = CCL(self.guided, c)

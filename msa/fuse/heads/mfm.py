@@ -57,7 +57,7 @@ PRESETS = {
     "small": Config(hidden=(32, 32, 32), memory=32, inner=32, z=(16, 8, 16), f_y=32, f=(16, 8, 8), mmd=0.1),
 }
 TRAIN: dict[str, dict[str, object]] = {"default": {"lr": 1e-3, "batch": 32}}  # ours, they search .001 to .02; theirs
-ROLE = {Modality.TEXT: 0, Modality.AUDIO: 1, Modality.IMAGE: 2, Modality.FACE: 2}
+_ROLE = {Modality.TEXT: 0, Modality.AUDIO: 1, Modality.IMAGE: 2, Modality.FACE: 2}
 
 
 class MFM(FusionHead):
@@ -65,7 +65,7 @@ class MFM(FusionHead):
         super().__init__(task)
         c = self.config = config
         self.modalities = [m for m in Modality if m in dims]
-        by_role = lambda sizes: {m: sizes[ROLE[m]] for m in self.modalities}  # noqa: E731
+        by_role = lambda sizes: {m: sizes[_ROLE[m]] for m in self.modalities}  # noqa: E731
         z, f = by_role(c.z), by_role(c.f)
         self.weight: dict[Modality, float] = by_role(c.reconstruction)
         widths = Widths(c.memory, c.inner, c.inner, c.inner, c.dropout)

@@ -23,7 +23,7 @@ from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean
 from msa.types import Modality, Task
 
-LARGEST = 1 << 20  # elements of the product; times `post` it is the number of weights behind it
+_LARGEST = 1 << 20  # elements of the product; times `post` it is the number of weights behind it
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class TFN(FusionHead):
         self.modalities = [m for m in Modality if m in dims]
         widths = [c.text_out if m == Modality.TEXT else c.hidden for m in self.modalities]
         size = math.prod(w + 1 for w in widths)
-        if size > LARGEST:
+        if size > _LARGEST:
             raise ConfigError(
                 f"the product of {', '.join(self.modalities)} has {' x '.join(str(w + 1) for w in widths)} = {size:,} "
-                f"elements, more than {LARGEST:,}",
+                f"elements, more than {_LARGEST:,}",
                 fix="narrow its factors, such as --set hidden=8 --set text_out=32",
             )
         self.embed = nn.ModuleDict(
