@@ -32,7 +32,7 @@ demo: setup
 	@echo '  (msa is $(VENV)/bin/msa: source $(VENV)/bin/activate)'
 
 test: setup
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
 
 check: setup
 	$(PY) -m ruff check .
