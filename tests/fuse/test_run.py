@@ -594,7 +594,8 @@ def test_what_cannot_be_finished_is_refused_before_anything_is_written(store, tm
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"like": 1, "settings": ["lr=0.1"]}, "--like does as the run did, and settings would change that"),
+        ({"like": 1, "pairing": "union"}, "--like does as the run did, and pairing would change that"),
+        ({"resume": 1, "settings": ["lr=0.1"]}, "--resume does as the run did, and settings would change that"),
         ({"like": 1, "data": "posts", "seeds": "3"}, "data, seeds would change"),
         ({"resume": 1, "pairing": "union"}, "--resume does as the run did, and pairing"),
         ({"resume": 1, "out": 1}, "goes on in that folder"),
