@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 PARTS = ("index", "views", "manifests", "zarr.json")  # of a store, or of one that was only half made
 
 
+_TRIES = 5  # at a corpus that others remove at the same time
+
+
 class FeatureStore:
     """A store on disk, seen at one generation.
 
@@ -233,8 +236,14 @@ class FeatureStore:
         Raises StoreError where it could not be read back; nothing is written then.
         """
         index.check()  # before its names are hashed
+        missed = 0
         while True:
-            folder = self._add_index(index)
+            try:
+                folder = self._add_index(index)
+            except FileNotFoundError:  # swept while its files were hashed
+                if (missed := missed + 1) == _TRIES:
+                    raise
+                continue
             if admission.soon((folder / "zarr.json").exists):  # else it was swept in the very moment
                 return folder.name
 

@@ -668,3 +668,32 @@ def test_whoever_may_be_dead_is_said_and_when_its_work_is_taken_over(store, inde
         assert "the 8 samples" in line
         done = CliRunner().invoke(cli.app, ["cache", "gc", str(store.path), "--dry-run"])
         assert "has not been heard of" in " ".join(done.output.split())
+
+
+def test_a_corpus_that_is_swept_while_it_is_hashed_is_written_again(store, index, monkeypatch):
+    store.add_index(index)
+    rival, real, swept = FeatureStore.open(store.path), housekeeping.segment.files, []
+
+    def files(*args, **kwargs):
+        if not swept:
+            swept.append(True)
+            housekeeping.remove(FeatureStore.open(store.path), dataset="tiny", now=True)
+        found = real(*args, **kwargs)
+        if not found:
+            raise FileNotFoundError
+        return found
+
+    monkeypatch.setattr(housekeeping.segment, "files", files)
+    rival.add_index(index)
+    assert swept
+    assert verify(FeatureStore.open(store.path)) == []
+    assert FeatureStore.open(store.path).index("tiny").ids == index.ids
+
+
+def test_a_corpus_that_cannot_be_read_back_is_an_error_and_no_endless_loop(store, index, monkeypatch):
+    def files(*args, **kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(housekeeping.segment, "files", files)
+    with pytest.raises(FileNotFoundError):
+        store.add_index(index)
