@@ -5,16 +5,17 @@ the top that print: what a terminal would obey is shown as an escape, and nothin
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,11 +26,20 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
 from msa.names import printable
 
 ROOMY = 100  # columns of a terminal from which on progress shows more than bar, numbers, time left and errors
 PIPE_WIDTH = 160  # columns where the output goes to a file or another program
+
+# What is to be typed or copied: between backticks, from `msa` on, or an option and its value
+COMMAND = re.compile(
+    r"`[^`\n]*`"
+    r"|\bmsa (?:extract|list|predict|demo|cache|fuse)\b(?:(?! [(]|[,;:] )[^`\n])*"
+    r"|--[a-z][a-z-]*(?: [^\s(-]\S*)?"
+)
+HELD = "\ue000"  # stands for a space between words that stay together
 
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, emoji=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
@@ -38,6 +48,40 @@ err = Console(stderr=True, highlight=False, emoji=False, width=None if sys.stder
 def _plain(text: object, lines: bool = False) -> str:
     """What may be printed of a text that a stranger may have written. `lines`: line ends in it are ours, and stay."""
     return escape("\n".join(map(printable, str(text).split("\n"))) if lines else printable(text))
+
+
+def _lines(console: Console, text: object, mark: str = "", style: str = "", own: bool = False) -> None:
+    """Print prose. On a terminal, long lines are broken between words, and never inside a command.
+
+    Args:
+        console: where it is printed.
+        text: what a stranger may have written part of.
+        mark: a word in colour that stands before it.
+        style: that of the mark, or of all where there is no mark.
+        own: line ends in the text are ours, and stay.
+    """
+    plain = "\n".join(map(printable, str(text).split("\n"))) if own else printable(text)
+    plain = f"{mark} {plain}" if mark else plain
+    line = Text(_broken(plain, console.width) if console.is_terminal else plain)
+    line.stylize(style, 0, len(mark) if mark else len(line))
+    console.print(line, soft_wrap=True)
+
+
+def _broken(text: str, width: int) -> str:
+    """Break lines at spaces so that they fit `width` columns, each indented as it began; commands stay in one line."""
+    shown = []
+    for line in text.split("\n"):
+        room = line[: len(line) - len(line.lstrip(" "))]
+        held = COMMAND.sub(lambda command: command[0].replace(" ", HELD), line[len(room) :])
+        row = ""
+        for i, word in enumerate(held.split(" ")):
+            if i and cell_len(room + row) + 1 + cell_len(word) > width:
+                shown.append(room + row.rstrip())
+                row = word
+            else:
+                row += f" {word}" if i else word
+        shown.append(room + row)
+    return "\n".join(shown).replace(HELD, " ")
 
 
 def _description() -> TextColumn:
@@ -136,7 +180,7 @@ def show(
         lines: line ends in names and cells are ours and begin a new line, except in the first column.
     """
     if title:
-        out.print(_plain(title), style="bold", soft_wrap=True)
+        _lines(out, title, style="bold")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0) if numbers else (0, 2, 0, 0))
     for i, name in enumerate(columns):
         right = i >= len(columns) - numbers
@@ -152,24 +196,24 @@ def show(
 
 
 def say(line: str = "") -> None:
-    """One line of output, as it is."""
-    out.print(_plain(line), soft_wrap=True)
+    """One line of output. A terminal shows a long one in several, broken between words."""
+    _lines(out, line)
 
 
 def note(line: str) -> None:
-    """One line beside the output: progress, remarks. A terminal shows a long one in several, broken between words."""
-    err.print(_plain(line), style="dim" if sys.stderr.isatty() else None, soft_wrap=not err.is_terminal)
+    """One line beside the output: progress, remarks."""
+    _lines(err, line, style="dim" if sys.stderr.isatty() else "")
 
 
 def warn(line: str) -> None:
-    """One line that must be seen. A terminal shows a long one in several, broken between words."""
-    err.print(f"[yellow]note:[/yellow] {_plain(line)}", soft_wrap=not err.is_terminal)
+    """One line that must be seen."""
+    _lines(err, line, "note:", "yellow")
 
 
 def store(where: Any, why: str) -> None:
     """Which store a command uses, where none was named: it is easily another one than is meant."""
     if why:
-        err.print(f"[bold]store:[/bold] [bold]{_plain(where)}[/bold] ({_plain(why)})", soft_wrap=True)
+        _lines(err, f"{where} ({why})", "store:", "bold")
 
 
 def command(line: str) -> None:
@@ -179,8 +223,8 @@ def command(line: str) -> None:
 
 def fail(what: str, fix: str) -> None:
     """The end of a command that could not be carried out."""
-    err.print(f"[bold red]error:[/bold red] {_plain(what)}", soft_wrap=True)
-    err.print(f"[bold]fix:[/bold] {_plain(fix, lines=True)}", soft_wrap=True)  # some show how a corpus has to lie
+    _lines(err, what, "error:", "bold red")
+    _lines(err, fix, "fix:", "bold", own=True)  # some show how a corpus has to lie
 
 
 def document(text: str) -> None:
@@ -553,10 +597,7 @@ def sheet(found: Any) -> None:
             lines=True,
         )
     for remark in found.remarks:
-        out.print(
-            Padding(_plain(remark), (0, 0, 0, 2)) if out.is_terminal else f"  {_plain(remark)}",
-            soft_wrap=not out.is_terminal,
-        )
+        say(f"  {remark}")
 
 
 def _pieces(wide: Sequence[int], room: int) -> list[slice]:

@@ -220,3 +220,33 @@ def test_a_table_whose_name_is_no_utf8_is_refused_with_the_way_out(tmp_path):
     assert b"Traceback" not in done.stderr, done.stderr
     assert done.returncode in (0, 1)
     assert b"\xff" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("one two three", ["one two", "three"]),
+        ("  one two three", ["  one two", "  three"]),
+        ("a b: --set stratify=true", ["a b:", "--set stratify=true"]),
+        ("say `msa cache gc` now", ["say", "`msa cache gc`", "now"]),
+        ("see: msa cache info STORE --failures", ["see:", "msa cache info STORE --failures"]),
+        ("see: msa cache ls, or do not", ["see:", "msa cache ls,", "or do not"]),
+        ("a /very/long/path b", ["a", "/very/long/path", "b"]),
+        ("情感 情感 情感", ["情感 情感", "情感"]),
+        ("a\n  b c", ["a", "  b c"]),
+    ],
+)
+def test_prose_is_broken_between_words_and_never_inside_a_command(text, shown):
+    assert terminal._broken(text, 12).split("\n") == shown
+
+
+def test_a_terminal_gets_short_lines_and_a_pipe_whole_ones(monkeypatch, capsys):
+    long = "many words " * 20 + "see: msa cache info STORE --failures"
+    terminal.fail(long, long)
+    assert capsys.readouterr().err == f"error: {long}\nfix: {long}\n"
+    monkeypatch.setattr(terminal, "err", terminal.Console(stderr=True, force_terminal=True, width=80, no_color=True))
+    terminal.fail(long, long)
+    terminal.warn(long)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().err.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert sum("msa cache info STORE --failures" in line for line in lines) == 3
