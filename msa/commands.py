@@ -138,7 +138,10 @@ def print_corpus(index: "Index") -> None:
     few = list(splits.scarce(index.counts(), index.task.classes))
     for line in few:
         terminal.warn(line)
-    if few and "drawn" in index.about["split"]:
+    drawn = index.about["split"]
+    if few and "stratified" in drawn:
+        terminal.warn("each class is in the same ratio already: label more samples, or draw other parts with --seed N")
+    elif few and "drawn" in drawn:
         terminal.warn("draw other parts with --seed N, or each class in the same ratio with --set stratify=true")
 
 

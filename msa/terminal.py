@@ -283,12 +283,16 @@ def corpus(index: Any) -> None:
 
 def unreadable(found: Sequence[tuple[str, str, str]], limit: int = 5) -> None:
     """Files that are missing or empty, seen before anything is extracted: id, modality, path."""
-    if found:
-        warn(f"{len(found)} file{'s are' if len(found) > 1 else ' is'} missing, empty or not readable:")
-        for id, modality, path in found[:limit]:
-            say(f"  {id}: {modality}: {path}")
-        if len(found) > limit:
-            say(f"  and {len(found) - limit} more")
+    of: dict[tuple[str, str], list[str]] = {}
+    for id, modality, path in found:
+        of.setdefault((id, path), []).append(modality)
+    if of:
+        many = len({path for _, path in of})
+        warn(f"{many} file{'s are' if many > 1 else ' is'} missing, empty or not readable:")
+        for (id, path), modalities in list(of.items())[:limit]:
+            say(f"  {id}: {', '.join(modalities)}: {path}")
+        if len(of) > limit:
+            say(f"  and {len(of) - limit} more")
 
 
 def failures(found: Sequence[tuple[str, str, str, str]], limit: int = 10) -> None:

@@ -644,6 +644,21 @@ def test_a_comma_in_a_text_or_an_id_of_a_spreadsheet_stays_one(tmp_path):
     assert [(s.id, s.raw[Modality.TEXT].text) for s in table.samples(path)] == [("1,5", "3,5"), ("2,5", "4,5")]
 
 
+def test_a_table_without_labels_names_the_columns_that_are_not_read(tmp_path):
+    told = table.decided(written(tmp_path, "text,Sentiment,When\nfine,good,1\nsad,bad,2\n")).sentence
+    assert "not read: sentiment, when; if one has the labels: --set columns=label:NAME" in told
+    assert "not read" not in table.decided(written(tmp_path, "text,label,When\nfine,good,1\nsad,bad,2\n")).sentence
+    root = touch(tmp_path / "talks", "a.mp4", "b.mp4")
+    (root / "l.csv").write_text("file;Urteil\na.mp4;gut\nb.mp4;schlecht\n", "utf-8")
+    assert "not read: urteil" in clips.decided(root).sentence
+
+
+def test_a_path_that_windows_wrote_is_found_and_one_that_is_nowhere_is_shown_as_it_was_written(tmp_path):
+    path = written(touch(tmp_path, "pics/a.jpg", "b\\c.jpg"), "image\npics\\a.jpg\nb\\c.jpg\npics\\no.jpg\n")
+    found = [sample.raw[Modality.IMAGE].path for sample in table.samples(path)]
+    assert found == [tmp_path / "pics/a.jpg", tmp_path / "b\\c.jpg", tmp_path / "pics\\no.jpg"]
+
+
 def test_columns_of_any_name_are_named_in_a_setting(tmp_path):
     path = written(tmp_path, "Nr,Tweet,Sentiment,label\na,fine day,positive,7\nb,bad day,negative,8\n")
     config = with_settings(table.Config(), ["columns=id:Nr, text:Tweet,label:Sentiment"])
@@ -724,7 +739,7 @@ def test_each_subtitle_of_a_clip_can_be_a_sample_of_its_own(tmp_path):
 @pytest.mark.parametrize("column", ["file", "video", "id", "Clip"])
 def test_a_table_in_a_folder_of_clips_labels_them(column, tmp_path):
     root = touch(tmp_path / "talks", "a.mp4", "sub/b.wav", "lost.mp4")
-    cells = ("a", "sub/b", "gone") if column == "id" else ("a.mp4", "sub\\b.wav", "gone.mp4")
+    cells = ("a", "sub/b", "gone") if column == "id" else ("a.mp4", "sub\\b.wav", "gone.wav")
     rows = zip(cells, ("positive", "negative", "neutral"), ("fine", "", "x"), strict=True)
     (root / "labels.csv").write_text("\n".join([f"{column};label;text", *(";".join(row) for row in rows)]), "utf-8")
     (root / "sub/b.txt").write_text("bad", "utf-8")
@@ -735,7 +750,8 @@ def test_a_table_in_a_folder_of_clips_labels_them(column, tmp_path):
         "sub/b": ("negative", "bad"),
         "gone": ("neutral", "x"),
     }
-    assert found["gone"].raw[Modality.AUDIO].path == root / "gone.mp4"  # extraction will record that it is missing
+    gone = "gone.mp4" if column == "id" else "gone.wav"
+    assert found["gone"].raw[Modality.AUDIO].path == root / gone  # extraction will record that it is missing
     assert [(item.id, item.reason) for item in items if isinstance(item, Dropped)] == [("lost", "no row in the table")]
     assert clips.task(root) == SENTIMENT
 
@@ -757,7 +773,10 @@ def test_a_folder_of_clips_that_cannot_be_meant_is_an_error_with_a_way_out(tmp_p
     (root / "l.csv").write_text("name,label\na,good\n", "utf-8")
     with pytest.raises(SourceError, match="names no clip"):
         list(clips.samples(root))
-    assert kept(clips.samples(root, clips.Config(columns=("id:name",))))["a"].label == "good"
+    for column in ("id", "file", "clip", "video"):
+        assert kept(clips.samples(root, clips.Config(columns=(f"{column}:name",))))["a"].label == "good"
+    with pytest.raises(UnknownNameError, match="file"):
+        table.Config(columns=("file:name",))  # of a folder of clips alone
     (root / "m.csv").write_text("file,label\na.mp4,bad\n", "utf-8")
     with pytest.raises(SourceError, match=r"several tables: l.csv, m.csv"):
         list(clips.samples(root))

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from msa import labels, records
 from msa.errors import SourceError
@@ -45,6 +46,8 @@ _MARKUP = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 
 @dataclass(frozen=True)
 class Config(table.Config):
+    COLUMNS: ClassVar[tuple[str, ...]] = (*table.COLUMNS, *(name for name in NAMING if name not in table.COLUMNS))
+
     table: str = ""  # the table's file, where several lie in the folder
     cues: bool = False  # a sample for each subtitle of a clip, with its span
 
@@ -61,7 +64,7 @@ def task(root: Path, config: Config = Config()) -> Task:
 
 def decided(root: Path, config: Config = Config()) -> Decision:
     """The same, with the reason."""
-    return labels.decide(_rows(root, config)[0], config.told())
+    return table.of_labels(_rows(root, config)[0], config)
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
@@ -87,7 +90,7 @@ def _rows(root: Path, config: Config) -> tuple[list[Row], list[Dropped]]:
         named = _named(path, rows)
     whole = [_whole(row, named[row.id], clips, root) for row in rows]
     found = [part for row in whole for part in (_cues(row, clips) if config.cues else [row])]
-    unused = sorted(clips.keys() - set(named.values()), key=natural)
+    unused = sorted(clips.keys() - set(map(_clip, named.values())), key=natural)
     return found, [Dropped(stem, "no row in the table", clips[stem].relative_to(root).as_posix()) for stem in unused]
 
 
@@ -109,25 +112,31 @@ def _table(root: Path, config: Config) -> Path | None:
 
 
 def _named(path: Path, rows: Sequence[Row]) -> dict[str, str]:
-    """Id of each row -> the clip it is about, as a path without its ending."""
+    """Id of each row -> the file it is about, with or without its ending."""
     column = next((name for name in NAMING if any(row.text(name).strip() for row in rows)), None)
     if column is None:
         raise SourceError(
             f"{path} names no clip: it has none of the columns {', '.join(NAMING)}",
-            fix="add a column file, or say which column it is: --set columns=id:NAME",
+            fix="add a column file, or say which column it is: --set columns=file:NAME,label:NAME,text:NAME",
         )
     found = {}
     for row in rows:
         cell = row.text(column).strip().replace("\\", "/").removeprefix("./")
         if not cell:
             raise row.error(f"{column} is empty", fix="name the clip, or delete the line")
-        found[row.id] = _stem(Path(cell)) if Path(cell).suffix.lower() in VIDEO + AUDIO else cell
+        found[row.id] = cell
     return found
 
 
-def _whole(row: Row, stem: str, clips: dict[str, Path], root: Path) -> Row:
+def _clip(cell: str) -> str:
+    """What a clip is called: its path without the ending."""
+    return _stem(Path(cell)) if Path(cell).suffix.lower() in VIDEO + AUDIO else cell
+
+
+def _whole(row: Row, cell: str, clips: dict[str, Path], root: Path) -> Row:
     """The row with its file and text; a clip that is not there is named as it would be called, and fails by itself."""
-    path = clips.get(stem, root / f"{stem}{VIDEO[0]}")
+    stem = _clip(cell)
+    path = clips.get(stem, root / (cell if cell != stem else f"{stem}{VIDEO[0]}"))
     kind = "audio" if path.suffix.lower() in AUDIO else "video"
     id = row.text("id").strip() or (stem if row.id.startswith("row") else row.id)
     cells = {k: v for k, v in row.cells.items() if k not in ("video", "audio")} | {"id": id, kind: str(path.resolve())}

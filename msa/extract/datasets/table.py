@@ -15,9 +15,9 @@ Split    train, valid (val, dev, validation) or test; where it is empty a part i
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msa import labels
 from msa.config import checked
@@ -44,6 +44,8 @@ COLUMNS = ("id", "split", "label", "text", *FILES, "start", "end", "group", "pos
 
 @dataclass(frozen=True)
 class Config:
+    COLUMNS: ClassVar[tuple[str, ...]] = COLUMNS  # those that `columns` may name
+
     split: Literal["by_group", "random"] = "by_group"  # what stays together when parts are drawn
     range: tuple[float, ...] = ()  # low, high of labels that are a scale; nothing: as far as they reach
     task: Literal["auto", "classes", "regression"] = "auto"  # what labels are that are numbers; auto: judged from them
@@ -69,8 +71,8 @@ class Config:
                     f"columns={','.join(self.columns)}: {column!r} is not of the form COLUMN:NAME",
                     fix="write columns=label:Sentiment,text:Tweet",
                 )
-            if column.strip() not in COLUMNS:
-                raise UnknownNameError("column", column.strip(), COLUMNS)
+            if column.strip() not in self.COLUMNS:
+                raise UnknownNameError("column", column.strip(), self.COLUMNS)
         return {column.strip(): called.strip().lower() for column, _, called in pairs}
 
 
@@ -92,7 +94,17 @@ def task(root: Path, config: Config = Config()) -> Task:
 
 def decided(root: Path, config: Config = Config()) -> Decision:
     """The same, with the reason."""
-    return labels.decide(_table(root, config), config.told())
+    return of_labels(_table(root, config), config)
+
+
+def of_labels(rows: Sequence[Row], config: Config) -> Decision:
+    """What the labels of some rows are; where none has one, with the columns that are not read: one may hold them."""
+    decision = labels.decide(rows, config.told())
+    unread = [name for name in (rows[0].cells if rows else ()) if name and name not in config.COLUMNS]
+    if decision.kind != "none" or not unread:
+        return decision
+    way_out = f"not read: {', '.join(unread)}; if one has the labels: --set columns=label:NAME"
+    return replace(decision, instead=way_out)
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
@@ -179,9 +191,12 @@ def _raw(row: Row) -> dict[Modality, Raw]:
 
 
 def _path(row: Row, column: str) -> Path | None:
-    """The cell as a path, relative to the table's folder."""
+    """The cell as a path, relative to the table's folder; with / for the \\ of Windows where only that file exists."""
     cell = row.text(column).strip()
-    return row.table.parent / cell if cell else None
+    path = row.table.parent / cell
+    if "\\" in cell and not path.exists() and (other := row.table.parent / cell.replace("\\", "/")).exists():
+        return other
+    return path if cell else None
 
 
 def _span(row: Row) -> tuple[float, float | None]:
