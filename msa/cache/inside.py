@@ -231,7 +231,7 @@ def folder_durably(root: Path, final: Path) -> Iterator[Path]:
 def folder_for_now(root: Path, parent: Path) -> Iterator[Path]:
     """A temporary folder in `parent`, removed when the block ends."""
     temporary = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    make_folder(root, temporary, new=True)
+    make_folder(root, temporary)
     try:
         yield temporary
     finally:

@@ -64,6 +64,8 @@ class Folder:
 
     def create(self, number: int, data: bytes) -> bool:
         """Make a generation, whole and durably, unless there is one of that number; did we?"""
+        with writable(self.store):
+            inside.make_folder(self.store, self.store / "manifests")  # which may have been taken away
         return create_durably(self.store, self.path(number), data)
 
     def path(self, number: int) -> Path:

@@ -140,6 +140,15 @@ def test_gc_names_what_it_cannot_take_over_and_does_the_rest(copied, tmp_path):
     assert found.damaged == (told,)
 
 
+@pytest.mark.parametrize("gone", ["index", "views", f"views/{VIEW}", SEG, "manifests", "tags", "zarr.json"])
+def test_a_part_that_is_gone_is_an_error_or_made_again(copied, whole, gone):
+    for operation in OPERATIONS.values():
+        path = copied()
+        (path / gone).rename(path / "moved")
+        with suppress(MsaError):
+            operation(path, whole)
+
+
 # one place for all changes
 
 
