@@ -56,7 +56,8 @@ class Row:
         if isinstance(cell, str):
             return cell
         if isinstance(cell, (bool, list, dict)):
-            raise self.error(f"{column} holds {cell!r}", fix="a cell is a text or a number")
+            kind = {bool: "true or false", list: "a list", dict: "an object"}[type(cell)]
+            raise self.error(f"{column} holds {kind}", fix="a cell is a text or a number")
         return str(cell)
 
     def amount(self, column: str) -> float | None:
@@ -128,7 +129,7 @@ def rows(table: Path, names: Mapping[str, str] = MappingProxyType({})) -> tuple[
     columns, found = records.read(table)
     if lost := [f"{column}:{called}" for column, called in names.items() if called not in columns]:
         raise SourceError(
-            f"{table} has no column for {', '.join(lost)}; it has {', '.join(filter(None, columns)) or 'none'}",
+            f"{table} has no column for {', '.join(lost)}; it has {records.listed(columns)}",
             fix="name the columns as the first line of the table does",
         )
     if names:

@@ -26,6 +26,7 @@ NAMES = {
 }
 PARTS = tuple(Split)
 RATIOS = (0.8, 0.1, 0.1)
+LARGEST_JSON = 1 << 26  # bytes of a file of ids: millions of them
 SCARCE = 10  # samples of a class in a part: with fewer, a score of that class says next to nothing
 FEW = 100  # below this many groups a part's size by hash value is a lottery (99 groups: 10 +- 3), so ranks decide
 
@@ -89,9 +90,9 @@ def scarce(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> I
     there = [name for name in classes if any(row.get(name) for row in counts.values())]
     for part, row in counts.items():
         lacking = [name for name in there if not row.get(name)]
-        few = [f"{row[name]} {name}" for name in there if 0 < row.get(name, 0) < SCARCE]
+        few = [f"{row[name]} of class {name}" for name in there if 0 < row.get(name, 0) < SCARCE]
         if lacking:
-            yield f"{part} has no sample of {', '.join(lacking)}"
+            yield f"{part} has no sample of class {', '.join(lacking)}"
         if few and part != Split.TRAIN:
             these = "these classes" if len(few) > 1 else "this class"
             yield f"{part} has only {', '.join(few)}: scores of {these} will be rough"
@@ -99,7 +100,7 @@ def scarce(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> I
 
 def named(path: Path) -> dict[str, Split]:
     """Id -> part from a file: JSON `{"train": [ids], "valid": [ids], "test": [ids]}`, or CSV/TSV with id and split."""
-    if not path.is_file():
+    if not path.exists():
         raise SourceError(f"{path}: there is no such split file", fix="name a JSON, CSV or TSV file with --split")
     found: dict[str, Split] = {}
     for id, name in _json_pairs(path) if path.suffix.lower() == ".json" else _row_pairs(path):
@@ -261,7 +262,7 @@ def _shares(groups: Sequence[Sequence[Sample]], ratios: Sequence[float]) -> list
 
 def _json_pairs(path: Path) -> Iterable[tuple[str, str]]:
     try:
-        parts = json.loads(records.shallow(records.text_of(path)))
+        parts = json.loads(records.shallow(records.text_of(path, LARGEST_JSON)))
     except ValueError as error:
         raise SourceError(f"{path}: {error}", fix='write {"train": [ids], "valid": [ids], "test": [ids]}') from error
     if not isinstance(parts, dict) or not all(isinstance(ids, list) for ids in parts.values()):
@@ -272,7 +273,7 @@ def _json_pairs(path: Path) -> Iterable[tuple[str, str]]:
 def _row_pairs(path: Path) -> Iterable[tuple[str, str]]:
     columns, rows = records.read(path)
     if not {"id", "split"} <= set(columns):
-        raise SourceError(f"{path}: the columns are {', '.join(columns)}", fix="name two of them id and split")
+        raise SourceError(f"{path}: the columns are {records.listed(columns)}", fix="name two of them id and split")
     for line, cells in rows:
         if not {"id", "split"} <= set(cells):
             raise SourceError(f"{path}, line {line}: no id or no split", fix="fill both cells, or delete the line")

@@ -23,7 +23,7 @@ HEAVY = ("torch", "zarr", "numpy", "transformers", "h5py", "PIL", "librosa", "sk
 NOUNS = {"msa.types", "msa.errors", "msa.names", "msa.cells"}
 SETTINGS = {"msa.catalog", "msa.config"}
 # what users write down beside their data: rows of a file, who is in which part, which label a row has
-TABLES = {"msa.records", "msa.splits", "msa.labels", "msa.tasks"}
+TABLES = {"msa.regular", "msa.records", "msa.splits", "msa.labels", "msa.tasks"}
 ARROWS = {
     "msa": set(),
     "msa.types": set(),
@@ -32,7 +32,8 @@ ARROWS = {
     "msa.cells": set(),
     "msa.catalog": {"msa.errors"},
     "msa.config": NOUNS,
-    "msa.records": NOUNS,
+    "msa.regular": NOUNS,
+    "msa.records": NOUNS | {"msa.regular"},
     "msa.splits": NOUNS | {"msa.records"},
     "msa.labels": NOUNS | {"msa.records", "msa.splits", "msa.tasks"},
     "msa.tasks": NOUNS,

@@ -271,9 +271,9 @@ def test_a_part_that_lacks_a_class_or_has_few_of_it_is_said():
         "test": {"a": 12, "b": 10, "c": 0},
     }
     assert list(scarce(counts, ["a", "b", "c", "of no sample"])) == [
-        "valid has no sample of c",
-        "valid has only 9 b: scores of this class will be rough",
-        "test has no sample of c",
+        "valid has no sample of class c",
+        "valid has only 9 of class b: scores of this class will be rough",
+        "test has no sample of class c",
     ]
     assert list(scarce({"test": {"labelled": 3}}, [])) == []
 

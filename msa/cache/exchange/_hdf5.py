@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from msa import regular
 from msa.cache import layout
-from msa.cache.exchange import _regular
 from msa.cache.foreign import Unreadable
 from msa.errors import SourceError
 from msa.names import printable
@@ -39,7 +39,7 @@ def opened(path: Path) -> Any:
     while h5py.h5pl.size():  # where it was loaded before: no folder to look for plug-ins in
         h5py.h5pl.remove(0)
     try:
-        _regular.check(path)
+        regular.check(path)
     except OSError as error:
         raise SourceError(f"there is no file {path}", fix="name an HDF5 file") from error
     if not h5py.is_hdf5(path):

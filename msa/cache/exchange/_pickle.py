@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from msa.cache.exchange import _regular
+from msa import regular
 from msa.cache.exchange._arrays import FileBytes, Payload
 from msa.cache.exchange._values import NAMES, OBJECT, Global, Limits, Refused, TooMuch, Unbuilt, array_of, dtype_of
 from msa.errors import SourceError
@@ -50,7 +50,7 @@ OTHERS = {  # how files begin that are called .pkl and are none
 def load(path: Path) -> Any:
     """The value in a pickle. Raises SourceError: no such file, no pickle, damaged, or it asks for what is refused."""
     try:
-        with _regular.opened(path) as stream:
+        with regular.opened(path) as stream:
             _check_kind(path, stream.read(32))
             stream.seek(0)
             value = _Machine(stream, FileBytes.of(path)).run()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from msa import labels
+from msa import labels, records
 from msa.cache import layout
 from msa.cache.exchange import _corpus
 from msa.cache.index import Index
@@ -24,7 +24,7 @@ def decide(columns: Columns, rows: Sequence[Row], told: Task | None, settings: S
     if told and told.multilabel and (lacking := [name for name in told.classes if name.lower() not in columns]):
         raise SourceError(
             f"{rows[0].table if rows else 'the table'} has no column {', '.join(lacking)}; "
-            f"its first line names {', '.join(columns)}",
+            f"its first line names {records.listed(columns)}",
             fix="name with labels=... the columns that there are",
         )
     if told:

@@ -25,9 +25,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from msa import labels
+from msa import labels, records, regular
 from msa.cache import fingerprint, layout
-from msa.cache.exchange import _corpus, _regular, _table
+from msa.cache.exchange import _corpus, _table
 from msa.cache.exchange._output import whole
 from msa.cache.foreign import Bundle, Feature, Foreign, Unreadable
 from msa.cache.indexing import Corpus
@@ -38,7 +38,6 @@ from msa.tasks import Settings
 from msa.types import Dropped, Modality, Task
 
 LARGEST_FILE = 4 * layout.SHARD_BYTES  # bytes: of a sample in float64, and twice that
-LONGEST_TABLE = 1 << 30  # bytes
 TABLE, ABOUT, VERSION = "samples.csv", "corpus.json", 1
 SAFE = " !$&'()+,;=@[]{}"  # in file names, besides letters, digits and _.-~
 LAYOUT = "FOLDER/samples.csv (id, split, label, text, group, position) and FOLDER/MODALITY/ID.npy, each (T, D) or (D,)"
@@ -67,8 +66,9 @@ class Config:
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
     """A folder of .npy files as a corpus. Raises SourceError where there is no table, or no feature."""
-    _check_room(path, config)
-    if not (path / config.table).is_file():
+    for file in (path / config.table, path / ABOUT):
+        regular.check_inside(path, file)
+    if not (path / config.table).exists():
         raise SourceError(f"{path} has no table of labels {config.table}", fix=f"lay it like this: {LAYOUT}")
     about = _about(path / ABOUT)
     columns, rows = labels.rows(path / config.table)
@@ -90,10 +90,10 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
 
 def _about(path: Path) -> Mapping[str, Any]:
     """What an exported folder says of its corpus; nothing where it was not exported by us."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        found = _corpus.json_in(_regular.read(path, _corpus.LONGEST_JSON))
+        found = _corpus.json_in(records.bytes_of(path, _corpus.LONGEST_JSON))
     except ValueError as error:
         raise SourceError(f"{path}: {error}", fix="mend or delete it: the table of labels is enough") from error
     if not isinstance(found, dict) or found.get("format") != "msa":
@@ -123,7 +123,7 @@ def _folders(path: Path, config: Config) -> Iterator[tuple[str, Modality]]:
     if not there:
         raise SourceError(f"{path} has no folder of .npy files", fix=f"lay it like this: {LAYOUT}")
     for name in there:
-        _regular.check_inside(path, path / name)
+        regular.check_inside(path, path / name)
         kind = said.get(name) or _corpus.modality_of(name)
         if kind is None:
             raise _corpus.unplaced(path, name)
@@ -217,16 +217,6 @@ def _found(folder: Path) -> list[Path]:
     """The .npy files below a folder, in alphabetical order; links to other folders are not followed."""
     names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
     return sorted(Path(name) for name in names if name.endswith(".npy"))
-
-
-def _check_room(path: Path, config: Config) -> None:
-    """Refuse a table that leads out of the folder, is no file, or larger than a table is. Raises SourceError."""
-    for file, most in ((path / config.table, LONGEST_TABLE), (path / ABOUT, _corpus.LONGEST_JSON)):
-        if not file.exists():
-            continue
-        _regular.check_inside(path, file)
-        if _regular.check(file).st_size > most:
-            raise SourceError(f"{file} has more than {most:,} bytes, which is more than is read", fix="is it a table?")
 
 
 def _check_file(path: Path) -> None:

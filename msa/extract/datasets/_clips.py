@@ -147,9 +147,8 @@ def _rows(table: Path, labels: Labels, config: Config) -> list[_Row]:
     called = {column: _column(table, header, column) or column for column in labels.columns}
     needed = ["video_id", "clip_id", *called.values(), *(["mode"] if config.split == "official" else [])]
     if missing := [name for name in needed if name not in header]:
-        there = ", ".join(filter(None, header)) or "nothing"
         raise SourceError(
-            f"{table} has no column {', '.join(missing)}; its first line names {there}",
+            f"{table} has no column {', '.join(missing)}; its first line names {records.listed(header)}",
             fix="use split=by_video, which draws parts of its own" if missing == ["mode"] else labels.where,
         )
     named = [(line, cells | {c: cells.get(at, "") for c, at in called.items()}) for line, cells in lines if cells]

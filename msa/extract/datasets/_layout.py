@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from xxhash import xxh3_128_digest
-
+from msa.cache import fingerprint
 from msa.errors import SourceError
 from msa.records import natural
 from msa.types import Dropped, Sample, Source
@@ -93,7 +92,7 @@ def _contents(named: Mapping[Path, Sample]) -> dict[Path, tuple[int, bytes]]:
     sizes = {path: path.stat().st_size for path in named}
     often = Counter(sizes.values())
     return {
-        path: (size, xxh3_128_digest(path.read_bytes()) if size and often[size] > 1 else named[path].id.encode())
+        path: (size, fingerprint.of_file(path) if size and often[size] > 1 else named[path].id.encode())
         for path, size in sizes.items()
     }
 

@@ -39,6 +39,8 @@ AUDIO = (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
 TABLES = (".csv", ".tsv", ".jsonl")
 NAMING = ("file", "video", "audio", "clip", "id")  # columns that may name the file of a row, the first that is there
 
+LARGEST_TRANSCRIPT = 1 << 26  # bytes
+
 _TIME = r"(?:(\d+):)?(\d\d):(\d\d)[,.](\d{1,3})"
 _SPAN = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}")
 _MARKUP = re.compile(r"<[^<>]*>|\{[^{}]*\}")
@@ -102,13 +104,18 @@ def _table(root: Path, config: Config) -> Path | None:
     """The table of the folder; None where there is none. Raises SourceError where there are several."""
     if config.table:
         return root / config.table
-    there = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES and path.is_file()]
+    there = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES and _counts(path)]
     if len(there) > 1:
         raise SourceError(
             f"{root} has several tables: {', '.join(path.name for path in there)}",
             fix=f"say which one has the labels: --set table={there[0].name}",
         )
     return there[0] if there else None
+
+
+def _counts(path: Path) -> bool:
+    """Is it a file that people laid there? macOS puts a `._NAME` beside each. A pipe is one, and refused when read."""
+    return path.name[0] != "." and not path.is_dir()
 
 
 def _named(path: Path, rows: Sequence[Row]) -> dict[str, str]:
@@ -148,8 +155,8 @@ def _whole(row: Row, cell: str, clips: dict[str, Path], root: Path) -> Row:
 def _transcript(path: Path) -> str:
     """The text beside a clip: NAME.txt whole, or all subtitles of NAME.srt or NAME.vtt; empty where there is none."""
     plain = path.with_suffix(".txt")
-    if plain.is_file():
-        return records.text_of(plain).strip()
+    if plain.exists():
+        return records.text_of(plain, LARGEST_TRANSCRIPT).strip()
     return " ".join(text for _, _, text in _subtitles(path))
 
 
@@ -173,11 +180,12 @@ def _cues(row: Row, clips: dict[str, Path]) -> list[Row]:
 
 def _subtitles(clip: Path) -> list[tuple[float, float, str]]:
     """Begin and end in seconds, and the text, of every subtitle in NAME.srt or NAME.vtt beside a clip."""
-    path = next((p for p in (clip.with_suffix(".srt"), clip.with_suffix(".vtt")) if p.is_file()), None)
+    path = next((p for p in (clip.with_suffix(".srt"), clip.with_suffix(".vtt")) if p.exists()), None)
     if path is None:
         return []
     found = []
-    for block in re.split(r"\n\s*\n", records.text_of(path).replace("\r\n", "\n").replace("\r", "\n")):
+    whole = records.text_of(path, LARGEST_TRANSCRIPT).replace("\r\n", "\n").replace("\r", "\n")
+    for block in re.split(r"\n\s*\n", whole):
         lines = block.strip().split("\n")
         at = next((i for i, line in enumerate(lines) if _SPAN.match(line)), None)
         if at is None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from msa import records
 from msa.config import checked
 from msa.errors import SourceError
 from msa.extract.datasets._layout import in_order, misplaced
@@ -81,8 +82,7 @@ def _folder(root: Path, source: Source, annotators: int) -> Path:
 
 def _annotators(path: Path) -> int:
     """How many annotators the header names: `text,image` stands there once for each."""
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
-        header = next(lines, "").rstrip().lower().split("\t")
+    header = _text(path).split("\n", 1)[0].rstrip().lower().split("\t")
     if header[0].strip() != "id" or any(name.replace(" ", "") != "text,image" for name in header[1:]) or not header[1:]:
         raise SourceError(
             f"{path}: the first line is {header}, not ID and text,image once per annotator",
@@ -91,10 +91,16 @@ def _annotators(path: Path) -> int:
     return len(header) - 1
 
 
+def _text(path: Path) -> str:
+    """A file of labels. Raises SourceError."""
+    text = records.bytes_of(path).decode("utf-8-sig", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(id, one `text,image` cell per annotator) for every line; CRLF is read like LF."""
     lines: dict[str, int] = {}
-    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").split("\n")[1:], start=2):
+    for number, line in enumerate(_text(path).split("\n")[1:], start=2):
         id, *cells = (cell.strip() for cell in line.rstrip().split("\t"))
         if not id:
             continue

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msa import labels
+from msa import labels, records
 from msa.config import checked
 from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.extract.datasets._layout import in_order, misplaced
@@ -126,13 +126,13 @@ def _table(root: Path, config: Config) -> list[Row]:
             f"{root} is a folder, and a table is a file",
             fix=f"name the file in it, or read the videos and recordings in it: --dataset clips --root {root}",
         )
-    if not root.is_file():
+    if not root.exists():
         raise misplaced(SOURCE, root, "no such file")
     columns, rows = labels.rows(root, config.names())
     if not set(columns) & set(COLUMNS):
         known = ", ".join(COLUMNS)
         raise SourceError(
-            f"{root}: none of its columns is known: {', '.join(columns) or 'there are none'}",
+            f"{root}: none of its columns is known: {records.listed(columns)}",
             fix=f"msa knows {known}; say which is which: --set columns=label:NAME,text:NAME",
         )
     return rows

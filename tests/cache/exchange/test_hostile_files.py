@@ -39,7 +39,7 @@ def test_a_name_that_names_no_file_is_refused_and_another_may_be_given(tmp_path,
 
 
 @pytest.mark.parametrize("attribute", ["task", "source"])
-@pytest.mark.parametrize("text", ["[" * 30_000, '{"a":' * 5000, "[" * 60 + "]" * 60, "1" * 5000, "{", '"\\ud800"' * 2])
+@pytest.mark.parametrize("text", ["[" * 30_000, '{"a":' * 5000, "[" * 70 + "]" * 70, "1" * 5000, "{", '"\\ud800"' * 2])
 def test_json_that_is_deep_or_none_is_an_error(tmp_path, attribute, text):
     with pytest.raises(SourceError, match=f"the attribute {attribute} is no JSON"):
         hdf5.read(small(tmp_path / "x.h5", **{attribute: np.bytes_(text.encode())}))

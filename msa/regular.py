@@ -1,4 +1,7 @@
-"""Regular files alone: a pipe waits for ever, a device has no end, and a sparse file says it has what it has not."""
+"""What users and strangers name to be read: regular files alone, up to a size that is stated.
+
+A pipe waits for ever, a device has no end, and a sparse file says it has what it has not.
+"""
 
 import os
 import stat
@@ -37,12 +40,13 @@ def check(path: Path, about: os.stat_result | None = None) -> os.stat_result:
     return about
 
 
-def read(path: Path, most: int) -> bytes:
-    """The bytes of a file of at most `most`. Raises OSError and SourceError."""
+def read(path: Path, most: int, fix: str = "get the file again") -> bytes:
+    """The bytes of a file of at most `most`. Raises OSError, and SourceError for another: of that nothing is read."""
     with opened(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise SourceError(f"{path} has more than {most:,} bytes, which is more than is read", fix="get the file again")
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > most else file.read(most + 1)  # one that grows, or that does not say its size
+    if max(size, len(data)) > most:
+        raise SourceError(f"{path} has {size:,} bytes; at most {most:,} are read", fix=fix)
     return data
 
 
