@@ -175,7 +175,10 @@ class GuideLayer(nn.Module):
         self.w_o = nn.Sequential(nn.Linear(width, c.dim), nn.Dropout(c.dropout))
 
     def forward(self, level: Tensor, h: Parts, hyper: Tensor) -> Tensor:
-        """h_l^i, the guided h_m^1 and h_hyper^(i-1), each (B, T, d) -> h_hyper^i (B, T, d)."""
+        """Return h_hyper^i -> (B, T, d).
+
+        h_l^i, level (B, T, d); h_m^1 of the guided, h (B, T, d); h_hyper^(i-1), hyper (B, T, d).
+        """
         q = self.w_q(self.norm["guide"](level))  # (B, T, width)
         read = []
         for m, x in h.items():
@@ -195,7 +198,7 @@ class Fusion(nn.Module):
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.fusion_layers))
 
     def forward(self, hyper: Tensor) -> Tensor:
-        """h_hyper (B, T, d) -> (B, d)."""
+        """Return the token: hyper (B, T, d) -> (B, d)."""
         token = self.token.expand(len(hyper), -1, -1)  # (B, 1, d)
         x, y = token + self.pos_query, torch.cat([token, hyper], 1) + self.pos_hyper  # (B, 1, d), (B, T + 1, d)
         for layer in self.layers:

@@ -211,6 +211,7 @@ class CrossLayer(nn.Module):
         self.norm = nn.LayerNorm(c.dim)
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Query x (B, L, D) over key (B, S, D) and value (B, S, D) where mask (B, S) is True -> (B, L, D)."""
         return self.norm(x + self.alpha * self.attention(x, key, value, mask))  # F_q^(i+1), (B, L_q, D)
 
 
@@ -230,7 +231,7 @@ class PairAttention(nn.Module):
         return f"{'all' if share == 'all_pairs' else short(pair)}_{0 if share == 'across_layers' else i}"
 
     def forward(self, f: Parts, mask: Parts, p: Parts) -> dict[Pair, Tensor]:
-        """F_m (B, L_m, D) under mask_m (B, L_m) -> F'_qk, each (B, D)."""
+        """F_m (B, L_m, D) under mask_m (B, L_m); means p_m (B, D) are not read -> F'_qk, each (B, D)."""
         return {pair: masked_mean(self._interact(pair, f, mask), mask[pair[0]]) for pair in self.pairs}  # eq. 5
 
     def _interact(self, pair: Pair, f: Parts, mask: Parts) -> Tensor:
@@ -271,6 +272,7 @@ class PairMean(nn.Module):
         self.pairs = query_pairs(modalities, c.ai_query)
 
     def forward(self, f: Parts, mask: Parts, p: Parts) -> dict[Pair, Tensor]:
+        """Means p_m (B, D) of f_m (B, L_m, D) under mask_m (B, L_m) -> F'_qk, each (B, D)."""
         return {(q, k): (p[q] + p[k]) / 2 for q, k in self.pairs}  # each (B, D)
 
 
@@ -298,7 +300,7 @@ class ContextualGate(nn.Module):
         return nn.Sequential(*[step for pair in steps for step in pair][:-1], nn.Sigmoid())  # eq. 10
 
     def forward(self, a: Parts, p: Parts) -> Parts:
-        """Context a_m and original p_m, each (B, D) -> G_m, each (B, D)."""
+        """Context a_m (B, D) and original p_m (B, D) -> G_m, each (B, D)."""
         return {m: self.mlp["all" if self.shared else m](a[m]) * p[m] for m in p}  # eq. 11
 
 
@@ -355,7 +357,7 @@ class TCMFI(nn.Module):
         self.width: int = self.join.width if self.join else width
 
     def forward(self, gated: Parts, original: Parts, present: Tensor) -> Tensor:
-        """G_m and p_m, each (B, D), under present (B, M) -> z (B, width)."""
+        """G_m, gated (B, D), and p_m, original (B, D), under present (B, M) -> z (B, width)."""
         x = torch.stack([*gated.values(), *original.values()][: self.n * self.copies], 1)  # X, (B, N, D)
         valid = present.repeat(1, self.copies)  # (B, N)
         x = x + self.p.repeat(x.shape[1] // len(self.p), 1)  # X', (B, N, D), eq. 12
@@ -379,6 +381,7 @@ class Join(nn.Module):
         self.width = len(modalities) * c.dim
 
     def forward(self, gated: Parts, original: Parts, present: Tensor) -> Tensor:
+        """G_m, gated (B, D), and p_m, original (B, D), under present (B, M) -> (B, M D)."""
         return torch.cat(list(gated.values()), 1)  # (B, M D)
 
 
@@ -400,15 +403,15 @@ class LocalGlobal(nn.Module):
         self.width = width if self.add else width + local
 
     def forward(self, g: Tensor, rows: Tensor) -> Tensor:
-        """Global g (B, G) and rows T, I, A (B, M, D) -> z (B, width)."""
+        """Global g (B, G) and T, I, A in rows (B, M, D) -> z (B, width)."""
         with torch.autocast(rows.device.type, enabled=False):  # sums of D^2 products: fp32 under AMP
             t, g = rows.float(), g.float()  # (B, M, D), (B, G)
             local = [self.maps[name](t[:, i], t[:, j]) for name, (i, j) in zip(self.names, self.rows, strict=True)]
-            b = self.reduce(torch.cat(local, 1))  # (B, 3r) or as wide as the kind of map makes it
+            b = self.reduce(torch.cat(local, 1))  # (B, P), P the width of all pairs, 3r of BilinearForm
             weight = self.w.sigmoid()  # lambda, ()
             if self.add:
                 return weight * g + (1 - weight) * self.add(b)  # (B, G)
-            return torch.cat([weight * g, (1 - weight) * b], 1)  # (B, G + 3r)
+            return torch.cat([weight * g, (1 - weight) * b], 1)  # (B, G + P)
 
 
 class BilinearForm(nn.Module):
@@ -420,7 +423,8 @@ class BilinearForm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(c.rank))  # (r,)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.einsum("bd,rde,be->br", x, self.w_b, y) + self.bias  # (B, r)
+        """x (B, D) and y (B, D) -> (B, r)."""
+        return torch.einsum("bd,rde,be->br", x, self.w_b, y) + self.bias
 
 
 class BilinearScalar(nn.Module):
@@ -431,7 +435,8 @@ class BilinearScalar(nn.Module):
         self.w_b = nn.Parameter(torch.randn(c.dim, c.dim) / c.dim)  # (D, D)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.einsum("bd,de,be->b", x, self.w_b, y)[:, None]  # (B, 1)
+        """x (B, D) and y (B, D) -> (B, 1)."""
+        return torch.einsum("bd,de,be->b", x, self.w_b, y)[:, None]
 
 
 class BilinearHadamard(nn.Module):
@@ -442,7 +447,8 @@ class BilinearHadamard(nn.Module):
         self.w_b = nn.Linear(c.dim, c.dim, bias=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.w_b(x) * y  # (B, D)
+        """x (B, D) and y (B, D) -> (B, D)."""
+        return self.w_b(x) * y
 
 
 class BilinearOuter(nn.Module):
@@ -453,7 +459,8 @@ class BilinearOuter(nn.Module):
         self.u, self.v = (nn.Linear(c.dim, c.rank, bias=False) for _ in range(2))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.einsum("br,bs->brs", self.u(x), self.v(y)).flatten(1)  # (B, r^2)
+        """x (B, D) and y (B, D) -> (B, r^2)."""
+        return torch.einsum("br,bs->brs", self.u(x), self.v(y)).flatten(1)
 
 
 _BILINEAR = {

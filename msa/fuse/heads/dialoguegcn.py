@@ -98,7 +98,8 @@ class DialogueGCN(FusionHead):
     def of_steps(self, batch: Batch, rows: Tensor) -> Nodes:
         """Each of the chosen samples, rows (B,) bool, is a conversation of its modalities, with one answer."""
         mask = {m: batch.mask[m][rows] for m in self.modalities}  # each (S, L_m)
-        x, clock = common_clock({m: batch.x[m][rows] for m in self.modalities}, mask, self.config.turns)  # (S, T)
+        x = {m: batch.x[m][rows] for m in self.modalities}  # each (S, L_m, D_m)
+        x, clock = common_clock(x, mask, self.config.turns)  # (S, T, D_m), (S, T)
         nodes = torch.stack([self.project[m](x[m]) for m in self.modalities], 2)  # (S, T, M, dim)
         there = torch.stack([clock & mask[m].any(1)[:, None] for m in self.modalities], 2)  # (S, T, M)
         return compact(nodes, there, torch.zeros_like(clock, dtype=torch.int64), 1)
@@ -181,7 +182,7 @@ class Graph(nn.Module):
         return window & there[:, None] & there[:, :, None]
 
     def alpha(self, g: Tensor, near: Tensor) -> Tensor:
-        """softmax over j near i of g_i^T W_e g_j, (S, N, N); 0 elsewhere."""
+        """Return softmax over j near i of g_i^T W_e g_j, 0 elsewhere: g (S, N, width), near (S, N, N) -> (S, N, N)."""
         with torch.autocast(g.device.type, enabled=False):  # see DialogueGCN.look
             score = self.w_e(g.float()) @ g.float().transpose(1, 2)  # (S, N, N)
         return score.masked_fill(~near, torch.finfo(score.dtype).min).softmax(2).masked_fill(~near, 0.0).to(g.dtype)

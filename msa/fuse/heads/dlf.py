@@ -196,7 +196,7 @@ class Residual(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim))
 
     def forward(self, h: Tensor) -> Tensor:
-        """(B, d) -> (B, d)."""
+        """h (B, D) -> (B, D)."""
         return h + self.mlp(h)
 
 

@@ -71,8 +71,9 @@ class ModalityGraph(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D) under mask (B, L) -> z (B, d), 0 where there is no step."""
-        means, known = common_clock({Modality.TEXT: x}, {Modality.TEXT: mask}, self.config.nodes)  # (B, n): n <= N
-        h = self.enter(means[Modality.TEXT]).relu()  # (B, n, d)
+        one, most = Modality.TEXT, self.config.nodes  # whichever modality it is, it goes by its own steps
+        means, known = common_clock({one: x}, {one: mask}, most)  # (B, n, D), (B, n): n <= N
+        h = self.enter(means[one]).relu()  # (B, n, d)
         a = self.edges(h, known)  # (B, n, n)
         for w in self.w:
             h = h + w(a @ self.drop(h)).relu()  # (B, n, d)

@@ -129,6 +129,7 @@ class Reverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        """Return x (B, d) as it is -> (B, d)."""
         ctx.factor = factor
         return x.view_as(x)
 

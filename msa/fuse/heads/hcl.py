@@ -279,17 +279,17 @@ class COWA(nn.Module):
             self.register_buffer("profile", torch.zeros(modalities, values, self.points))  # (M, V, P)
 
     def forward(self, h: Parts) -> Parts:
-        """H1_m -> F_m, each (B, T, d)."""
-        c, h_1 = self.config, torch.stack(list(h.values()), 1)  # (B, M, T, d)
+        """H1_m in h (B, T, d) -> F_m, each (B, T, d)."""
+        h_1, c = torch.stack(list(h.values()), 1), self.config  # (B, M, T, d)
         with torch.autocast(h_1.device.type, enabled=False):
-            x = self._turn(h_1.float())  # X, (B, M, V, P): P points of V values
+            x = self._turned(h_1.float())  # X, (B, M, V, P): P points of V values
             member = self._groups(x)  # Z, (B, M, K, P), 1 where group k has point p, eq. 2
             w = torch.einsum("bmk,bmkp->bmp", self._weights(x, member), member)[:, :, None]  # (B, M, 1, P)
             f = {"groups": self.blocks * w, "one": w, "residual": 1 + w}[c.scale] * x  # F, (B, M, V, P)
-        return dict(zip(h, self._turn(f).unbind(1), strict=True))
+        return dict(zip(h, self._turned(f).unbind(1), strict=True))
 
-    def _turn(self, x: Tensor) -> Tensor:
-        """(B, M, T, d) to (B, M, V, P), and back."""
+    def _turned(self, x: Tensor) -> Tensor:
+        """Return stacked H1 as P points of V values, or the reverse: the last two axes swap, or stay."""
         return x if self.config.axis == "feature" else x.transpose(2, 3)
 
     @torch.no_grad()
@@ -378,7 +378,7 @@ class CCL(nn.Module):
             self.g_0 = nn.Parameter(start)  # (T, d)
 
     def forward(self, t: Tensor, f: Parts) -> tuple[Tensor, Tensor]:
-        """The guide's F_t and the guided F_m -> t_N and G_N, each (B, T, d)."""
+        """The guide's F_t, t (B, T, d), and guided F_m, f (B, T, d) -> t_N (B, T, d) and G_N (B, T, d)."""
         levels = [t]  # t_1
         for n, layer in enumerate(self.deepen):
             x = levels[n] if n else t + self.pos  # (B, T, d)
@@ -414,7 +414,7 @@ class GuideLayer(nn.Module):
         self.w_o = nn.Sequential(nn.Linear(c.dim, c.dim), nn.Dropout(c.dropout))
 
     def forward(self, g: Tensor, t: Tensor, f: Parts) -> Tensor:
-        """G_{n-1}, t_n and F_m, each (B, T, d) -> G_n (B, T, d)."""
+        """G_n-1, g (B, T, d), t_n, t (B, T, d), and F_m, f (B, T, d) -> G_n (B, T, d)."""
         f = {m: self.norm[m](x) for m, x in f.items()}  # LN(F_m), each (B, T, d)
         drawn = self.guidance(t, f) if self.guidance else f  # G_m, each (B, T, d); unguided, F_m itself asks
         if self.collaboration:
@@ -433,6 +433,7 @@ class Guidance(nn.Module):
         self.w_k, self.w_v = (each(guided, lambda _: linear(c)) for _ in range(2))
 
     def forward(self, t: Tensor, f: Parts) -> Parts:
+        """t_n, t (B, T, d), and LN(F_m), f (B, T, d) -> G_m, each (B, T, d)."""
         q = self.w_q(self.norm(t))  # (B, T, d)
         return {m: attend(q, self.w_k[m](x), self.w_v[m](x), self.config, self.training) for m, x in f.items()}
 
@@ -467,7 +468,7 @@ class Collaboration(nn.Module):
         }
 
     def forward(self, drawn: Parts, f: Parts) -> dict[str, Tensor]:
-        """G_m and LN(F_m), each (B, T, d) -> the terms of eq. 8, alpha' V_v and beta' V_a, each (B, T, d)."""
+        """G_m, drawn (B, T, d), and LN(F_m), f (B, T, d) -> alpha' V_v and beta' V_a of eq. 8, each (B, T, d)."""
         asks = self.prepare(drawn) if self.prepare else drawn  # ga and gv, each (B, T, d)
         found = {}
         for pair, (m, o) in self.pairs.items():
@@ -487,6 +488,7 @@ class Prepare(nn.Module):
         self.norm = each(guided, lambda _: nn.LayerNorm(c.dim))
 
     def forward(self, drawn: Parts) -> Parts:
+        """G_m, drawn (B, T, d) -> LN(O_m G_m), each (B, T, d)."""
         return {m: self.norm[m](self.w_o["all" if self.shared else m](x)) for m, x in drawn.items()}
 
 
@@ -510,7 +512,7 @@ class Fusion(nn.Module):
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.fusion_layers))
 
     def forward(self, t: Tensor, g: Tensor) -> Tensor:
-        """t_N and G_N, each (B, T, d) -> (B, d)."""
+        """t_N, t (B, T, d), and G_N, g (B, T, d) -> (B, d)."""
         if self.readout != "mean":
             token = self.token.expand(len(t), -1, -1)  # (B, 1, d)
             t, g = torch.cat([token, t], 1), torch.cat([token, g], 1)  # each (B, T + 1, d)

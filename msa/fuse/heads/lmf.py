@@ -69,10 +69,8 @@ class LMF(FusionHead):
     def forward(self, batch: Batch) -> Tensor:
         z = {m: self.embed[m](batch.x[m], batch.mask[m]) for m in self.modalities}  # z_m, each (B, d_m)
         with torch.autocast(self.b.device.type, enabled=False):  # a product of sums: fp32 under AMP
-            return (
-                low_rank([z[m].float() for m in self.modalities], [self.w[m] for m in self.modalities], self.rank)
-                + self.b
-            )
+            fused = low_rank([z[m].float() for m in self.modalities], [self.w[m] for m in self.modalities], self.rank)
+            return fused + self.b  # (B, outputs)
 
 
 def low_rank(z: list[Tensor], w: list[Tensor], rank: Tensor) -> Tensor:
@@ -97,7 +95,7 @@ class LanguageNet(nn.Module):
         self.linear = nn.Linear(c.text_hidden, c.text_hidden // 2)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D) under mask (B, T) -> z_l (B, text_hidden / 2), 0 where there is no text."""
+        """(B, T, D) under mask (B, T) -> z_l (B, D_l), half of text_hidden wide, 0 where there is no text."""
         length = mask.sum(1).clamp(min=1).cpu()  # (B,)
         _, (h, _) = self.lstm(pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False))
         return self.linear(self.drop(h[0])) * mask.any(1, keepdim=True)

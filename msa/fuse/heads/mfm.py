@@ -83,7 +83,7 @@ class MFM(FusionHead):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         x, clock, present = self._aligned(batch)
         z_y = self._label(x, clock, present)  # (B, z_y)
-        z = {m: self.encode[m](x[m], clock) for m in self.modalities}  # z_m, each (B, d)
+        z = {m: self.encode[m](x[m], clock) for m in self.modalities}  # z_m, each (B, z_m)
         f_y = self.to_f_y(z_y)  # (B, f_y)
         made = {m: self.decode[m](torch.cat([f_y, self.to_f[m](z[m])], 1), clock.shape[1]) for m in z}  # (B, T, D_m)
         errors = [self.weight[m] * self._error(made[m], x[m], clock, present[m]) for m in made]  # each ()
@@ -125,7 +125,8 @@ class Encoder(nn.Module):
         self.linear = nn.Linear(z, z)
 
     def forward(self, x: Tensor, clock: Tensor) -> Tensor:
-        return self.linear(last_valid(self.lstm(x)[0], clock))  # (B, z)
+        """x (B, T, D) under clock (B, T) -> z_m (B, z)."""
+        return self.linear(last_valid(self.lstm(x)[0], clock))
 
 
 class Decoder(nn.Module):
@@ -139,7 +140,7 @@ class Decoder(nn.Module):
         self.linear = nn.Linear(width, outputs)
 
     def forward(self, f: Tensor, steps: int) -> Tensor:
-        """Factors f (B, width) -> (B, steps, outputs)."""
+        """Return the generated steps: factors f (B, width) -> (B, steps, D)."""
         both = self.w_x.weight + self.w_h.weight  # (4 width, width): from step 2 on the input is the state
         gates, c, made = self.w_x(f), torch.zeros_like(f), []  # (B, 4 width), (B, width)
         for _ in range(steps):

@@ -217,7 +217,10 @@ def difference(own: Parts, common: Parts, present: Parts) -> Tensor:
 
 
 def overlap(x: Tensor, y: Tensor, both: Tensor) -> Tensor:
-    """Mean square of the entries of X^T Y (d, d), whose rows are centred over the batch and then of length 1 -> ()."""
+    """Return the mean square of the d x d entries of X^T Y, rows centred over the batch, then of length 1.
+
+    x and y (B, d), of the samples where both (B,) -> ().
+    """
     with torch.autocast(x.device.type, enabled=False):
         w = both.float()[:, None]  # (B, 1)
         x, y = (_unit(z.float(), w) for z in (x, y))  # (B, d)

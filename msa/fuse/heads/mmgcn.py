@@ -75,7 +75,7 @@ class MMGCN(FusionHead):
         v = v * there[:, :, None]
         nodes, known = where.lay(v), where.lay(there)  # (C, U, M, dim), (C, U, M)
         h = where.pick(self.convolve(nodes, edges(nodes, known, self.config.gamma)))  # (B, M, hidden)
-        e = torch.cat([v, h * there[:, :, None]], 2).flatten(1)  # (B, M (dim + hidden))
+        e = torch.cat([v, h * there[:, :, None]], 2).flatten(1)  # (B, M dim + M hidden)
         return self.classify(self.drop(e).relu())  # (B, outputs)
 
     def convolve(self, nodes: Tensor, p: Tensor) -> Tensor:

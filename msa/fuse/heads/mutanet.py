@@ -84,8 +84,8 @@ class MUTANet(FusionHead):
         there = {m: batch.mask[m].any(1) for m in self.modalities}  # each (B,)
         relations, whole = [], []
         for group in self.groups:
-            parts = torch.stack([u[m] for m in group])  # (n, B, d)
-            joined = torch.cat([*parts, parts.prod(0)], 1) if len(group) > 1 else parts[0]  # (B, (n + 1) d) or (B, d)
+            parts = torch.stack([u[m] for m in group])  # (n_m, B, d)
+            joined = torch.cat([*parts, parts.prod(0)], 1) if len(group) > 1 else parts[0]  # (B, n_m d + d) or (B, d)
             relations.append(self.relate["_".join(group)](joined))
             whole.append(torch.stack([there[m] for m in group]).all(0))
         r, seen = torch.stack(relations, 1), torch.stack(whole, 1)  # (B, R, d), (B, R)
@@ -115,9 +115,9 @@ def alike(task: Task, y: Tensor, closeness: float) -> Tensor:
 
 
 def contrast(h: Tensor, close: Tensor, temperature: float) -> Tensor:
-    """-sum_j p_ij log softmax_j(cos(h_i, h_j) / temperature) over j != i, where p_i is close_i (B,) to sum 1 -> ().
+    """Return -sum_j p_ij log softmax_j(cos(h_i, h_j) / temperature) over j != i; p_i is row i of close, to sum 1.
 
-    A mean over the samples that are like any other; 0 where there is none.
+    h (B, d), close (B, B) -> (), the mean over the samples that resemble any other; 0 where there is none.
     """
     with torch.autocast(h.device.type, enabled=False):
         unit = F.normalize(h.float(), dim=1)  # (B, d)

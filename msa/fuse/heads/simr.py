@@ -93,7 +93,7 @@ class SIMR(FusionHead):
         if self.nonverbal:
             errors, overlaps = [], []
             for m in self.nonverbal:
-                error = (self.rebuild[m](content[m], style[m]) - x[m].detach()).float().square().mean(2)  # (B, L)
+                error = (self.rebuild[m](content[m], style[m]) - x[m].detach()).float().square().mean(2)  # (B, L_m)
                 errors.append(average(error.flatten(), mask[m].flatten()))
                 overlaps.append(average(cosine(style[m], mean[m]).square(), present[m]))
             terms["reconstruction"] = c.reconstruction * torch.stack(errors).mean()
@@ -111,7 +111,7 @@ class SIMR(FusionHead):
         for m in self.modalities:
             z = x[m]
             if m in self.nonverbal:
-                z, mean, deviation = normalise(z, batch.mask[m])  # (B, L, d), (B, d), (B, d)
+                z, mean, deviation = normalise(z, batch.mask[m])  # (B, L_m, d), (B, d), (B, d)
                 style[m] = self.style[m](torch.cat([mean, deviation], 1))
             content[m] = self.content[m](z)
         return content, style

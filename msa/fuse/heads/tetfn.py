@@ -151,7 +151,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D) under mask (B, L) -> (B, L, d). The LSTM looks back only: what is behind the end reaches none."""
-        x = self.lstm(x)[0] if self.lstm is not None else x  # (B, L, rnn)
+        x = self.lstm(x)[0] if self.lstm is not None else x  # (B, L, rnn) or (B, L, D)
         return self.conv(x.masked_fill(~mask[:, :, None], 0.0).transpose(1, 2)).transpose(1, 2)
 
 

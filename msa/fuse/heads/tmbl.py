@@ -123,7 +123,8 @@ class TMBL(FusionHead):
     def sequences(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """Every modality on one clock, M of (B, T, d), 0 where it is absent; and what can be seen, (B, 1 + T)."""
         mask = {m: batch.mask[m] for m in self.modalities}
-        x, clock = common_clock({m: batch.x[m] for m in self.modalities}, mask, self.config.steps)  # (B, T)
+        x = {m: batch.x[m] for m in self.modalities}  # each (B, L_m, D_m)
+        x, clock = common_clock(x, mask, self.config.steps)  # (B, T, D_m), (B, T)
         here = {m: (clock & mask[m].any(1, keepdim=True))[:, :, None] for m in self.modalities}  # each (B, T, 1)
         return [self.project[m](x[m]) * here[m] for m in self.modalities], F.pad(clock, (1, 0), value=True)
 

@@ -32,7 +32,10 @@ class Attention(nn.Module):
         return self.w_o(head.transpose(1, 2).flatten(2)).masked_fill(empty, 0.0)  # (B, L, D)
 
     def _dropped(self, seen: Tensor) -> Tensor:
-        """The mask (B, 1, 1, S) without some steps for some heads; where none would remain, all do."""
+        """Return seen (B, 1, 1, S) without some steps for each head, or with all where none would remain.
+
+        -> (B, 1 or heads, 1, S)
+        """
         if not self.training or not self.dropout:
             return seen
         chance = torch.rand(len(seen), self.heads, 1, seen.shape[3], device=seen.device)  # (B, heads, 1, S)

@@ -80,7 +80,10 @@ class UnimodalLabels(nn.Module):
         self.vector[row], self.seen[row], self.label[row], self.has[row] = z, n, truth, has
 
     def generate(self, z: Tensor, truth: Tensor) -> Tensor:
-        """Labels of single modalities from vectors z (B, sum of widths) and the true label (B, outputs)."""
+        """Return labels of single modalities -> (B, M, outputs), NaN where a centre is missing.
+
+        Vectors z (B, ...), joint and single ones side by side; true labels truth (B, outputs).
+        """
         own = [self.label] * len(self.names) if self.task.classes else self.target.unbind(1)  # each (rows, outputs)
         parts = zip(
             z.split(self.widths, 1),
