@@ -184,6 +184,7 @@ def _kind(folder: Path, config: Any, modality: Modality) -> Any:
         found = MODEL_MAPPING[type(config)]
     except KeyError:
         found = None
+    found = found[0] if isinstance(found, tuple) else found
     if found is None or getattr(found, "main_input_name", "") not in ("input_ids", "input_values", "input_features"):
         raise BackboneError(f"{folder}: {config.model_type} reads neither text nor a waveform", fix=ENCODERS)
     return AutoModel
