@@ -56,8 +56,8 @@ class Row:
         if isinstance(cell, str):
             return cell
         if isinstance(cell, (bool, list, dict)):
-            kind = {bool: "true or false", list: "a list", dict: "an object"}[type(cell)]
-            raise self.error(f"{column} holds {kind}", fix="a cell is a text or a number")
+            held = cell if isinstance(cell, bool) else f"a {type(cell).__name__}"
+            raise self.error(f"{column} holds {held}", fix="a cell is a text or a number")
         return str(cell)
 
     def amount(self, column: str) -> float | None:

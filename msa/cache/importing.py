@@ -66,6 +66,7 @@ def bring_in(
     index = index_of(corpus, inputs, split_file, seed, drawing)
     for feature in foreign.features:  # before the corpus is published without them
         refuse_view(_attributes(foreign, feature))
+    _check_some_can_be_read(store, foreign, index)
     with naming_a_full_disk(store.path):
         before = store.datasets.get(index.name)
         names = [f"{foreign.format}.{feature.name}" for feature in foreign.features]
@@ -85,6 +86,31 @@ def bring_in(
                 fix="look at the file: it may be of another format, or damaged; what else it has was imported",
             )
     return index, found
+
+
+def _check_some_can_be_read(store: FeatureStore, foreign: Foreign, index: Index) -> None:
+    """Raise SourceError where no sample of any feature can be read: a dataset without views is of no use.
+
+    What is in the store was read before, and is not read again.
+    """
+    views = {fingerprint.key(_attributes(foreign, feature)["identity"]) for feature in foreign.features}
+    if views & store.manifest["views"].keys():
+        return
+    first = ""
+    for feature in foreign.features:
+        for id in index.ids:
+            if feature.digest(id) is None:
+                continue
+            try:
+                _states(feature, id)
+                return
+            except Unreadable as error:
+                first = first or f"{id}, {foreign.format}.{feature.name}: {error}"
+    if first:
+        raise SourceError(
+            f"{foreign.path.name}: none of {len(index)} samples can be read; the first: {first}",
+            fix="look at the file: it may be of another format, or damaged; nothing was imported",
+        )
 
 
 def _version(
@@ -155,9 +181,7 @@ def _feature(
 
 def _sample(writer: SegmentWriter, feature: Feature, id: str, row: int, digest: bytes, report: Imported) -> bool:
     try:
-        states, odd = finite(feature.read(id), feature.dim, feature.dtype)
-        if len(states) > writer.form.shard:
-            raise Unreadable(f"{len(states)} rows, more than the {writer.form.shard} a shard holds")
+        states, odd = _states(feature, id)
     except Unreadable as error:
         writer.fail(row, digest, "import", str(error))
         report.failed.append((id, str(error)))
@@ -167,6 +191,14 @@ def _sample(writer: SegmentWriter, feature: Feature, id: str, row: int, digest: 
     for kind, count in odd.items():
         report.not_finite[kind] = report.not_finite.get(kind, 0) + count
     return True
+
+
+def _states(feature: Feature, id: str) -> tuple[np.ndarray, dict[str, int]]:
+    """What `finite` makes of a sample. Raises Unreadable, also for more rows than a shard holds."""
+    states, odd = finite(feature.read(id), feature.dim, feature.dtype)
+    if len(states) > (most := Form.of(feature.dim, feature.dtype).shard):
+        raise Unreadable(f"{len(states)} rows, more than the {most} a shard holds")
+    return states, odd
 
 
 def finite(states: np.ndarray, dim: int, dtype: str = "float32") -> tuple[np.ndarray, dict[str, int]]:

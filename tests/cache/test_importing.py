@@ -12,6 +12,7 @@ from msa.cache.importing import bring_in, finite
 from msa.cache.indexing import Corpus
 from msa.cache.inspect import describe
 from msa.cache.segment import Form
+from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
 from msa.errors import ConfigError, SourceError, StoreError
 from msa.types import Modality, Raw, Sample, Split, Task
@@ -34,7 +35,7 @@ def foreign(states, found=None, split=True, task=Task(low=-3, high=3), name="vis
         found = [replace(sample, split=parts[i % 4]) for i, sample in enumerate(found)]
 
     def read(id):
-        if isinstance(states[id], Exception):
+        if isinstance(states[id], BaseException):
             raise states[id]
         return states[id]
 
@@ -143,8 +144,31 @@ def test_a_sample_that_cannot_be_had_is_recorded_and_the_rest_goes_on(store, bro
 
 def test_a_file_without_a_single_usable_sample_is_an_error_that_says_why(store):
     found = dict.fromkeys(states(), np.zeros((0, 3)))
-    with pytest.raises(SourceError, match=r"x\.pkl: none of 12 samples has made\.vision.*no rows"):
+    with pytest.raises(SourceError, match=r"x\.pkl: none of 12 samples can be read; .*made\.vision: no rows"):
         bring_in(store, foreign(found))
+    assert not store.datasets and not FeatureStore.open(store.path).datasets, "a dataset without views was published"
+    bring_in(store, foreign(states()))
+    before = store.manifest["generation"]
+    with pytest.raises(SourceError, match="nothing was imported"):
+        bring_in(store, foreign(found, split=False, name="other"))
+    assert FeatureStore.open(store.path).manifest["generation"] == before
+
+
+def test_of_several_features_one_that_cannot_be_read_stops_no_other_and_is_named(store):
+    good, bad = foreign(states()), foreign(dict.fromkeys(states(), Unreadable("torn")), name="sound")
+    both = replace(good, features=[bad.features[0], good.features[0]])
+    with pytest.raises(SourceError, match=r"none of 12 samples has made\.sound.*torn"):
+        bring_in(store, both)
+    assert store.reader(store.view("made-up", Modality.FACE, "made.vision")).length.min() == 1
+
+
+def test_an_interrupted_import_keeps_what_it_committed(store):
+    """The file breaks off, or Ctrl-C comes, when some samples are written: the same call goes on from there."""
+    found = states() | {"v1$_$2": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        bring_in(store, foreign(found))
+    _, [report] = bring_in(FeatureStore.open(store.path), foreign(states()))
+    assert (report.already, report.written) == (6, 6)
 
 
 def test_a_sample_that_lacks_the_modality_is_no_failure(store):
