@@ -212,6 +212,10 @@ def predict(
     audio: Annotated[Path | None, typer.Option(help="An audio file.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video: its sound, its faces, or both.")] = None,
     table: Annotated[Path | None, typer.Option(help="A CSV or JSONL of many: id, text, image, audio, ...")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Of --table: columns=text:Tweet,label:Mood."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Of --table: the CSV to write. Default: TABLE-predictions.csv, in this folder.")
     ] = None,
@@ -232,9 +236,9 @@ def predict(
     if table and (text is not None or image or audio or video):
         raise typer.BadParameter("give either --table or single inputs")
     given = (text, image, audio, video)
-    samples, dropped = predicting.from_table(table) if table else ([predicting.one(*given)], [])
-    if out and not table:
-        raise typer.BadParameter("--out is of --table")
+    samples, dropped = predicting.from_table(table, set_ or ()) if table else ([predicting.one(*given)], [])
+    if (out or set_) and not table:
+        raise typer.BadParameter(f"{'--out' if out else '--set'} is of --table")
     if remark := predicting.collapsed(run):
         terminal.warn(remark)
     found = predicting.predict(run, samples, device, by_modality(weights or (), "--weights")) + dropped

@@ -398,7 +398,7 @@ def import_(
     from msa.splits import Config as Drawing
 
     drawing, own = taking(Drawing(), set_ or ())
-    foreign = module.read(source, with_settings(module.Config(), own, f"setting of {format}"), name)
+    foreign = module.read(source, with_settings(module.Config(), own, f"setting of {format}", drawing), name)
     path = folder_of(store)
     opened = FeatureStore.create(path)
     if remark := remember.keep(path):

@@ -16,21 +16,28 @@ C = TypeVar("C")
 MOST = 2**31  # no setting is a whole number of this size
 
 
-def with_settings(config: C, settings: Iterable[str], kind: str = "setting") -> C:
+def with_settings(config: C, settings: Iterable[str], kind: str = "setting", beside: object = None) -> C:
     """A copy of a dataclass with `name=value` settings applied.
+
+    Args:
+        config: the dataclass.
+        settings: `name=value`, each.
+        kind: what an unknown one is called in an error.
+        beside: another dataclass, whose settings were taken out before: an error names them too.
 
     A value is read as the type of the default: `layers=2`, `dropout=0.3`, `gate_hidden=64,32`, `norm=pre`,
     `shared=false`. Raises UnknownNameError for an unknown name and ConfigError for a value of another type.
     """
     assert is_dataclass(config)
     known = {field.name: getattr(config, field.name) for field in fields(config)}
+    all_of = [*known, *(field.name for field in (fields(beside) if is_dataclass(beside) else ()))]
     changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigError(f"{setting!r} is not of the form name=value", fix=f"known names: {', '.join(known)}")
+            raise ConfigError(f"{setting!r} is not of the form name=value", fix=f"known names: {', '.join(all_of)}")
         if name not in known:
-            raise UnknownNameError(kind, name, known)
+            raise UnknownNameError(kind, name, all_of)
         changes[name] = parse(name, text, _example(known[name], get_type_hints(type(config))[name]))
     return replace(config, **changes)  # type: ignore[type-var]
 

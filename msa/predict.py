@@ -40,11 +40,15 @@ def one(text: str | None, image: Path | None, audio: Path | None, video: Path | 
     return Sample(id="input", label=None, raw={m: raw for m, raw in given.items() if raw is not None})
 
 
-def from_table(path: Path) -> tuple[list[Sample], list[Prediction]]:
-    """The samples of a user's CSV or JSONL, and what is to be said of rows that are none."""
+def from_table(path: Path, settings: Sequence[str] = ()) -> tuple[list[Sample], list[Prediction]]:
+    """The samples of a user's CSV or JSONL, and what is to be said of rows that are none.
+
+    `settings` are those of `--dataset table`, such as columns=text:Tweet.
+    """
+    from msa.config import with_settings
     from msa.extract.datasets import table
 
-    rows = list(table.samples(path))
+    rows = list(table.samples(path, with_settings(table.Config(), settings)))
     samples = [row for row in rows if isinstance(row, Sample)]
     return samples, [Prediction(row.id, "", {}, (), (row.reason,)) for row in rows if isinstance(row, Dropped)]
 

@@ -130,19 +130,19 @@ def of_numbers(
         return Decision(SCALES["sims"], "sims", "modalities are labelled apart", _classes_instead(whole))
     if whole and _are_classes(values):
         low, high = values[0], values[-1]
-        instead = f"say task=regression or range={low:g},{high:g} if they are a scale"
+        instead = f"--set task=regression or --set range={low:g},{high:g} if they are a scale"
         return _named(values, f"whole numbers, {len(values)} distinct values", instead)
     if scales and (scale := _scale(known)):
         far = int((np.abs(known) > 1).sum())
         why = f"{far:,} of {len(known):,} labels lie beyond 1"
-        return Decision(SCALES[scale], scale, why, f"say {_classes_instead(whole, 'range=LOW,HIGH for another scale')}")
+        return Decision(SCALES[scale], scale, why, _classes_instead(whole, "--set range=LOW,HIGH for another scale"))
     kind = "whole numbers" if whole else "numbers with fractions"
     why = f"{kind}, {len(values):,} distinct values, as far as they reach"
-    return Decision(reach, "regression", why, f"say {_classes_instead(whole, 'range=LOW,HIGH for its ends')}")
+    return Decision(reach, "regression", why, _classes_instead(whole, "--set range=LOW,HIGH for its ends"))
 
 
 def _classes_instead(whole: bool, other: str = "") -> str:
-    return " or ".join(filter(None, [other, "task=classes if they are classes" if whole else ""]))
+    return " or ".join(filter(None, [other, "--set task=classes if they are classes" if whole else ""]))
 
 
 def _are_classes(values: "np.ndarray") -> bool:
@@ -199,7 +199,7 @@ def _named(values: "np.ndarray", why: str, instead: str) -> Decision:
 def of_classes(names: Sequence[str], why: str) -> Decision:
     """Labels that are class numbers from 0 on, of the classes `names`."""
     numbers = {float(number): name for number, name in enumerate(names)}
-    return Decision(Task(classes=tuple(names)), "classes", why, "say classes=a,b,c for other names", numbers)
+    return Decision(Task(classes=tuple(names)), "classes", why, "--set classes=a,b,c for other names", numbers)
 
 
 def of_columns(
@@ -228,9 +228,9 @@ def of_columns(
     one_hot = bool((np.isin(values, (0, 1)).all(1) & (values.sum(1) == 1)).all()) and not pairs
     if told.task == "classes" or (one_hot and told.task == "auto"):
         if not one_hot:
-            raise ConfigError("the labels are said to be classes, and several hold at a time", fix="say task=labels")
+            raise ConfigError("the labels are said to be classes, and several hold at a time", fix="--set task=labels")
         why = f"{k} columns, of which one is 1 in each row"
         return of_classes(names, why), values.argmax(1).astype(np.float64)
     why = f"{k} columns" + (" of no and yes" if pairs else "")
-    instead = "" if told.classes else "say classes=a,b,c for other names"
+    instead = "" if told.classes else "--set classes=a,b,c for other names"
     return Decision(Task(classes=names, multilabel=True), "labels", why, instead), values

@@ -278,7 +278,7 @@ def corpus(index: Any) -> None:
         if encoding not in ("str", "utf-8-sig"):
             say(f"  {number} texts are not UTF-8 and were read as {encoding}")
     for leak in about["leaks"]:
-        warn(f"in more than one part: {leak}")
+        warn(leak if "in more than one part" in leak else f"in more than one part: {leak}")
 
 
 def unreadable(found: Sequence[tuple[str, str, str]], limit: int = 5) -> None:

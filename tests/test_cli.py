@@ -419,6 +419,21 @@ def test_rows_that_cannot_be_predicted_are_named(trained, tmp_path):
     assert trained("predict", "--run", "run", "--table", "new.csv", "--text", "x")[0] == 2
 
 
+def test_a_table_to_predict_may_have_columns_of_any_name(trained, tmp_path):
+    (tmp_path / "new.csv").write_text("Nr;Tweet\na;lovely\nb;sad\n", "utf-8-sig")
+    words = ("predict", "--run", "run", "--table", "new.csv")
+    code, _, err = trained(*words)
+    assert (code, "--set columns=" in err) == (1, True)
+    code, out, _ = trained(*words, "--set", "columns=id:Nr,text:Tweet", "--json")
+    assert (code, [(p["id"], bool(p["label"])) for p in json.loads(out)]) == (0, [("a", True), ("b", True)])
+    assert trained("predict", "--run", "run", "--text", "x", "--set", "columns=id:Nr")[0] == 2
+
+
+def test_a_misspelt_setting_of_a_dataset_names_those_of_its_split_too(msa, posts):
+    _, _, err = msa("extract", "--dataset", "table", "--root", posts, *CLASSIC, "--set", "stratifi=true")
+    assert "did you mean 'stratify'" in err
+
+
 def test_other_libraries_than_those_of_the_training_are_named(trained, tmp_path):
     path = tmp_path / "run" / "run.json"
     record = json.loads(path.read_text())

@@ -137,10 +137,10 @@ def test_the_sentence_says_what_why_and_the_way_out():
     said = tasks.of_numbers(np.arange(5.0)).sentence
     assert said == (
         "5 classes 0, 1, 2, 3, 4 (whole numbers, 5 distinct values); "
-        "say task=regression or range=0,4 if they are a scale"
+        "--set task=regression or --set range=0,4 if they are a scale"
     )
     assert tasks.of_numbers(np.arange(-3.0, 4), scales=True).sentence == (
         "a scale from -3 to 3, scored as CMU-MOSI (4 of 7 labels lie beyond 1); "
-        "say range=LOW,HIGH for another scale or task=classes if they are classes"
+        "--set range=LOW,HIGH for another scale or --set task=classes if they are classes"
     )
     assert "CH-SIMS" in tasks.of_numbers(np.array([-0.5, 1]), scales=True).sentence

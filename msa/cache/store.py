@@ -73,7 +73,8 @@ class FeatureStore:
                     f"damaged store: {path / 'zarr.json'} is missing", fix=f"write it again: msa cache repair {path}"
                 ) from None
             raise StoreError(
-                f"there is no store at {path}", fix="make one with `msa extract --store PATH`, or name another folder"
+                f"there is no store at {path}",
+                fix="say where it is: --store PATH or MSA_STORE; or make one: `msa extract --dataset NAME --root PATH`",
             ) from None
         except (ValueError, NotADirectoryError, AssertionError) as error:
             raise StoreError(f"{path} is not a store: {error}", fix="name the folder `msa extract` wrote to") from None

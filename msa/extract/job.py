@@ -90,7 +90,8 @@ def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Unw
     if job.root is None:
         source: Source = catalog.load("dataset", job.dataset).SOURCE
         raise SourceError(
-            f"msa does not know where {source.title} lies (home {source.home}, licence: {source.licence})",
+            f"no --root was given for {job.dataset}, and none before: {source.title}, from {source.home} "
+            f"(licence: {source.licence})",
             fix=f"msa extract --dataset {job.dataset} --root PATH; expected below it:\n{source.layout}",
         )
 

@@ -56,7 +56,7 @@ def scan(
     """
     module = catalog.load("dataset", dataset)
     drawing, own = taking(splits.Config(), settings)
-    config = with_settings(module.Config(), own, f"setting of {dataset}")
+    config = with_settings(module.Config(), own, f"setting of {dataset}", drawing)
     found = [_written(item) for item in module.samples(root, config)]
     corpus = Corpus(
         name=_name(module, dataset, root),

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -207,18 +208,14 @@ def _all_at_once(
     """
     with pool(replace(workers, jobs=min(workers.here, len(tasks)))) as processes:  # a core nobody has is of no use
         futures = {processes.submit(Task.do, task): task for task in tasks}
-        try:
-            pending = set(futures)
-            while pending:
-                done, pending = wait(pending, QUIET_S, FIRST_COMPLETED)
-                for future in [one for one in futures if one in done]:
-                    if not isinstance(future.exception(), BrokenProcessPool):
-                        settle(futures[future], future)
-                if not done:
-                    tell()
-        finally:
-            for future in futures:
-                future.cancel()
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, QUIET_S, FIRST_COMPLETED)
+            for future in [one for one in futures if one in done]:
+                if not isinstance(future.exception(), BrokenProcessPool):
+                    settle(futures[future], future)
+            if not done:
+                tell()
 
 
 def reason(error: BaseException) -> str:
@@ -245,9 +242,13 @@ def pool(workers: Workers) -> Iterator[Executor]:
                 f"no dask scheduler answers at {workers.scheduler}: {error}", fix="start one, or leave --scheduler out"
             ) from None
         with client, client.get_executor(pure=False) as processes:
-            yield _InTurn(processes)
+            try:
+                yield _InTurn(processes)
+            except BaseException:
+                processes.shutdown(wait=False)  # cancels what is queued
+                raise
         return
-    spawn = multiprocessing.get_context("spawn")  # CUDA and thread pools do not survive a fork
+    spawn = _Spawn()  # CUDA and thread pools do not survive a fork
     turns = spawn.SimpleQueue()
     for n in range(workers.here):
         turns.put(n)
@@ -256,10 +257,26 @@ def pool(workers: Workers) -> Iterator[Executor]:
     with ProcessPoolExecutor(workers.here, spawn, initializer=_settle_in, initargs=starts) as processes:
         try:
             yield processes
-        except BaseException:  # without this the executor waits for what is under way, and for what is queued behind it
+        except BaseException:  # else the executor waits for what is under way; a future cancelled here would crash it
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
+
+
+class _Deaf(SpawnProcess):
+    """A process that Ctrl-C, which reaches all processes of a terminal, does not disturb while it still starts."""
+
+    def start(self) -> None:
+        """Start it with SIGINT blocked, which it inherits; `_serve` then has it ignored."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Spawn(SpawnContext):
+    Process = _Deaf
 
 
 class _InTurn(Executor):

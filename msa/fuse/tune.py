@@ -136,17 +136,13 @@ def _all_at_once(
     with pool(replace(workers, jobs=min(workers.here, len(searches)))) as processes:
         futures = {processes.submit(Search.run, one): one for one in searches}
         left = set(futures)
-        try:
-            while left:
-                done, left = wait(left, LOOK_S, FIRST_COMPLETED)
-                for name, lines in news:
-                    for line in lines.new():
-                        watch(f"{name}: {line}")
-                for future in done:
-                    settle(futures[future], future)
-        finally:
-            for future in futures:
-                future.cancel()
+        while left:
+            done, left = wait(left, LOOK_S, FIRST_COMPLETED)
+            for name, lines in news:
+                for line in lines.new():
+                    watch(f"{name}: {line}")
+            for future in done:
+                settle(futures[future], future)
 
 
 @dataclass

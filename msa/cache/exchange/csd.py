@@ -207,7 +207,7 @@ def _decide(segments: Sequence[Segment], config: Config) -> Decision:
     """What the labels are: as the SDK has them, or as settings say of the first column."""
     if task := config.task_of_dataset:
         why = "the first column, as in CMU-MOSI and MOSEI" if config.task == "sentiment" else "the six columns after it"
-        return Decision(task, config.task, why, "say range=LOW,HIGH or task=classes if they are others")
+        return Decision(task, config.task, why, "--set range=LOW,HIGH or --set task=classes if they are others")
     return of_numbers(np.array([segment.labels[0] for segment in segments], np.float64), config.told())
 
 
