@@ -241,17 +241,23 @@ def show(
     print_json([*found, *tables], json_)
     if json_:
         return
-    sheets = [results.bench_sheet(table) for table in tables]
+    sheets = [
+        (results.bench_sheet(table), FILES_OF_A_BENCH.format(folder))
+        for table, folder in zip(tables, benches, strict=True)
+    ]
     if len(opened) > 1 and not each:
-        sheets.append(results.compared_sheet(opened))
+        sheets.append((results.compared_sheet(opened), ""))
     else:
-        sheets += [results.sheet(run) for run in opened]
-    for sheet in sheets:
-        terminal.document(results.markdown(sheet) + "\n") if markdown else terminal.sheet(sheet)
-    for run in opened if not markdown and (each or len(opened) == 1) else ():
-        terminal.say(commands.files_of(run))
-    for folder in () if markdown else benches:
-        terminal.say(FILES_OF_A_BENCH.format(folder))
+        sheets += [(results.sheet(run), commands.files_of(run)) for run in opened]
+    for n, (sheet, files) in enumerate(sheets):
+        if markdown:
+            terminal.document(results.markdown(sheet) + "\n")
+            continue
+        if n:
+            terminal.say()
+        terminal.sheet(sheet)
+        if files:
+            terminal.say(files)
 
 
 @app.command()

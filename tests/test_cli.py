@@ -146,7 +146,7 @@ def test_parts_that_lack_a_class_are_said_with_the_way_out(msa, tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(["id,text,label", *rows]))
     words = ("extract", "--dataset", "table", "--root", "t.csv", "--preset", "classic", "--dry-run", "--store", "s")
     _, _, err = msa(*words)
-    assert re.search(r"valid has (no sample of rare|only \d rare)", err)
+    assert re.search(r"valid has (no sample|only \d) of class rare", err)
     assert "--set stratify=true" in err
     _, out, err = msa(*words, "--set", "stratify=true")
     assert "stratified by label, seed 42" in out

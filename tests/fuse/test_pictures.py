@@ -148,7 +148,8 @@ def test_entropy_follows_the_very_training_of_the_run(clips, seen):
         row = next(r for r in found if (r["variant"], r["modality"], r["epoch"]) == ("with COWA", m, str(best)))
         assert float(row["channel_entropy_bits"]) == close(wanted.mean())
         assert float(row["sd_bits"]) == close(wanted.std())
-    assert [line for line in said if "trains anew" in line] == [said[0], said[4 + EPOCHS]]  # three more: data, why it ended, time
+    # three more lines of each: data, why it ended, time
+    assert [line for line in said if "trains anew" in line] == [said[0], said[4 + EPOCHS]]
 
 
 def test_before_training_the_variants_differ_by_cowa_alone(clips, seen):
