@@ -455,7 +455,7 @@ def test_a_narrow_terminal_cuts_no_number(trained, monkeypatch):
 def test_a_damaged_run_is_named(trained, tmp_path):
     (tmp_path / "run" / "run.json").write_text("{")
     code, _, err = trained("fuse", "show", "run")
-    assert (code, "run.json is damaged" in err) == (1, True)
+    assert (code, "run/run.json: is not JSON" in err) == (1, True), err
 
 
 def test_a_table_that_needs_no_data_is_written_too_and_takes_no_data(msa, tmp_path, monkeypatch):

@@ -365,7 +365,7 @@ def test_several_labels_at_once_are_run_from_end_to_end(store, tmp_path):
 
     test = Experiment.from_json(run.record["experiment"]).data.load(store).part(Split.TEST)
     states = {m: [column.states(int(test.rows[0]))] for m, column in test.table.columns.items()}
-    said = predicting._decide(run, [Sample(test.ids[0], None, {})], states)[0]
+    said = predicting._decide(run, run.normalisation(), run.head(), [Sample(test.ids[0], None, {})], states)[0]
     row = next(row for row in rows if row["seed"] == str(run.best_seed))
     assert (said.id, said.label) == (row["id"], row["predicted"])
     assert said.output == pytest.approx({name: float(row[f"p_{name}"]) for name in names}, abs=1e-5)
@@ -766,16 +766,16 @@ def test_the_modalities_asked_for_decide_what_is_chosen(made):
 
 def test_with_nothing_said_a_run_says_what_it_chose_and_where_it_goes(made, tmp_path, no_plots, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MSA_STORE", str(made.path))
     lines, settings = [], [*CMSTA, *SHORT]
-    run = train(None, settings=settings, seeds="1", pairing="union", watch=lines.append)
+    run = train(None, store=made.path, settings=settings, seeds="1", pairing="union", watch=lines.append)
     assert lines[0] == "no --data: voices brings the audio that posts lacks"
     assert lines[1].startswith(
         f"cmsta (default) on posts + voices, pairing union from {made.path}; seeds 42 -> runs/cmsta-"
     )
     assert run.folder.parent.name == "runs"
     assert run.folder.name.startswith("cmsta-posts+voices-")
-    assert request._folder(Experiment.from_json(run.record["experiment"])) != run.folder
+    with request._folder(None, Experiment.from_json(run.record["experiment"])) as another:
+        assert another != run.folder
 
 
 def test_modalities_and_views_can_be_named(store, tmp_path, no_plots):
