@@ -17,6 +17,8 @@ class Search(NamedTuple):
     folder: str
 
     def run(self):
+        blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        (Path(self.folder) / "signals.txt").write_text(f"Ctrl-C is blocked: {blocked}")
         (Path(self.folder) / "trials.txt").write_text("trial 1 of 2\ntrial 2 o")
         time.sleep(60)
 

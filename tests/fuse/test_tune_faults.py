@@ -67,6 +67,8 @@ def test_ctrl_c_ends_what_is_under_way_and_begins_nothing_more(tmp_path, monkeyp
         tune._all_at_once(searches, HERE, interrupted, lambda one, future: pytest.fail("it never ends"))
     assert time.monotonic() - began < 20  # what is under way sleeps for a minute
     assert set(multiprocessing.active_children()) == before
+    # from its first instruction on, before it could have imported anything
+    assert (tmp_path / "under way" / "signals.txt").read_text() == "Ctrl-C is blocked: True"
     assert lines == ["under way: trial 1 of 2"]  # the second line is not whole yet
     assert [(tmp_path / name / "trials.txt").exists() for name in ("queued", "queued too")] == [False, False]
 
