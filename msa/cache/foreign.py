@@ -40,6 +40,7 @@ class Feature:
     columns: tuple[str, ...] = ()
     dtype: str = "float32"  # float16 where the file has no more: then nothing is lost by it
     facts: Mapping[str, Any] = field(default_factory=dict)  # what must be said: how lengths were known, what was cut
+    counts: Callable[[], Mapping[str, int]] = dict  # what `read` left out of the sample it read last, by kind
 
     def __post_init__(self) -> None:
         if not 0 < len(self.name) <= 200 or printable(self.name) != self.name:

@@ -198,7 +198,7 @@ def _states(feature: Feature, id: str) -> tuple[np.ndarray, dict[str, int]]:
     states, odd = finite(feature.read(id), feature.dim, feature.dtype)
     if len(states) > (most := Form.of(feature.dim, feature.dtype).shard):
         raise Unreadable(f"{len(states)} rows, more than the {most} a shard holds")
-    return states, odd
+    return states, {**odd, **feature.counts()}
 
 
 def finite(states: np.ndarray, dim: int, dtype: str = "float32") -> tuple[np.ndarray, dict[str, int]]:

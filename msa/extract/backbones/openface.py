@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from msa.cache.exchange._frames import followed
 from msa.errors import UnknownNameError
 from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders import rows
@@ -110,10 +111,7 @@ class OpenFace(Backbone):
 
     def _followed(self, values: np.ndarray, sure: np.ndarray, face_id: int | None) -> np.ndarray:
         """(rows,) bool: those of the face with most sure ones; of equals the more confident, then the lower number."""
-        if face_id is None or not sure.any():
-            return sure
-        ids, times = np.unique(values[sure, face_id], return_counts=True)
-        return np.asarray(values[:, face_id] == ids[times.argmax()])
+        return sure if face_id is None else followed(sure, values[:, face_id])
 
     def _count(self, times: np.ndarray, seen: np.ndarray, sure: np.ndarray, own: np.ndarray) -> None:
         """A frame may have several rows, one for each face in it."""

@@ -272,3 +272,27 @@ def test_the_multilabel_task_survives_letters_of_either_case(made, tmp_path):
     npy.write(made["several"], tmp_path / "out")
     assert (tmp_path / "out" / "samples.csv").read_text("utf-8").splitlines()[0].startswith("id,split,happy,sad,über")
     assert npy.read(tmp_path / "out").corpus.task == EMOTIONS
+
+
+def test_links_are_followed_inside_the_folder_that_was_named_and_no_further(tmp_path):
+    """As git-annex and DVC lay files: FOLDER/audio/a.npy -> FOLDER/.git/annex/objects/..."""
+    root, objects = tmp_path / "talks", tmp_path / "talks" / ".git" / "objects"
+    objects.mkdir(parents=True)
+    (root / "audio").mkdir()
+    (root / "samples.csv").write_text("id,label\na,1.5\nb,2.5\nc,0.5\nd,0.25\n")
+    np.save(objects / "a.npy", np.full((2, 3), 7.0))
+    np.save(tmp_path / "b.npy", np.ones((2, 3)))
+    np.save(root / "audio" / "d.npy", np.ones((1, 3)))
+    for id, target in (("a", objects / "a.npy"), ("b", tmp_path / "b.npy"), ("c", objects / "gone")):
+        (root / "audio" / f"{id}.npy").symlink_to(target)
+    (tmp_path / "other").symlink_to(root)  # the folder itself may be named by a link
+    for named in (root, tmp_path / "other"):
+        [feature] = npy.read(named).features
+        np.testing.assert_array_equal(feature.read("a"), np.full((2, 3), 7.0))
+        with pytest.raises(Unreadable, match="a link that leads out of the folder that was named"):
+            feature.read("b")
+        with pytest.raises(Unreadable, match="a link to nothing"):
+            feature.read("c")
+    before = feature.digest("a")
+    np.save(objects / "a.npy", np.full((2, 3), 8.0))
+    assert npy.read(root).features[0].digest("a") != before
