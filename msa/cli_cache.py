@@ -401,9 +401,9 @@ def import_(
     foreign = module.read(source, with_settings(module.Config(), own, f"setting of {format}", drawing), name)
     path = folder_of(store)
     opened = FeatureStore.create(path)
-    if remark := remember.keep(path):
-        terminal.warn(remark)
     index, found = importing.bring_in(opened, foreign, split, seed, terminal.Bar(), drawing)
+    if remark := remember.keep(path):  # now that there is something in it
+        terminal.warn(remark)
     print_json({"store": str(path), **about(index), "views": [asdict(i) for i in found]}, json_)
     if not json_:
         print_corpus(index)

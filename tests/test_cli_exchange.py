@@ -33,6 +33,13 @@ def talks(tmp_path):
     return folder(tmp_path / "talks")
 
 
+def test_an_import_that_was_refused_does_not_become_the_store_of_later_commands(msa, talks):  # noqa: F811
+    assert msa("cache", "import", "npy", talks, "--store", "mine")[0] == 0
+    code, _, err = msa("cache", "import", "npy", talks, "--store", "empty", "--split", "nowhere.json")
+    assert (code, "no such split file" in err) == (1, True)
+    assert "mine (the store last written to)" in msa("cache", "ls")[2]
+
+
 def test_from_a_folder_of_npy_to_a_trained_head_and_back(msa, talks):  # noqa: F811
     code, out, err = msa("cache", "import", "npy", talks, "--store", "s")
     assert code == 0, err
