@@ -21,6 +21,8 @@ def opened(folders: Iterable[Path]) -> tuple[list[Run], list[Path]]:
     """
     runs, benches = [], []
     for folder in folders:
+        if not folder.exists():
+            raise ConfigError(f"there is no folder {folder}", fix="name a folder that `msa fuse train` wrote")
         below = [folder]
         if folder.is_dir() and not any((folder / name).exists() for name in ("run.json", BENCH)):
             below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
