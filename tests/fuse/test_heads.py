@@ -147,6 +147,12 @@ def test_a_batch_of_one_works(name, task):
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
 
 
+LEARNT_ABSENCE = {  # heads whose paper or whose "Missing" gives an absent modality a learnt constant, and where
+    "almt": ["embed", "layers"],
+    "hcl": ["embed", "ccl", "fuse"],
+    "dlf": ["refine", "gate"],
+    "lmf": ["w."],
+}
 MISSING = {
     "one sample lacks one": {TEXT: [0], IMAGE: [1], AUDIO: [2]},
     "one sample lacks all but one": {TEXT: [0, 1], IMAGE: [1, 2], AUDIO: [0, 2]},
@@ -164,6 +170,46 @@ def test_a_missing_modality_is_finite_and_its_values_are_never_read(name, missin
     assert head(first).isfinite().all()
     backward(head, first)
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+
+
+def losses(head: FusionHead, batch: Batch) -> dict[str, torch.Tensor]:
+    """Every term, in training, with the same draws each time and the labels of single modalities as they were."""
+    state = {key: value.clone() for key, value in head.state_dict().items()}
+    torch.manual_seed(0)
+    terms = head.train().loss(batch)
+    head.load_state_dict(state)
+    return {key: term.detach() for key, term in terms.items()}
+
+
+@pytest.mark.parametrize("task", [SENTIMENT, RANGE], ids=["classes", "values"])
+def test_what_is_behind_the_mask_changes_no_loss(name, task):
+    """Noise, further padding, and a modality that a sample lacks: masks hold in auxiliary losses too."""
+    head, batch = settled(name, quiet=True, task=task), masked(random_batch(task=task), MISSING["one sample lacks one"])
+    more = {m: 2 + i for i, m in enumerate(batch.x)}
+    g = torch.Generator().manual_seed(5)
+    other = Batch(
+        {m: torch.cat([x, 0 * x[:, :1].expand(-1, more[m], -1)], 1) for m, x in batch.x.items()},
+        {m: torch.nn.functional.pad(k, (0, more[m])) for m, k in batch.mask.items()},
+        batch.y,
+        batch.row,
+    )
+    for m, x in other.x.items():
+        other.x[m][~other.mask[m]] = 10 * torch.randn(int((~other.mask[m]).sum()), x.shape[2], generator=g)
+    first, second = losses(head, batch), losses(head, other)
+    assert first.keys() == second.keys()
+    for key, term in first.items():
+        torch.testing.assert_close(second[key], term, atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("task", [SENTIMENT, RANGE], ids=["classes", "values"])
+@pytest.mark.parametrize("lost", DIMS)
+def test_a_modality_that_no_sample_has_trains_nothing_of_its_own(name, task, lost):
+    """A mask that is added, or missing, leaves a bias of that modality with a gradient, in the answer or in a loss."""
+    head, batch = settled(name, task=task), masked(random_batch(task=task), {lost: list(range(16))})
+    backward(head, batch)
+    learns = {n: p.grad.abs().max().item() for n, p in head.named_parameters() if p.grad is not None}
+    own = [n for n, g in learns.items() if lost in n.split(".") and g > 1e-9 * max(learns.values())]
+    assert [n for n in own if not any(part in n for part in LEARNT_ABSENCE.get(name, []))] == []
 
 
 def test_a_prediction_does_not_depend_on_its_batch_mates(name):
