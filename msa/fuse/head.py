@@ -1,10 +1,10 @@
-"""What a fusion head is, and the batch it is given."""
+"""Base class of fusion heads, the batch they read, and the losses and means they share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,14 @@ _NOT_SAID = torch.empty(0, dtype=torch.int64)
 class Batch:
     """B samples, padded to the longest of each modality. A modality a sample lacks has an all-False mask row.
 
-    Samples of one dialogue or video share a `group` number and are ordered by `position`; a sample that belongs to
-    none is a group of its own. Where nobody says, all are.
+    Samples of one dialogue or video share a `group` number and are ordered by `position`. A sample without one is a
+    group by itself. By default every sample is.
     """
 
     x: Mapping[Modality, Tensor]  # each (B, T_m, D_m) float32
     mask: Mapping[Modality, Tensor]  # each (B, T_m) bool, True = valid
     y: Tensor  # (B,) int64 class numbers or float32 values; (B, classes) float32 where several labels may hold
-    row: Tensor  # (B,) int64, the sample's row in the training table: an address for per-sample memory
+    row: Tensor  # (B,) int64, row of the training table, the address of per-sample memory
     group: Tensor = _NOT_SAID  # (B,) int64
     position: Tensor = _NOT_SAID  # (B,) int64, the order inside the group
 
@@ -41,7 +41,7 @@ class Batch:
         return len(self.row)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """Return the batch on another device."""
         move = lambda tensors: {m: t.to(device, non_blocking=True) for m, t in tensors.items()}  # noqa: E731
         numbers = (t.to(device) for t in (self.y, self.row, self.group, self.position))
         return Batch(move(self.x), move(self.mask), *numbers)
@@ -54,7 +54,7 @@ class FusionHead(nn.Module, ABC):
     """
 
     whole_groups: ClassVar[bool] = False  # True: no batch splits a dialogue or video; see batching.py for long ones
-    means_only: ClassVar[bool] = False  # True: sees no more of x and mask than masked_mean, so the loop may give that
+    means_only: ClassVar[bool] = False  # True: reads only masked_mean of x, so the loop may pass means
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class FusionHead(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Logits (B, classes), or values (B, 1)."""
+        """Return logits (B, classes), or values (B, 1)."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Named terms whose sum is minimised; a head with auxiliary losses returns more than one."""
+        """Return named terms whose sum is minimised; a head with auxiliary losses returns more than one."""
         return {"task": task_loss(self.task, self(batch), batch.y)}
 
     def restore(self, state: Mapping[str, Tensor], source: object) -> None:
-        """Take trained weights on. Raises ConfigError where they are of another version of this head."""
+        """Load trained weights. Raises ConfigError where they belong to another version of this head."""
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
@@ -80,28 +80,36 @@ class FusionHead(nn.Module, ABC):
             ) from None
 
     def param_groups(self, lr: float) -> list[dict[str, object]]:
-        """Parameter groups for the optimiser; a paper with several learning rates overrides this."""
+        """Return parameter groups for the optimiser; a head with several learning rates overrides this."""
         return [{"params": list(self.parameters()), "lr": lr}]
 
 
-def task_loss(task: Task, output: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy for classes, one by one for labels, mean squared error for values; in fp32: AMP may overflow it."""
+def task_loss(task: Task, output: Tensor, y: Tensor, values: Literal["mse", "l1"] = "mse") -> Tensor:
+    """Return the error of output (B, outputs) against labels y -> (); in fp32, since AMP may overflow it.
+
+    Args:
+        task: classes have cross-entropy, several labels binary cross-entropy, values `values`.
+        output: logits (B, classes), or values (B, 1).
+        y: (B,) class numbers or values, or (B, classes) where several labels may hold.
+        values: mean squared or mean absolute error.
+    """
     if task.multilabel:
         return F.binary_cross_entropy_with_logits(output.float(), (y > 0).float())
     if task.classes:
         return F.cross_entropy(output.float(), y)
-    return F.mse_loss(output.float().squeeze(1), y)
+    error = {"mse": F.mse_loss, "l1": F.l1_loss}[values]
+    return error(output.float().squeeze(1), y)
 
 
 def answers(task: Task, output: Tensor) -> Tensor:
-    """What an output (B, outputs) says: probabilities that sum to 1, one by one for labels, or the values."""
+    """Return predictions of an output (B, outputs): class probabilities, one probability per label, or values."""
     if task.multilabel:
         return output.sigmoid()
     return output.softmax(1) if task.classes else output
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the valid steps of x (B, T, D) under mask (B, T); zero where there is none -> (B, D), fp32."""
+    """Return the mean over the valid steps of x (B, T, D) under mask (B, T), 0 without any -> (B, D), fp32."""
     with torch.autocast(x.device.type, enabled=False):  # fp16 cannot count beyond 2,048 steps
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = mask.to(wide.dtype)
@@ -109,7 +117,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def head_class(module: ModuleType) -> type[FusionHead]:
-    """The one FusionHead subclass that a head's file defines."""
+    """Return the one FusionHead subclass that a head's file defines."""
     mine = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     heads = [c for c in mine if issubclass(c, FusionHead)]
     if len(heads) != 1:

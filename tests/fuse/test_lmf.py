@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from msa.errors import ConfigError
 from msa.fuse.heads.lmf import LMF, Config, low_rank
-from msa.types import SENTIMENT, Modality
+from msa.types import SENTIMENT, Modality, Task
 from tests.fuse.batches import random_batch
 
 TEXT, AUDIO, FACE = Modality.TEXT, Modality.AUDIO, Modality.FACE
@@ -53,3 +54,15 @@ def test_a_missing_modality_is_a_learnt_constant():
     constant = head.w[AUDIO][:, -1]  # (R, outputs): [0; 1] w_a
     w = [head.w[TEXT] * constant[:, None], head.w[FACE]]
     torch.testing.assert_close(head(batch), low_rank([t, f], w, head.rank) + head.b)
+
+
+def test_values_are_trained_on_the_squared_error_or_on_the_absolute_one_of_the_authors():
+    values = Task(low=-3.0, high=3.0)
+    batch = random_batch(DIMS, values)
+    for loss, error in (("mse", lambda x: x.square().mean()), ("l1", lambda x: x.abs().mean())):
+        torch.manual_seed(0)
+        head = LMF(Config(loss=loss), DIMS, values).eval()
+        torch.testing.assert_close(head.loss(batch)["task"], error(head(batch).squeeze(1) - batch.y))
+    assert Config().loss == "mse"  # runs of before have no such setting: they were trained on this one
+    with pytest.raises(ConfigError, match="none of its choices"):
+        Config(loss="l2")

@@ -10,7 +10,7 @@ from msa.errors import ConfigError
 from msa.fuse.heads.mult import Config, MulT
 from msa.fuse.modules.attention import Attention
 from msa.fuse.modules.crossmodal import Layer, Rates, Readout, sinusoids
-from msa.types import SENTIMENT, Modality
+from msa.types import SENTIMENT, Modality, Task
 from tests.fuse.batches import random_batch
 
 TEXT, IMAGE, AUDIO, FACE = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.FACE
@@ -149,3 +149,15 @@ def test_a_wide_kernel_keeps_the_length_and_sees_no_padding():
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ConfigError):
         Config(**wrong)
+
+
+def test_values_are_trained_on_the_squared_error_or_on_the_absolute_one_of_the_authors():
+    values = Task(low=-3.0, high=3.0)
+    batch = random_batch(DIMS, values)
+    for loss, error in (("mse", lambda x: x.square().mean()), ("l1", lambda x: x.abs().mean())):
+        torch.manual_seed(0)
+        head = MulT(Config(loss=loss), DIMS, values).eval()
+        torch.testing.assert_close(head.loss(batch)["task"], error(head(batch).squeeze(1) - batch.y))
+    assert Config().loss == "mse"  # runs of before have no such setting: they were trained on this one
+    with pytest.raises(ConfigError, match="none of its choices"):
+        Config(loss="l2")

@@ -223,3 +223,10 @@ def test_a_class_that_nobody_has_does_not_stop_the_labels_of_the_others():
     one_hot = torch.eye(3)[y]
     assert (made.target != one_hot[:, None]).any() and (made.target[:, :, 1] == 0).all()
     torch.testing.assert_close(made.target.sum(2), torch.ones(4, 2))
+
+
+def test_a_value_in_the_middle_belongs_to_neither_centre():
+    labels = UnimodalLabels(Task(low=-3.0, high=3.0), ["text"], {JOINT: 2, "text": 2})
+    known, has = torch.tensor([[1.0, 0.0], [0.0, 5.0], [-3.0, 0.0]]), torch.ones(3)
+    far, near = labels._distances(torch.zeros(1, 2), known, has, torch.tensor([[2.0], [0.0], [-2.0]]))
+    assert (far.item(), near.item()) == (1.0, 3.0)

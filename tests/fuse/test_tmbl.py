@@ -8,6 +8,7 @@ import torch
 from msa.errors import ConfigError
 from msa.fuse.head import Batch
 from msa.fuse.heads.tmbl import TMBL, Config, Layer
+from msa.fuse.modules.crossmodal import sinusoids
 from msa.types import SENTIMENT, Modality
 from tests.fuse.batches import random_batch
 
@@ -78,3 +79,10 @@ def test_the_losses_are_cosines_of_what_a_sample_has():
 def test_bad_settings_are_refused():
     with pytest.raises(ConfigError):
         Config(dim=30)
+
+
+def test_positions_are_added_to_the_token_and_the_sequence():
+    head, x = TMBL(Config(dim=6, heads=2, ffn=8, dropout=0.0), DIMS, SENTIMENT).eval(), torch.randn(2, 3, 6)
+    rows = [head.token[0, 0] + sinusoids(4, 6, x.device)[0]]
+    rows += [x[1, i] + sinusoids(4, 6, x.device)[i + 1] for i in range(3)]
+    torch.testing.assert_close(head.begin(x)[1], head.enter(torch.stack(rows)))

@@ -1,4 +1,4 @@
-"""BERT: bidirectional Transformer encoders for text (Devlin et al., NAACL 2019).
+"""BERT: text encoders (Devlin et al., NAACL 2019).
 
 Paper    https://arxiv.org/abs/1810.04805
 Weights  google-bert/bert-base-uncased, google-bert/bert-base-chinese, Apache-2.0

@@ -1,4 +1,4 @@
-"""descriptors: colour and texture of each cell of a 7 x 7 grid, without weights (van der Walt et al., 2014).
+"""Colour and texture of a 7 x 7 grid, no weights.
 
 Paper    https://doi.org/10.7717/peerj.453 (scikit-image)
          colourfulness: Hasler and Suesstrunk, https://doi.org/10.1117/12.477378

@@ -1,4 +1,4 @@
-"""hf: any text or speech encoder of the transformers library, by its hub name or folder (Wolf et al., 2020).
+"""Any text or speech encoder of transformers.
 
 Paper    https://arxiv.org/abs/1910.03771
 Weights  `hf:ORG/NAME` or `hf:FOLDER`; their licence is their own

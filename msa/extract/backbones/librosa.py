@@ -1,4 +1,4 @@
-"""librosa: frame-level acoustic descriptors - MFCC, chroma, zero crossings, energy, pitch (McFee et al., 2015).
+"""MFCC, chroma, energy and pitch (McFee et al., 2015).
 
 Paper    https://doi.org/10.25080/Majora-7b98e3ed-003
 Weights  none. librosa is ISC; pitch by Praat (Boersma and Weenink) through parselmouth, GPL-3.0

@@ -1,4 +1,4 @@
-"""ngrams: hashed word and character n-grams of each word, and its place in the VADER lexicon (Hutto and Gilbert, 2014).
+"""Hashed n-grams and the VADER lexicon, no weights.
 
 Paper    https://ojs.aaai.org/index.php/ICWSM/article/view/14550 (lexicon)
          https://arxiv.org/abs/0902.2206 (hashing: Weinberger et al., 2009)

@@ -1,4 +1,4 @@
-"""openface: what OpenFace 2 wrote about each frame of a clip, read from its CSV (Baltrusaitis et al., 2018).
+"""OpenFace 2 features of a CSV (Baltrusaitis, 2018).
 
 Paper    https://doi.org/10.1109/FG.2018.00019
 Weights  none here: OpenFace ran before, elsewhere. It is for academic and other non-profit, non-commercial research.

@@ -1,4 +1,4 @@
-"""pyfeat: action units, head pose, gaze, landmarks, emotions, valence and arousal per frame (Cheong et al., 2023).
+"""Action units, pose, gaze, emotions (Cheong, 2023).
 
 Paper    https://doi.org/10.1007/s42761-023-00191-4; the multitask network is newer than it
 Weights  py-feat/face_multitask_v2 (face_multitask_v28.safetensors, 20 action units and 7 emotions) reads the faces,

@@ -1,4 +1,4 @@
-"""ResNeSt: residual networks with split attention (Zhang et al., 2020).
+"""ResNeSt: split-attention networks (Zhang, 2020).
 
 Paper    https://arxiv.org/abs/2004.08955
 Weights  timm/resnest50d.in1k (ImageNet-1k), Apache-2.0

@@ -1,4 +1,4 @@
-"""RoBERTa: BERT trained longer, on more text, without next-sentence prediction (Liu et al., 2019).
+"""RoBERTa: text encoders (Liu et al., 2019).
 
 Paper    https://arxiv.org/abs/1907.11692 (base), https://arxiv.org/abs/1906.08101 (wwm-ext: Cui et al., 2019)
 Weights  FacebookAI/roberta-base, MIT; hfl/chinese-roberta-wwm-ext, Apache-2.0

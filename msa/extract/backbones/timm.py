@@ -1,4 +1,4 @@
-"""timm: any image network of PyTorch Image Models, by its name (Wightman, 2019).
+"""Any image network of timm (Wightman, 2019).
 
 Paper    https://github.com/huggingface/pytorch-image-models
 Weights  `timm:NAME` (hub repository timm/NAME) or `timm:NAME@CHECKPOINT`; their licence is their own

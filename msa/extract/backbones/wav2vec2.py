@@ -1,4 +1,4 @@
-"""wav2vec 2.0: self-supervised speech representations (Baevski et al., NeurIPS 2020).
+"""wav2vec 2.0: speech encoders (Baevski et al., 2020).
 
 Paper    https://arxiv.org/abs/2006.11477
 Weights  facebook/wav2vec2-base, Apache-2.0: pre-trained on LibriSpeech, not fine-tuned for recognition

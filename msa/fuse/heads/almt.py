@@ -1,22 +1,23 @@
-"""ALMT: language guides what is read from audio and vision into a hyper-modality (Zhang et al., EMNLP 2023).
+"""ALMT: language-guided hyper-modality (Zhang et al., EMNLP 2023).
 
 Paper    https://doi.org/10.18653/v1/2023.emnlp-main.49
+Code     https://github.com/Haoyu-ha/ALMT, commit da9461071f21 (2025-04-09)
 Fidelity A
 Size     2,602,625 parameters with text 768, audio 5, vision 20 wide and `lengths` 50, 375, 500: those of the authors'
          settings for MOSI less 1,024, see Differs.
-Differs  Text is frozen states; the authors train BERT itself, and say that much depends on it.
-         Steps behind the end of a sequence are masked, where the authors' code reads their zeros.
-         The result is read from one token. In a stack of cross-attention no row of the query sees another, so the
-         token is the only row computed: the same numbers, and 8 rows of positions fewer that nothing would train.
-         Likewise the last embedding layer computes the T rows that go on. A sequence longer than its table of
-         positions is not cut: its steps are spread over the rows in order.
+Differs  Text is frozen states; the authors train BERT, and report that much depends on it.
+         Padding is masked, where the authors' code reads its zeros.
+         The result is read from one token. In a stack of cross-attention no row of the query sees another, so only
+         the token's row is computed. The numbers are the same, without 8 rows of positions that get no gradient.
+         For the same reason the last embedding layer computes only the T rows that are used. A sequence longer than
+         its table of positions is not cut: its steps share the rows in order.
          The residual of a guide layer starts from the normalised h_hyper, as in the authors' code.
-Missing  Without text the first of audio, face and image guides. Every other modality is read by the guide, however
-         many there are. A lone modality has no one to guide: the token reads its deepest level. One that a sample
-         lacks leaves its T tokens alone with each other, a learnt constant.
-Traps    Text reaches the output only as what asks in the guide layers: its own content is never read. LN_k's bias
-         gets no gradient: softmax does not see a shift common to all keys. h_hyper starts as a constant row, which
-         its norm turns to 0: of the first layer's norm only the bias matters until that has changed.
+Missing  Without text the first of audio, face and image guides. The guide reads every other modality, however many
+         there are. For a lone modality the token reads its deepest level. The T tokens of a modality that a sample
+         lacks see only each other: a learnt constant.
+Traps    Text reaches the output only through the queries of the guide layers; its content is never read. LN_k's bias
+         gets no gradient, since softmax ignores a shift common to all keys. h_hyper starts as a constant row, which
+         its norm turns to 0, so only the bias of the first layer's norm matters until that has changed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,12 +32,12 @@ from msa.fuse.head import Batch, FusionHead
 from msa.types import Modality, Task
 
 Parts = dict[Modality, Tensor]  # one tensor per modality
-_ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first that is there guides
+_ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first one present guides
 
 
 @dataclass(frozen=True)
 class Config:
-    """The authors' settings for MOSI, which are those for MOSEI where nothing is said."""
+    """The authors' settings for MOSI; for MOSEI they are the same unless a comment says otherwise."""
 
     dim: int = 128  # d
     tokens: int = 8  # T, of every modality and of the hyper-modality
@@ -48,7 +49,7 @@ class Config:
     embed_layers: int = 1
     guide_layers: int = 3  # the guide is deepened one time less
     fusion_layers: int = 2  # 4 on MOSEI
-    dropout: float = 0.0  # where a Transformer has it: after the feed-forward's GELU, and on what a sublayer adds
+    dropout: float = 0.0  # after the feed-forward's GELU, and on the output of each sublayer
 
     def __post_init__(self) -> None:
         if len(self.lengths) != 3 or min(self.lengths) < 1:
@@ -75,7 +76,7 @@ TRAIN: dict[str, dict[str, object]] = {
 
 
 class ALMT(FusionHead):
-    """Embed every modality in T tokens, let the guide read the others into h_hyper, ask for what is in it."""
+    """Embed each modality in T tokens, read the guided ones into h_hyper, and read h_hyper with one token."""
 
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
@@ -104,7 +105,7 @@ class ALMT(FusionHead):
 
 
 def norms(names: Iterable[str], dim: int) -> nn.ModuleDict:
-    """A LayerNorm per name."""
+    """Return a LayerNorm per name."""
     return nn.ModuleDict({name: nn.LayerNorm(dim) for name in names})
 
 
@@ -128,14 +129,14 @@ class Layer(nn.Module):
         self.ffn = nn.Sequential(nn.LayerNorm(c.dim), w_1, nn.GELU(), nn.Dropout(c.dropout), w_2, nn.Dropout(c.dropout))
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Rows x (B, L, d) look at rows y (B, S, d) where mask (B, S) is True -> (B, L, d)."""
+        """Rows x (B, L, d) attend to rows y (B, S, d) where mask (B, S) is True -> (B, L, d)."""
         q, k, v = self.w_q(self.norm["q"](x)), self.w_k(self.norm["k"](y)), self.w_v(self.norm["v"](y))
         x = x + self.w_o(attend(q, k, v, self.heads, mask))  # (B, L, d)
         return x + self.ffn(x)
 
 
 class Embedding(nn.Module):
-    """h_m^1 = Transformer([h_m^0 | projected U_m])[:T]: T learnt tokens read a sequence of any length."""
+    """h_m^1 = Transformer([h_m^0 | projected U_m])[:T]: T learnt tokens attend to a sequence of any length."""
 
     def __init__(self, width: int, steps: int, c: Config) -> None:
         super().__init__()
@@ -155,7 +156,7 @@ class Embedding(nn.Module):
         return self.layers[-1](s[:, : self.t], s, seen)
 
     def _step(self, mask: Tensor) -> Tensor:
-        """The row of positions of each step, (L,); n > L_max steps share the L_max rows, in order, (B, L)."""
+        """Return the row of positions of each step, (L,), or (B, L) where n > L_max steps share the L_max rows."""
         i = torch.arange(mask.shape[1], device=mask.device)  # (L,)
         if mask.shape[1] <= self.steps:
             return i
@@ -188,7 +189,7 @@ class GuideLayer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A token asks h_hyper, layer upon layer; the same token stands before what it asks."""
+    """Transformer in which one token queries [token | h_hyper], layer by layer."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
-"""CM-STA, CG and TCMFI: cross-modal spatio-temporal attention with contextual gating (Li et al., 2026).
+"""CM-STA: cross-modal attention, gate, encoder (Li et al., 2026).
 
 Paper    https://doi.org/10.13705/j.issn.1671-6833.2026.04.002 (J. Zhengzhou Univ. Eng. Sci., in Chinese, no code)
+Fidelity A as far as the paper goes; it leaves much open, and every decision of ours is marked [D].
 Size     2,497,666 parameters, the printed total, with text 768, image 2048, audio 768 and three classes.
          Many other settings give the same total, so it supports the defaults below but does not prove them.
 Differs  [D] marks our decision where the paper is silent or contradicts itself:
@@ -8,16 +9,16 @@ Differs  [D] marks our decision where the paper is silent or contradicts itself:
          Eq. 2 takes keys from the image and values from the audio, which needs L_i = L_a; eq. 1 takes both from
          the image. We follow eq. 1 (`memory`). "Spatial" and "temporal" have no formula of their own: they are
          the axis the tokens run on. Text queries image and audio; audio queries image (the paper gives no query).
-         Eq. 6 is printed for text alone; the others sum every interaction they take part in likewise.
+         Eq. 6 is printed for text alone; the other modalities also sum every interaction they take part in.
          Eq. 19 as printed multiplies across the batch. Per sample it is a scalar, yet is then "reduced to a
          specific dimension": we take r bilinear values per pair, and no W_b is shared (`bilinear`).
          The weighted fusion of global (3D) and local (3r) parts scales each before they are joined (`fusion`).
          The printed learning rate of 2e-3 collapsed to one class on real data even with post-norm as printed,
          so TRAIN["paper"] adds a warm-up to it and TRAIN["default"] lowers it.
-Missing  A modality absent from `dims` has no parameters; its pairs and tokens vanish and the classifier narrows.
-         With one modality there is no pair: a_m = p_m, and nothing to fuse. A modality one sample lacks gives
-         attention nothing (eq. 2 adds 0), pools to 0, is hidden from the encoder, and its rows end as 0.
-         FACE, unknown to the paper, is a visual memory like the image: every other modality queries it.
+Missing  A modality absent from `dims` has no parameters, pairs or tokens, and the classifier is narrower.
+         With one modality there is no pair: a_m = p_m, and no fusion. A modality that a sample lacks adds 0 to
+         attention (eq. 2), has mean 0, is masked in the encoder, and its rows are 0.
+         FACE, which the paper does not have, is a visual memory like the image: every other modality queries it.
 Traps    One pooled image vector is one key: its softmax is 1 whatever the query, so W_Q and W_K of that pair
          get no gradient. Give the 7 x 7 grid. Key biases never get any: softmax does not see a common shift.
 """
@@ -43,7 +44,7 @@ Pair = tuple[Modality, Modality]  # (query, memory)
 
 @dataclass(frozen=True)
 class Config:
-    """`[D]`: our decision, the paper does not say. The other values of a choice are the other readings of it."""
+    """`[D]`: our decision where the paper is silent. The other values of a choice are other readings of the paper."""
 
     dim: int = 128  # D, "linear transformation dimension" of eq. 4, number not given [D]
     heads: int = 8  # eq. 14, number not given [D]; d_k = 16
@@ -55,7 +56,7 @@ class Config:
     cm_layers: int = 2  # eq. 2, i = 0, 1; at 0 an interaction is its query's mean, F'_qk = p_q
     cm_share: Literal["none", "all_pairs", "across_layers"] = "none"  # which CM-STA layers are one and the same [D]
     memory: Literal["pair", "concat", "literal"] = "pair"  # keys, values: eq. 1 | all but the query | eq. 2 [D]
-    ai_query: Literal["audio", "image"] = "audio"  # which of the two asks in F_ai, eq. 5 [D]
+    ai_query: Literal["audio", "image"] = "audio"  # which of the two is the query in F_ai, eq. 5 [D]
     alpha: float = 1.0  # alpha_i of eq. 2 at the start [D]; at 0 attention weights get no gradient in step 1
 
     gate_hidden: tuple[int, ...] = (128, 64, 32)  # widths of h_1..h_3, eq. 7-9 [D]
@@ -118,11 +119,11 @@ class CMSTA(FusionHead):
         self.modalities = [m for m in Modality if m in dims]
         if len(dims) == 1 and (c.tokens == "gated" or "cg" in c.without) and c.without != "tcmfi":
             raise ConfigError(
-                f"with tokens={c.tokens!r} and without={c.without!r} a lone modality is one token, alone with itself",
+                f"with tokens={c.tokens!r} and without={c.without!r} a lone modality is one token, without another",
                 fix="give two modalities, or keep the gate and tokens='gated+orig'",
             )
         self.project = nn.ModuleDict({m: _projection(dims[m], c) for m in self.modalities})
-        # Table 3. Without CG its tokens hold the interactions, else CM-STA would be computed in vain; setting g = 1
+        # Table 3. Without CG its tokens hold the interactions, otherwise CM-STA would have no effect; setting g = 1
         # instead is "cmsta+cg", where both copies of the tokens are p. Without TCMFI the classifier reads G.
         self.interact = PairMean(self.modalities, c) if "cmsta" in c.without else PairAttention(self.modalities, c)
         ungated = {"cg": take_context, "cmsta+cg": take_original}.get(c.without)
@@ -191,13 +192,13 @@ class Attention(nn.Module):
 
 
 def query_pairs(modalities: list[Modality], ai_query: str) -> list[Pair]:
-    """Who asks whom: text everyone, audio the image (or the other way round), everyone the face."""
+    """Return (query, memory) pairs: text queries all, audio the image (or the reverse), all query the face."""
     a, i = (Modality.AUDIO, Modality.IMAGE) if ai_query == "audio" else (Modality.IMAGE, Modality.AUDIO)
     return list(combinations([m for m in (Modality.TEXT, a, i, Modality.FACE) if m in modalities], 2))
 
 
 def short(pair: Pair) -> str:
-    """The paper's subscript: (text, image) is ti."""
+    """Return the paper's subscript: (text, image) is ti."""
     return pair[0][0] + pair[1][0]
 
 
@@ -216,7 +217,7 @@ class CrossLayer(nn.Module):
 
 
 class PairAttention(nn.Module):
-    """CM-STA: the query's steps attend to the memory, layer upon layer, and are then averaged, eq. 1-5."""
+    """CM-STA: the query's steps attend to the memory, layer by layer, and are averaged, eq. 1-5."""
 
     def __init__(self, modalities: list[Modality], c: Config) -> None:
         super().__init__()
@@ -250,7 +251,7 @@ class PairAttention(nn.Module):
 
 
 def memory(q: Modality, k: Modality, modalities: list[Modality], kind: str) -> tuple[list[Modality], list[Modality]]:
-    """Where the keys and the values of pair (q, k) come from."""
+    """Return the modalities of the keys and of the values of pair (q, k)."""
     others = [m for m in modalities if m != q]
     if kind == "literal" and len(modalities) != 3:
         raise ConfigError(
@@ -287,7 +288,7 @@ def context(pairs: Mapping[Pair, Tensor], p: Parts) -> Parts:
 
 
 class ContextualGate(nn.Module):
-    """How much of each feature passes, seen from the interactions: G_m = sigmoid(MLP(a_m)) * F'_m, eq. 7-11."""
+    """Gate each feature by its context: G_m = sigmoid(MLP(a_m)) * F'_m, eq. 7-11."""
 
     def __init__(self, modalities: list[Modality], c: Config) -> None:
         super().__init__()
@@ -305,12 +306,12 @@ class ContextualGate(nn.Module):
 
 
 def take_context(a: Parts, p: Parts) -> Parts:
-    """In place of the gate: the interactions themselves."""
+    """Replace the gate by the interactions."""
     return a
 
 
 def take_original(a: Parts, p: Parts) -> Parts:
-    """In place of the gate: the features as they were."""
+    """Replace the gate by the original features."""
     return p
 
 
@@ -331,7 +332,7 @@ class EncoderLayer(nn.Module):
         self.drop = nn.Dropout(c.dropout)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Tokens x (B, N, D), of which `valid` (B, N) can be seen -> (B, N, D)."""
+        """Tokens x (B, N, D), under mask valid (B, N) -> (B, N, D)."""
         if self.pre:
             y = self.norm1(x)  # (B, N, D)
             x = x + self.drop(self.attention(y, y, y, valid))  # (B, N, D)
@@ -374,7 +375,7 @@ class TCMFI(nn.Module):
 
 
 class Join(nn.Module):
-    """Table 3 without TCMFI: the gated features side by side."""
+    """Table 3 without TCMFI: the gated features concatenated."""
 
     def __init__(self, modalities: list[Modality], c: Config) -> None:
         super().__init__()

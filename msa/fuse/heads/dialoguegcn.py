@@ -1,18 +1,19 @@
-"""DialogueGCN: who speaks before and after whom, as a graph with typed edges (Ghosal et al., EMNLP 2019).
+"""DialogueGCN: graph with typed edges (Ghosal et al., EMNLP 2019).
 
 Paper    https://arxiv.org/abs/1908.11540
+Code     https://github.com/declare-lab/conv-emotion, commit 6128ca20e9c7 (2024-03-10)
 Fidelity C (reconstruction): the paper's graph, of other nodes
-Differs  The paper's nodes are utterances of text, and its edges are typed by the two who speak. Nobody says here who
-         speaks, but there are modalities: each is a speaker of its own, whose turns alternate in a fixed order. In a
-         dialogue or video a turn is an utterance, and a node the mean of one modality of it. A sample that belongs to
-         no dialogue is a conversation of its modalities over its own steps, brought to one clock of at most `turns`.
-         The formulas are the paper's; its authors' code weighs edges and reads the graph in other ways as well.
-         The window counts nodes: with three modalities ten of them are three utterances and a bit. No class weights.
-         An answer is of the mean of the nodes that belong to the sample, each of which has looked at all others.
+Differs  The paper's nodes are utterances of text, and its edges are typed by the two speakers. Speakers are unknown
+         here, so modalities take their place, with turns in a fixed order. In a dialogue or video a turn is an
+         utterance, and a node is the mean of one modality of it. A sample without a dialogue is a conversation of its
+         modalities over its own steps, resampled to at most `turns`.
+         The formulas are the paper's. The authors' code weights edges and reads the graph differently.
+         The window counts nodes: with three modalities ten nodes are a little over three utterances. There are no
+         class weights. A prediction is made from the mean of the sample's nodes, each of which attends to all others.
          Defaults are those of the authors' code, which has an LSTM as its context where the paper has a GRU.
-Missing  M modalities make 2 M^2 relations. One that a sample lacks says nothing: it is no node.
-Traps    What is said of an utterance depends on its dialogue, so batches hold whole ones (see batching.py for long
-         ones). A group without positions, such as a speaker's recordings, is no dialogue.
+Missing  M modalities make 2 M^2 relations. A modality that a sample lacks has no node.
+Traps    The prediction for an utterance depends on its dialogue, so batches hold whole dialogues (see batching.py for
+         long ones). A group without positions, such as a speaker's recordings, is no dialogue.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from msa.types import Modality, Task
 
 @dataclass(frozen=True)
 class Config:
-    """Where nothing else is said, the defaults of the authors' code."""
+    """Defaults of the authors' code, unless a comment says otherwise."""
 
     dim: int = 100  # of a node's features
     context: int = 100  # units of the GRU in each direction
@@ -58,7 +59,7 @@ TRAIN: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Nodes:
-    """S conversations of up to N nodes, those that are there first. Each belongs to one of U answers."""
+    """S conversations of up to N nodes, present ones first. Each node belongs to one of U predictions."""
 
     x: Tensor  # (S, N, dim)
     there: Tensor  # (S, N) bool
@@ -113,20 +114,20 @@ class DialogueGCN(FusionHead):
         return compact(nodes, known, turn.expand(len(nodes), -1), nodes.shape[1])
 
     def converse(self, nodes: Nodes) -> Tensor:
-        """What is to be said of each answer, (S, U, width + hidden), 0 where it has no node."""
+        """Return the features of each prediction, (S, U, width + hidden), 0 where it has no node."""
         g = self.context(nodes)  # g_i, (S, N, width)
         h = torch.cat([g, self.graph(g, nodes)], 2)  # h_i = [g_i, h_i^(2)], (S, N, width + hidden)
         read = self.look(h, nodes.there)  # (S, N, width + hidden)
         answer = torch.arange(nodes.answers, device=h.device)[:, None]  # (U, 1)
-        mine = ((nodes.answer[:, None] == answer) & nodes.there[:, None]).to(read.dtype)  # (S, U, N)
-        return mine @ read / mine.sum(2, keepdim=True).clamp(min=1)
+        belongs = ((nodes.answer[:, None] == answer) & nodes.there[:, None]).to(read.dtype)  # (S, U, N)
+        return belongs @ read / belongs.sum(2, keepdim=True).clamp(min=1)
 
     def look(self, h: Tensor, there: Tensor) -> Tensor:
         """beta_i [h_1 ... h_N] for h_i (S, N, D), beta_i the softmax of h_i^T W_beta h_j over those `there` (S, N).
 
         In fp32: trained scores run to hundreds, of which a half precision keeps no tenths.
         """
-        seen = there[:, None] | ~there.any(1)[:, None, None]  # (S, 1, N), all of nobody
+        seen = there[:, None] | ~there.any(1)[:, None, None]  # (S, 1, N), all True where there is no node
         with torch.autocast(h.device.type, enabled=False):
             h = h.float()
             return F.scaled_dot_product_attention(self.w_beta(h), h, h, seen, scale=1.0)  # (S, N, D)
@@ -139,7 +140,7 @@ class DialogueGCN(FusionHead):
 
 
 def compact(nodes: Tensor, there: Tensor, answer: Tensor, answers: int) -> Nodes:
-    """Nodes (S, T, M, D), those `there` (S, T, M), of the answers of their turns (S, T), in the order they speak in."""
+    """Nodes (S, T, M, D), those `there` (S, T, M), of the predictions of their turns (S, T), in speaking order."""
     speaker = torch.arange(nodes.shape[2], device=nodes.device).expand(there.shape)  # (S, T, M)
     there, order = there.flatten(1).sort(dim=1, descending=True, stable=True)  # (S, T M)
     x = nodes.flatten(1, 2).gather(1, order[:, :, None].expand(-1, -1, nodes.shape[3]))  # (S, T M, D)
@@ -150,7 +151,7 @@ def compact(nodes: Tensor, there: Tensor, answer: Tensor, answers: int) -> Nodes
 
 
 class Graph(nn.Module):
-    """Two layers of convolution over neighbours, the first with a map per relation: who, to whom, before or after."""
+    """Two layers of convolution over neighbours, the first with a map per relation (two speakers, before or after)."""
 
     def __init__(self, width: int, speakers: int, c: Config) -> None:
         super().__init__()
@@ -175,7 +176,7 @@ class Graph(nn.Module):
         return (near.to(h.dtype) @ self.w_2(h) + self.w_20(h)).relu()
 
     def near(self, there: Tensor) -> Tensor:
-        """Which nodes each looks at, (S, N, N): those within its window, itself among them."""
+        """Return the neighbours of each node, (S, N, N): those within its window, itself included."""
         i = torch.arange(there.shape[1], device=there.device)  # (N,)
         ahead = i - i[:, None]  # (N, N), of j from i
         window = (ahead >= -self.past) & (ahead <= self.future)
@@ -188,7 +189,7 @@ class Graph(nn.Module):
         return score.masked_fill(~near, torch.finfo(score.dtype).min).softmax(2).masked_fill(~near, 0.0).to(g.dtype)
 
     def relation(self, speaker: Tensor) -> Tensor:
-        """The number of the relation of node i to node j, (S, N, N): their speakers, and whether j comes later."""
+        """Return the relation number of nodes i and j, (S, N, N): their speakers, and whether j comes later."""
         i = torch.arange(speaker.shape[1], device=speaker.device)  # (N,)
         later = (i > i[:, None]).long()  # (N, N)
         return 2 * (self.speakers * speaker[:, :, None] + speaker[:, None]) + later

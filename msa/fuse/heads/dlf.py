@@ -1,16 +1,19 @@
-"""DLF: what modalities share is told from what is their own, and language attracts the latter (Wang et al., AAAI 2025).
+"""DLF: shared and specific features, text-led (Wang et al., 2025).
 
 Paper    https://arxiv.org/abs/2412.12225
+Code     https://github.com/pwang322/DLF, commit 251bf2cb6ac3 (2025-04-16)
 Fidelity B
-Differs  Text is frozen states; the authors train BERT. Their linear layers over whole sequences, which fix the length
-         of every modality, are one over the mean of the steps; they serve the triplet loss alone. Their convolution is
-         not padded, ours is: a sequence of one step remains one. No mask hides what lies ahead of the query, steps
-         behind the end count in no loss, and dropout of attention leaves out steps of the memory (as in our MulT), at
-         one rate; theirs are .3 for text, .2 for audio, 0 for vision.
+Differs  Text is frozen states; the authors train BERT. Their linear layers over whole sequences fix the length of every
+         modality. Here one linear layer reads the mean over the steps; it serves the triplet loss alone. Convolutions
+         are padded, theirs are not, so a sequence keeps its length. There is no causal mask, padding counts in no
+         loss, and attention dropout removes steps of the memory (see mult.py) at one rate; theirs are .3 for text, .2
+         for audio, 0 for vision.
          Orthogonality is between the vectors of a step, as in their code for MOSI; for MOSEI it cuts these in five.
-         Values: an absolute error, as theirs. Labels of two classes are 1 apart, several labels by how many differ.
-Missing  Without text the first of audio, face and image attracts. A lone modality attracts nothing. One that a sample
-         lacks ends as 0 and counts in no loss; without its text what is shared speaks alone.
+         Values are trained on the absolute error, as theirs. For the triplet loss two classes are 1 apart, several
+         labels as far as the number of labels that differ.
+Missing  Without text the first of audio, face and image leads. A lone modality has no attractor. The specific part of
+         one that a sample lacks is 0 before `refine`, so a learnt constant takes its place, and it counts in no loss.
+         Without its text a sample has the shared part alone.
 """
 
 from collections.abc import Mapping
@@ -27,7 +30,7 @@ from msa.fuse.modules.losses import average, cosine
 from msa.types import Modality, Task
 
 Parts = dict[Modality, Tensor]  # one tensor per modality
-_ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first that is there attracts
+_ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the first one present leads
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,14 @@ class Config:
     dim: int = 50  # d
     heads: int = 10
     layers: int = 2  # of every encoder
-    memory_layers: int = 3  # of self-attention over what the text has read of another modality
-    kernel: int = 5  # steps that the convolution sees; 3 on MOSEI
+    memory_layers: int = 3  # of self-attention over the text stream that has read another modality
+    kernel: int = 5  # width of the convolution, steps; 3 on MOSEI
     text_dropout: float = 0.5  # on the text; .1 on MOSEI
     attention_dropout: float = 0.2  # see Differs
-    embed_dropout: float = 0.2  # on every sequence that enters an encoder
-    out_dropout: float = 0.5  # in the answers
-    language: float = 3.0  # weight of the text's own answer; the others have 1
-    reconstruction: float = 0.1  # weight, and that of rebuilding what is specific
+    embed_dropout: float = 0.2  # on the input of each encoder
+    out_dropout: float = 0.5  # in the classifiers
+    language: float = 3.0  # weight of the loss on text-specific features; 1 for the others
+    reconstruction: float = 0.1  # weight of both reconstruction losses
     orthogonality: float = 0.01  # weight, .1 of .1
     triplet: float = 0.01  # weight, .1 of .1
     margin: float = 0.15  # for labels that are 1 apart

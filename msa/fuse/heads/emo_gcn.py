@@ -1,16 +1,15 @@
-"""EMO-GCN: a graph per modality whose edges are learnt, convolved, and fused by attention (Xing et al., 2024).
+"""EMO-GCN: learnt graphs and attention fusion (Xing et al., 2024).
 
 Paper    https://doi.org/10.1038/s41598-024-79981-0 (Scientific Reports 14)
 Fidelity C (reconstruction): the idea, in formulas of our own
-Differs  The paper tells depression from EEG and interview audio, and no code of it is public. Its nodes are channels;
-         frozen states have none that would mean anything, so a node is a stretch of time here.
-         The edges are the mean of two graphs: one learnt for all samples, softmax(relu(E_1 E_2^T)), and one of what
-         the nodes of a sample have in common, the softmax of their cosines. Each layer keeps what it had.
-         Three layers, the best of the paper's Table 3; every other number is ours.
-Missing  M modalities make M graphs. A lone one is fused with nothing. One that a sample lacks has no share in the
-         attention.
-Traps    A sequence of fewer steps than `nodes` has one node per step, a longer one has `nodes` equal stretches: the
-         learnt graph sees both. One pooled vector is a graph of one node.
+Differs  The paper detects depression from EEG and interview audio, and has no public code. Its nodes are channels.
+         Features of frozen backbones have no meaningful channels, so here a node is a segment of time.
+         The edges are the mean of two graphs: one learnt for all samples, softmax(relu(E_1 E_2^T)), and one per
+         sample, the softmax of the cosines of its nodes. Layers have residual connections.
+         Three layers are the best of the paper's Table 3; every other number is ours.
+Missing  M modalities make M graphs. A lone one needs no fusion. One that a sample lacks has no weight in the attention.
+Traps    A sequence of fewer steps than `nodes` has one node per step, a longer one has `nodes` equal segments, and both
+         use the same learnt graph. One pooled vector is a graph of one node.
 """
 
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from msa.types import Modality, Task
 
 @dataclass(frozen=True)
 class Config:
-    """Ours, where nothing else is said."""
+    """Ours, unless a comment says otherwise."""
 
     nodes: int = 16  # N, of a graph, at most
     dim: int = 128  # d, of a node
@@ -59,7 +58,7 @@ class EMOGCN(FusionHead):
 
 
 class ModalityGraph(nn.Module):
-    """Stretches of a sequence, joined by what is learnt and by what they have in common; their mean at the end."""
+    """Graph convolution over segments of a sequence, with learnt and similarity edges, and the mean of the nodes."""
 
     def __init__(self, width: int, c: Config) -> None:
         super().__init__()
@@ -71,7 +70,7 @@ class ModalityGraph(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, D) under mask (B, L) -> z (B, d), 0 where there is no step."""
-        one, most = Modality.TEXT, self.config.nodes  # whichever modality it is, it goes by its own steps
+        one, most = Modality.TEXT, self.config.nodes  # any key: a lone modality sets its own clock
         means, known = common_clock({one: x}, {one: mask}, most)  # (B, n, D), (B, n): n <= N
         h = self.enter(means[one]).relu()  # (B, n, d)
         a = self.edges(h, known)  # (B, n, n)
@@ -86,20 +85,20 @@ class ModalityGraph(nn.Module):
             learnt = (self.e_1[:n] @ self.e_2[:n].T).relu()  # (n, n)
             unit = F.normalize(h.float(), dim=2)  # (B, n, d)
             alike = unit @ unit.transpose(1, 2) / self.config.temperature  # (B, n, n)
-            seen = known[:, None] | ~known.any(1)[:, None, None]  # (B, 1, n), all of none
+            seen = known[:, None] | ~known.any(1)[:, None, None]  # (B, 1, n), all True where there is no node
             parts = [s.masked_fill(~seen, -torch.inf).softmax(2) for s in (learnt[None], alike)]  # each (B, n, n)
         return ((parts[0] + parts[1]) / 2).to(h.dtype)
 
 
 class AttentionFusion(nn.Module):
-    """sum over m of a_m z_m, where a = softmax over the modalities that are there of q^T tanh(W z_m)."""
+    """sum over m of a_m z_m, where a = softmax over the modalities present of q^T tanh(W z_m)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.w, self.q = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)
 
     def forward(self, z: Tensor, there: Tensor) -> Tensor:
-        """z (B, M, d), of which `there` (B, M) are to be seen -> (B, d)."""
+        """z (B, M, d), present where there (B, M) is True -> (B, d)."""
         score = self.q(self.w(z).tanh()).squeeze(2).float()  # (B, M)
         seen = there | ~there.any(1, keepdim=True)  # (B, M)
         return torch.einsum("bm,bmd->bd", score.masked_fill(~seen, -torch.inf).softmax(1).to(z.dtype), z)

@@ -1,16 +1,15 @@
-"""FDMER: common and private features, told apart by a modality discriminator (Yang et al., ACM Multimedia 2022).
+"""FDMER: adversarial feature disentanglement (Yang et al., 2022).
 
 Paper    https://doi.org/10.1145/3503161.3547754
-Fidelity B
-Differs  No code of it is public, and we have read what it does, not how wide it is: numbers are ours.
-         Every modality is the mean of frozen states. The discriminator learns at the same step as what it judges,
-         through a reversed gradient. Consistency is the squared distance of common features of length 1; disparity is
-         the Hilbert-Schmidt independence criterion with linear kernels on features of length 1.
-         The weights of the losses are ours as well, and settings.
-Missing  M modalities make 2 M vectors. A lone one has neither a discriminator nor anything to be consistent with. One
-         that a sample lacks is hidden from the attention, ends as 0, and that sample counts in no loss with it.
-Traps    Disparity compares batches: of one sample it is 0, of a few little more than noise. The discriminator's loss
-         on common features does not fall when all goes well: a sign is turned on its way back to the encoder.
+Fidelity C: a reconstruction. The losses are the paper's in kind; their formulas, weights and all widths are ours.
+Differs  There is no public code, and the paper's widths and weights are unknown to us: every number is ours.
+         Each modality is the mean of frozen states. The discriminator is trained in the same step as the encoders,
+         through a reversed gradient. Consistency is the squared distance of unit-length common features. Disparity is
+         the Hilbert-Schmidt independence criterion with linear kernels on unit-length features.
+Missing  M modalities make 2 M vectors. A lone one has neither discriminator nor consistency loss. One that a sample
+         lacks is masked in the attention and set to 0 behind it, and the sample is left out of its losses.
+Traps    Disparity is a batch statistic: 0 for one sample, and noisy for a few. The discriminator's loss on common
+         features should not fall, because its gradient is reversed on the way to the encoder.
 """
 
 from collections.abc import Mapping
@@ -32,13 +31,13 @@ Parts = dict[Modality, Tensor]  # one tensor per modality
 
 @dataclass(frozen=True)
 class Config:
-    """Ours, all of them."""
+    """All ours."""
 
     dim: int = 128  # d
     heads: int = 4  # of the cross-modal attention
     discriminator: int = 64  # units of its hidden layer
     adversarial: float = 0.1  # weight of the discriminator's losses
-    reversal: float = 1.0  # what its gradient is multiplied by, negatively, before it reaches the common encoder
+    reversal: float = 1.0  # the gradient to the common encoder is multiplied by minus this
     consistency: float = 0.3  # weight
     disparity: float = 0.3  # weight
     dropout: float = 0.3
@@ -96,23 +95,23 @@ class FDMER(FusionHead):
         return terms
 
     def present(self, batch: Batch) -> Parts:
-        """Which samples have a modality, each (B,)."""
+        """Return which samples have each modality, each (B,)."""
         return {m: batch.mask[m].any(1) for m in self.modalities}
 
     def features(self, batch: Batch) -> tuple[Parts, Parts]:
-        """What a modality shares with the others, and what it has for itself, each (B, d)."""
+        """Return common and private features of each modality, each (B, d)."""
         u = {m: self.project[m](masked_mean(batch.x[m], batch.mask[m])) for m in self.modalities}  # each (B, d)
         return {m: self.common(x) for m, x in u.items()}, {m: self.private[m](x) for m, x in u.items()}
 
     def fuse(self, common: Parts, private: Parts, present: Parts) -> Tensor:
-        """2 M vectors (B, d) look at each other and are joined -> (B, outputs)."""
+        """Pass 2 M vectors (B, d) through self-attention, concatenate and classify -> (B, outputs)."""
         x = torch.stack([*common.values(), *private.values()], 1)  # (B, 2M, d)
         there = torch.stack([*present.values(), *present.values()], 1)  # (B, 2M)
         x = self.norm(x + self.attention(x, x, x, there)) * there[:, :, None]  # (B, 2M, d)
         return self.classify(x.flatten(1))
 
     def mistaken(self, h: Parts, present: Parts) -> Tensor:
-        """Cross-entropy of the discriminator's guess at which modality each of h_m (B, d) is of -> ()."""
+        """Return the cross-entropy of the discriminator, which predicts the modality of each h_m (B, d) -> ()."""
         assert self.discriminate is not None
         there = torch.stack(list(present.values()))  # (M, B)
         guess = self.discriminate(torch.stack(list(h.values()))).float()  # (M, B, M)
@@ -155,7 +154,7 @@ def consistency(common: Parts, present: Parts) -> Tensor:
 
 
 def disparity(common: Parts, private: Parts, present: Parts) -> Tensor:
-    """How dependent common and private features of a modality are, and private ones of two; mean over those -> ()."""
+    """Return the mean dependence of common and private features, and of private ones of two modalities -> ()."""
     found = [hsic(common[m], private[m], present[m]) for m in common]
     found += [hsic(private[a], private[b], present[a] & present[b]) for a, b in combinations(private, 2)]
     return torch.stack(found).mean()

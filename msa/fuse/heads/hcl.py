@@ -1,7 +1,8 @@
-"""HCL: clustered features (COWA), then text guides and audio and vision collaborate (CCL) (Xu and Wei, 2026).
+"""HCL: clustered features, guided attention (Xu and Wei, 2026).
 
 Paper    Clustering-Based Optimization and Cross-Modal Collaborative Learning for Multimodal Sentiment Analysis,
          Hans Publishers, 21 May 2026 (in Chinese, no code; the copy we have prints no DOI)
+Fidelity A as far as the paper goes; it leaves much open, and every decision of ours is marked [D].
 After    ALMT, https://doi.org/10.18653/v1/2023.emnlp-main.49: summary tokens, guide layers and fusion are its
          skeleton. MSAF, https://arxiv.org/abs/2012.07175: eq. 3-5 are its equations without the FC layers.
 Size     5,511,825 parameters on MOSEI (text 768, audio 74, vision 35; 50, 500 and 500 steps), printed 5.51 M;
@@ -16,20 +17,18 @@ Differs  [D] marks our decision where the paper is silent or contradicts itself:
          Eq. 8 prints alpha' G_a + beta' V_v. We weight with either matrix the sequence its keys came from
          (`update`), through maps of its own; before that, G_a and G_v pass one shared map and a LayerNorm each.
          ALMT reads the result from a class token; we average the query's rows (`readout`, and see Traps).
-         A sequence longer than its table of positions is not cut: its steps are spread over the rows in order.
-         Eq. 1 keeps T rows, so the last embedding layer computes no others: the same numbers for an eighth of
-         the work on MOSEI. `rows` = all computes them as the printed figure counts them.
-Missing  Without text the first of audio, face and image guides. Both face and image: both are guided, and every
-         guided modality asks each other one. One guided modality has no one to collaborate with: G_n = G_{n-1}
-         + O(G_m). A lone modality guides no one, and the fusion looks from t_N at t_N. A modality one sample
-         lacks leaves its T tokens alone with each other: a learnt constant, whatever lies behind the mask.
+         A sequence longer than its table of positions is not cut: its steps share the rows in order.
+         Eq. 1 keeps T rows, so the last embedding layer computes only these: the same numbers for an eighth of
+         the work on MOSEI. `rows` = all computes all of them, as the printed figure counts.
+Missing  Without text the first of audio, face and image guides. Face and image are both guided, and every guided
+         modality queries each other one. With one guided modality there is no collaboration: G_n = G_{n-1}
+         + O(G_m). A lone modality guides none, and the fusion attends from t_N to t_N. The T tokens of a modality
+         that a sample lacks see only each other: a learnt constant.
 Traps    With readout = cls query rows never meet, so text reaches the output through the guide layers alone, and
-         without text guidance only through COWA, whose weights are of all modalities. Labels of K-means are
-         constants to the gradient and may flip where two centroids are equally near. So H1 and the clustering
-         are in fp32 under AMP too: a training in fp16 then sees the groups that validation, the test and
-         `msa predict` see, all of which are in fp32 on every machine. Expect devices to differ a little.
-         LN_k's bias gets no gradient: softmax does not see a shift common to all keys. With g_norm, G_0 = 1 is a
-         constant row, whose norm starts with no gradient.
+         without text guidance only through COWA, whose weights depend on all modalities. K-means labels are
+         constants to the gradient and may flip where two centroids are equally near: predict in the precision
+         of the training, and expect small differences between devices. LN_k's bias gets no gradient, since softmax
+         ignores a shift common to all keys. With g_norm, G_0 = 1 is a constant row, whose norm starts with no gradient.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -52,14 +51,14 @@ _ORDER = (Modality.TEXT, Modality.AUDIO, Modality.FACE, Modality.IMAGE)  # the p
 
 @dataclass(frozen=True)
 class Config:
-    """`[D]`: our decision, the paper does not say. The other values of a choice are the other readings of it."""
+    """`[D]`: our decision where the paper is silent. The other values of a choice are other readings of the paper."""
 
     dim: int = 128  # d, Sec. 2.2
     tokens: int = 8  # T, Sec. 2.2
     heads: int = 4  # Sec. 3.3
     dim_head: int = 64  # of Transformer layers [D]; guide layers split d itself into heads, 4 x 32 [D]
     ffn: int = 2048  # inner width of the feed-forward [D]
-    dropout: float = 0.1  # attention weights, feed-forward, what a sublayer adds [D]; ALMT 0
+    dropout: float = 0.1  # attention weights, feed-forward, output of each sublayer [D]; ALMT 0
     without: Literal["", "cowa", "kmeans", "collaborative", "text_guidance"] = ""  # the rows of Tables 3 and 4
 
     lengths: tuple[int, ...] = (50, 500, 500)  # steps that text, audio, vision have positions for: MOSEI's [D]
@@ -72,19 +71,19 @@ class Config:
     axis: Literal["feature", "token"] = "feature"  # what is clustered: d channels, or T tokens (then K < T) [D]
     scope: Literal["sample", "running"] = "sample"  # clustered per sample, or by a running mean of all samples [D]
     iterations: int = 20  # of K-means [D]
-    group_sum: Literal["sum", "mean"] = "sum"  # what a group gives to eq. 3, "summed"
+    group_sum: Literal["sum", "mean"] = "sum"  # how a group enters eq. 3, "summed"
     weights: Literal["shared", "msaf"] = "shared"  # eq. 4-5 for all modalities | MSAF: a logit each, one softmax [D]
     scale: Literal["groups", "one", "residual"] = "groups"  # F: K W H1 (mean weight 1) | W H1 | H1 + W H1 [D]
     momentum: float = 0.1  # of the running mean of scope=running and of the batch norm [D]
 
-    guide: Literal["text", "audio", "vision"] = "text"  # Table 5: who guides; the others, text too, are guided
+    guide: Literal["text", "audio", "vision"] = "text"  # Table 5: the guide; all others are guided, text too
     layers: int = 3  # N, Table 6; the guide is deepened N - 1 times
     update: Literal["cross", "guided", "literal"] = "cross"  # eq. 8: a'V_v + b'V_a | a'G_a + b'G_v | as printed
     shared_map: bool = True  # one map O_a = O_v between eq. 7 and eq. 8 [D]
     g0: Literal["ones", "normal"] = "ones"  # G_0 at the start, learnt [D]; ones as in ALMT
     g_norm: bool = False  # LayerNorm on G_{n-1} in eq. 8 [D]; ALMT has one
 
-    final_query: Literal["guide", "text"] = "guide"  # who asks in the fusion when text is not the guide [D]
+    final_query: Literal["guide", "text"] = "guide"  # the query of the fusion where text is not the guide [D]
     fusion_layers: int = 2  # f [D]; ALMT 2 on MOSI, 4 on MOSEI
     readout: Literal["mean", "cls", "cls+selfattn"] = "mean"  # of the query's rows | ALMT's token | rows also meet [D]
     classifier: Literal["linear", "mlp"] = "linear"  # Sec. 2.4; mlp is d-d-outputs [D]
@@ -152,7 +151,7 @@ class HCL(FusionHead):
         return self.classify(y)  # (B, outputs)
 
     def states(self, batch: Batch) -> tuple[Parts, Tensor, Tensor]:
-        """F_m of every modality, t_N and G_N, each (B, T, d), eq. 1-8."""
+        """Return F_m of each modality, t_N and G_N, each (B, T, d), eq. 1-8."""
         with torch.autocast(batch.y.device.type, enabled=False):  # see Traps: what is clustered has one precision
             h = {m: self.embed[m](batch.x[m], batch.mask[m]) for m in self.modalities}  # H1_m, each (B, T, d), eq. 1
         f = self.cowa(h)  # F_m, each (B, T, d), eq. 2-5
@@ -160,7 +159,7 @@ class HCL(FusionHead):
         return f, t, g
 
     def attention(self, batch: Batch) -> Parts:
-        """Where t_N looks in every guided modality: the softmax of eq. 6 in the last layer, each (B, heads, T, T)."""
+        """Return the attention of t_N over each guided modality, eq. 6 in the last layer, each (B, heads, T, T)."""
         f, t, _ = self.states(batch)
         return self.ccl.attention(t, {m: f[m] for m in self.guided})
 
@@ -172,7 +171,7 @@ class HCL(FusionHead):
 
 
 def roles(modalities: list[Modality], c: Config) -> tuple[Modality, list[Modality]]:
-    """Who guides, and who is guided."""
+    """Return the guide and the guided modalities."""
     vision = Modality.FACE if Modality.FACE in modalities else Modality.IMAGE
     guide = {"text": Modality.TEXT, "audio": Modality.AUDIO, "vision": vision}[c.guide]
     if guide not in modalities and c.guide != "text":
@@ -189,12 +188,12 @@ def roles(modalities: list[Modality], c: Config) -> tuple[Modality, list[Modalit
 
 
 def each(names: Iterable[str], make: Callable[..., nn.Module]) -> nn.ModuleDict:
-    """A module per name."""
+    """Return a module per name."""
     return nn.ModuleDict({name: make(name) for name in names})
 
 
 def normal(*shape: int, std: float) -> nn.Parameter:
-    """N(0, std^2) to start from."""
+    """Return a parameter drawn from N(0, std^2)."""
     return nn.Parameter(torch.randn(shape) * std)
 
 
@@ -222,7 +221,7 @@ class Layer(nn.Module):
         self.ffn = nn.Sequential(nn.LayerNorm(c.dim), w_1, nn.GELU(), nn.Dropout(c.dropout), w_2, nn.Dropout(c.dropout))
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Rows x (B, L, d) look at rows y (B, S, d) where mask (B, S) is True -> (B, L, d)."""
+        """Rows x (B, L, d) attend to rows y (B, S, d) where mask (B, S) is True -> (B, L, d)."""
         q = self.w_q(self.norm["q"](x))  # (B, L, heads dim_head)
         k, v = self.w_k(self.norm["k"](y)), self.w_v(self.norm["v"](y))  # each (B, S, heads dim_head)
         x = x + self.w_o(attend(q, k, v, self.config, self.training, mask))  # (B, L, d)
@@ -230,7 +229,7 @@ class Layer(nn.Module):
 
 
 class Embedding(nn.Module):
-    """H1 = Transformer([H0 | U_m])[:T], eq. 1: T learnt tokens read a sequence of any length."""
+    """H1 = Transformer([H0 | U_m])[:T], eq. 1: T learnt tokens attend to a sequence of any length."""
 
     def __init__(self, width: int, steps: int, c: Config) -> None:
         super().__init__()
@@ -250,7 +249,7 @@ class Embedding(nn.Module):
         return self.layers[-1](rows, s, seen)[:, : self.t]
 
     def positions(self, mask: Tensor) -> Tensor:
-        """T rows for the tokens, then one per step; n > L_max steps share the L_max rows, in order."""
+        """Return T rows for the tokens, then one per step; n > L_max steps share the L_max rows, in order."""
         if mask.shape[1] <= self.steps:
             return self.pos[: self.t + mask.shape[1]]  # (T + L, d)
         i = torch.arange(mask.shape[1], device=mask.device)  # (L,)
@@ -264,7 +263,7 @@ class Embedding(nn.Module):
 
 
 class COWA(nn.Module):
-    """Groups of alike features, each weighted by what it sums up to in all modalities, eq. 2-5; in fp32 under AMP."""
+    """Cluster features into groups and weight each by its sum over all modalities, eq. 2-5; in fp32 under AMP."""
 
     profile: Tensor
 
@@ -326,8 +325,8 @@ def batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
 def kmeans(x: Tensor, k: int, iterations: int) -> Tensor:
     """Lloyd's K-means of P points of V values, for S samples at once: x (S, V, P) float32 -> (S, K, P), 1 or 0.
 
-    Nothing is drawn and nothing waits for the device: it starts from points far from each other and always takes
-    `iterations` steps. Of equally near centroids the first wins, and one that loses all its points stays where it is.
+    Deterministic and without synchronisation: it starts from points far from each other and always takes `iterations`
+    steps. Of equally near centroids the first wins, and an empty cluster keeps its centroid.
     Groups are numbered by the mean of their centroid, highest first.
     """
     x = x - x.mean(2, keepdim=True)  # (S, V, P): where all points lie together only costs digits
@@ -342,7 +341,7 @@ def kmeans(x: Tensor, k: int, iterations: int) -> Tensor:
 
 
 def far_points(x: Tensor, k: int) -> Tensor:
-    """Of x (S, V, P) the point farthest from the mean, then always the one farthest from all taken -> (S, K, V)."""
+    """Return the point of x (S, V, P) farthest from the mean, then those farthest from all taken -> (S, K, V)."""
     distance, taken = x.square().sum(1), []  # (S, P), to the mean, which is 0
     for i in range(k):
         point = distance.argmax(1)[:, None, None].expand(-1, x.shape[1], 1)  # (S, V, 1)
@@ -365,7 +364,7 @@ def nearest(centroid: Tensor, x: Tensor) -> Tensor:
 
 
 class CCL(nn.Module):
-    """The guide, deepened from level to level, leads N layers of guidance and collaboration, eq. 6-8."""
+    """N layers of guidance and collaboration, each led by one level of the guide's encoder, eq. 6-8."""
 
     def __init__(self, guided: list[Modality], c: Config) -> None:
         super().__init__()
@@ -396,13 +395,14 @@ class CCL(nn.Module):
         if not isinstance(last, GuideLayer) or last.guidance is None:
             why = "without='text_guidance' no modality guides" if last else "a lone modality guides no one"
             raise ConfigError(
-                f"{why}: there is no attention of eq. 6", fix="take a run of two or more modalities that has guidance"
+                f"{why}, so there is no attention of eq. 6",
+                fix="take a run of two or more modalities that has guidance",
             )
         return last.guidance.weights(t, {m: last.norm[m](x) for m, x in f.items()})
 
 
 class GuideLayer(nn.Module):
-    """G_n = G_{n-1} + O(what the guided modalities tell the guide and then each other), eq. 6-8."""
+    """G_n = G_{n-1} + O(sum of guidance or collaboration outputs), eq. 6-8."""
 
     def __init__(self, guided: list[Modality], c: Config) -> None:
         super().__init__()
@@ -423,7 +423,7 @@ class GuideLayer(nn.Module):
 
 
 class Guidance(nn.Module):
-    """Text asks every guided modality: G_m = softmax(t W_Q (m W_K)^T / sqrt(d_k)) m W_V, eq. 6 and 7."""
+    """The guide queries each guided modality: G_m = softmax(t W_Q (m W_K)^T / sqrt(d_k)) m W_V, eq. 6 and 7."""
 
     def __init__(self, guided: list[Modality], c: Config) -> None:
         super().__init__()
@@ -438,7 +438,7 @@ class Guidance(nn.Module):
         return {m: attend(q, self.w_k[m](x), self.w_v[m](x), self.config, self.training) for m, x in f.items()}
 
     def weights(self, t: Tensor, f: Parts) -> Parts:
-        """The softmax alone, which `attend` keeps to itself: t and LN(F_m), each (B, T, d) -> each (B, heads, T, T)."""
+        """Return the attention weights of `forward`: t and LN(F_m), each (B, T, d) -> each (B, heads, T, T)."""
         split = lambda x: x.unflatten(2, (self.config.heads, -1)).transpose(1, 2)  # noqa: E731, (B, heads, T, d_k)
         q = split(self.w_q(self.norm(t)))
         k = {m: split(self.w_k[m](x)) for m, x in f.items()}
@@ -446,7 +446,7 @@ class Guidance(nn.Module):
 
 
 class Collaboration(nn.Module):
-    """Every G_m asks every other modality o: softmax(LN(O G_m) W_Q (o W_K)^T / sqrt(d_k)) values, eq. 8."""
+    """Each G_m queries each other guided modality o: softmax(LN(O G_m) W_Q (o W_K)^T / sqrt(d_k)) values, eq. 8."""
 
     def __init__(self, guided: list[Modality], c: Config) -> None:
         super().__init__()
@@ -460,7 +460,7 @@ class Collaboration(nn.Module):
         self.w_v = each([pair for pair, own in self.values.items() if own], lambda _: linear(c))
 
     def _values(self, update: str) -> dict[str, Modality | None]:
-        """Whose values a pair (m, o) weights; None: those m was guided to, G_m itself."""
+        """Return the modality whose values a pair (m, o) weights; None: G_m itself."""
         alpha = next(iter(self.pairs))
         return {
             pair: {"cross": o, "guided": None, "literal": None if pair == alpha else m}[update]
@@ -493,7 +493,7 @@ class Prepare(nn.Module):
 
 
 def linear(c: Config, bias: bool = False) -> nn.Linear:
-    """A map of d to d."""
+    """Return a linear map of d to d."""
     return nn.Linear(c.dim, c.dim, bias=bias)
 
 
@@ -501,7 +501,7 @@ def linear(c: Config, bias: bool = False) -> nn.Linear:
 
 
 class Fusion(nn.Module):
-    """The guide's t_N asks G_N for what is in it, layer upon layer."""
+    """Transformer in which the guide's t_N queries G_N, layer by layer."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()

@@ -1,17 +1,17 @@
-"""JTUM: every modality is the target of all others, and has a task of its own with made labels (Li et al., 2024).
+"""JTUM: crossmodal Transformer, unimodal labels (Li et al., 2024).
 
 Paper    https://doi.org/10.1016/j.imavis.2024.105172 (Image and Vision Computing 149)
 Fidelity B-: no public code. What the abstract names is a crossmodal Transformer (MulT, Tsai et al., 2019) and a
          module that makes labels of single modalities (Self-MM, Yu et al., 2021); both are built as those papers say.
-Differs  How they meet is ours: an LSTM reads each modality, its states are what the Transformers exchange, and its last
-         state is what the modality's own task sees. Values: an absolute error, and labels that move as in Self-MM.
-         Classes are ours, for which Self-MM has no labels: see modules/unimodal.py. No mask hides what lies ahead of
-         the query, and dropout of attention leaves out steps of the memory, as in our MulT. Defaults are not the
-         paper's, which we have not seen: they are MulT's and Self-MM's where these say something.
-Missing  M modalities have M - 1 streams each. A lone one has its self-attention, and no task beside the one of all. One
-         that a sample lacks tells its readers nothing, ends as 0, and has no task for that sample.
-Traps    The tasks of single modalities are of training only: validation looks at that of all. A run that is resumed
-         goes on with the labels it had: they are part of the checkpoint.
+Differs  The combination is ours: an LSTM reads each modality, the Transformers exchange its states, and the unimodal
+         task reads its last state. Values are trained on the absolute error, with labels that move as in Self-MM.
+         Unimodal labels of classes are ours, since Self-MM has none: see modules/unimodal.py. As in mult.py there is
+         no causal mask, and attention dropout removes steps of the memory. The paper's settings are unknown to us:
+         defaults are those of MulT and Self-MM where these have them.
+Missing  M modalities have M - 1 streams each. A lone one has its self-attention, and no unimodal task. One that a
+         sample lacks adds 0 to its readers, is 0 itself, and has no task for that sample.
+Traps    Unimodal tasks are part of training only; validation measures the joint task. The unimodal labels are part of
+         the checkpoint, so a resumed run continues with them.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ Parts = dict[Modality, Tensor]  # one tensor per modality
 
 @dataclass(frozen=True)
 class Config:
-    """Ours where nothing is said."""
+    """Ours, unless a comment says otherwise."""
 
     dim: int = 32  # d, units of every LSTM; 30 in MulT
     heads: int = 4
@@ -41,12 +41,12 @@ class Config:
     self_layers: int = 2  # of self-attention; 3 in MulT
     attention_dropout: float = 0.1  # MulT's
     ffn_dropout: float = 0.1  # MulT's, behind the ReLU
-    residual_dropout: float = 0.1  # MulT's, on what a sublayer adds
-    embed_dropout: float = 0.25  # MulT's, on every sequence that enters a stack
+    residual_dropout: float = 0.1  # MulT's, on the output of each sublayer
+    embed_dropout: float = 0.25  # MulT's, on the input of each stack
     joint: int = 128  # Self-MM's, width of the fused vector
     unimodal: int = 32  # Self-MM's for text on MOSI, width of the vector of one modality
-    out_dropout: float = 0.1  # before those
-    weight: float = 1.0  # Self-MM's, of the tasks of single modalities
+    out_dropout: float = 0.1  # before the unimodal and the fused vector
+    weight: float = 1.0  # Self-MM's, of the unimodal tasks
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -86,7 +86,7 @@ class JTUM(FusionHead):
         self.own = nn.ModuleDict({m: Readout(width, c.heads, c.self_layers, rates) for m in self.modalities})
         self.fuse = _vector(width * len(self.modalities), c.joint, c.out_dropout)
         self.classify = _answer(c.joint, task.outputs)
-        self.alone = self.modalities if len(self.modalities) > 1 else []  # those with a task of their own
+        self.alone = self.modalities if len(self.modalities) > 1 else []  # those with a unimodal task
         self.single = nn.ModuleDict({m: _vector(c.dim, c.unimodal, c.out_dropout) for m in self.alone})
         self.classify_single = nn.ModuleDict({m: _answer(c.unimodal, task.outputs) for m in self.alone})
         names = [str(m) for m in self.alone]
@@ -108,11 +108,11 @@ class JTUM(FusionHead):
         return terms
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
-        """The absolute error of values, as Self-MM's; of classes and labels what every head has -> ()."""
+        """Return the absolute error of values, as Self-MM, and the usual loss of classes and labels -> ()."""
         return task_loss(self.task, output, y) if self.task.classes else F.l1_loss(output.float().squeeze(1), y)
 
     def states(self, batch: Batch) -> Parts:
-        """States of the LSTMs, each (B, L_m, d): they look back only, so what is behind the end reaches none before."""
+        """Return the states of the LSTMs, each (B, L_m, d); these are causal, so padding reaches no valid step."""
         return {m: self.read[m](batch.x[m])[0].masked_fill(~batch.mask[m][:, :, None], 0.0) for m in self.modalities}
 
     def joint(self, batch: Batch, z: Parts) -> Tensor:

@@ -1,25 +1,29 @@
-"""LMF: TFN's weight tensor as a sum of R products of one factor per modality (Liu et al., ACL 2018).
+"""LMF: low-rank tensor fusion (Liu et al., ACL 2018).
 
 Paper    https://arxiv.org/abs/1806.00064
+Code     https://github.com/Justin1904/Low-rank-Multimodal-Fusion, commit ea4755124d19 (2020-04-04)
 Fidelity A
-Differs  The paper adds the R products; its authors' code weights them (`rank_weights`), and so do we. The product is
-         always taken before the sum over the rank: the other order would multiply factors of different ranks.
-         The authors choose every width, rate and rank anew for each label; the defaults are their choice for
-         sentiment on POM. They train the factors at a rate of their own; here one rate serves all.
-         The visual and acoustic subnetworks begin with no batch norm, which the authors' code has and the paper
-         has not; the training loop standardises audio and face itself.
-Missing  A modality absent from `dims` is no factor. One that a sample lacks is embedded as 0: [0; 1] w_m is the
+Differs  The paper adds the R products. The authors' code weights them (`rank_weights`), as does this head. The product
+         comes before the sum over the rank, since the other order would multiply factors of different ranks.
+         The authors tune every width, rate and rank per label. The defaults are their values for sentiment on POM.
+         They train the factors at a separate learning rate; this head has one rate for all parameters.
+         Values are trained on the squared error, the authors' code on the absolute one (`--set loss=l1`).
+         The visual and acoustic subnetworks have no batch norm. The authors' code has one, the paper has none, and the
+         training loop standardises audio and face itself.
+Missing  A modality absent from `dims` has no factor. One that a sample lacks is embedded as 0, so [0; 1] w_m is the
          learnt constant of its factor.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from msa.fuse.head import Batch, FusionHead, masked_mean
+from msa.config import checked
+from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
 from msa.types import Modality, Task
 
 
@@ -28,11 +32,15 @@ class Config:
     """The authors' choice for sentiment on POM, as published with their code."""
 
     rank: int = 4  # R
-    rank_weights: bool = True  # a learnt weight for each of the R products; without, they are added
+    rank_weights: bool = True  # learn a weight for each of the R products; false adds them
     text_hidden: int = 64  # units of the LSTM; z_l is half as wide
     hidden: int = 16  # width of the visual and acoustic embeddings
     dropout: float = 0.5  # on the means that the visual and acoustic subnetworks read
     text_dropout: float = 0.2  # on the last state of the LSTM
+    loss: Literal["mse", "l1"] = "mse"  # of values, squared or absolute error; l1 in the authors' code
+
+    def __post_init__(self) -> None:
+        checked(self)
 
 
 PRESETS = {"default": Config()}
@@ -51,7 +59,7 @@ class LMF(FusionHead):
 
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
-        c = config
+        c = self.config = config
         self.modalities = [m for m in Modality if m in dims]
         self.embed = nn.ModuleDict(
             {m: LanguageNet(dims[m], c) if m == Modality.TEXT else MeanNet(dims[m], c) for m in self.modalities}
@@ -72,11 +80,14 @@ class LMF(FusionHead):
             fused = low_rank([z[m].float() for m in self.modalities], [self.w[m] for m in self.modalities], self.rank)
             return fused + self.b  # (B, outputs)
 
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"task": task_loss(self.task, self(batch), batch.y, self.config.loss)}
+
 
 def low_rank(z: list[Tensor], w: list[Tensor], rank: Tensor) -> Tensor:
     """sum_r rank_r prod_m [z_m; 1] w_m^r: z_m (B, d_m), w_m (R, d_m + 1, outputs), rank (R,) -> (B, outputs).
 
-    It is the product of TFN's tensor with weights of rank R, and no tensor is ever made.
+    Equals the product of TFN's tensor with weights of rank R, without computing that tensor.
     """
     h = torch.ones((), device=rank.device)
     for z_m, w_m in zip(z, w, strict=True):
@@ -86,7 +97,7 @@ def low_rank(z: list[Tensor], w: list[Tensor], rank: Tensor) -> Tensor:
 
 
 class LanguageNet(nn.Module):
-    """The last state of an LSTM, through one layer."""
+    """Linear layer on the last state of an LSTM."""
 
     def __init__(self, width: int, c: Config) -> None:
         super().__init__()
@@ -102,7 +113,7 @@ class LanguageNet(nn.Module):
 
 
 class MeanNet(nn.Module):
-    """Three layers over the mean of the steps."""
+    """Three-layer network on the mean over the steps."""
 
     def __init__(self, width: int, c: Config) -> None:
         super().__init__()

@@ -1,18 +1,18 @@
-"""MFM: one factor that tells the label, one per modality that tells the rest of it (Tsai et al., ICLR 2019).
+"""MFM: factors that generate each modality (Tsai et al., ICLR 2019).
 
 Paper    https://arxiv.org/abs/1806.06176
 After    MFN, https://arxiv.org/abs/1802.00927: the encoder of the label's factor, in the paper as here
+Code     https://github.com/pliang279/factorized, commit 602b160ca162 (2020-08-04)
 Fidelity B
-Differs  Each modality is generated from both factors; the paper's decoders need as many steps as their input, so
-         modalities are brought to one clock first (see MFN).
-         What is generated is each step normalised over its width, without which a backbone's scale would decide how
-         much its reconstruction counts (`target`). The task's loss is cross-entropy or a squared error; the authors
-         take absolute errors of values.
-         The prior is N(0, 1) and its distance the authors' MMD, with their kernel exp(-|x - y|^2 / d^2), and one set
-         of settings that they publish for MOSI; they draw dozens. Dropout is one number where theirs are many.
+Differs  Each modality is generated from both factors. The paper's decoders need as many steps as their input, so
+         modalities are first resampled to common steps (see MFN).
+         The target of a decoder is each step normalised over its width, or else a backbone's scale would decide how
+         much its reconstruction counts (`target`). Values are trained on the squared error, theirs on the absolute.
+         The prior is N(0, 1), and its distance the authors' MMD with their kernel exp(-|x - y|^2 / d^2). The defaults
+         are one of the dozens of settings that they publish for MOSI. There is one dropout where they have many.
 Missing  A modality absent from `dims` has no factor. One that a sample lacks is neither encoded nor generated, and
          counts neither in the reconstruction nor in its prior.
-Traps    The MMD of a batch of one says nothing, and that of a small one little. Validation draws from the prior too.
+Traps    The MMD of one sample is meaningless, and that of a small batch noisy. Validation draws from the prior too.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Config:
     hidden: tuple[int, ...] = (88, 64, 48)  # units of MFN's LSTMs
     memory: int = 64  # of MFN
     inner: int = 128  # hidden units of MFN's networks
-    z_y: int = 32  # what MFN's last state is reduced to
+    z_y: int = 32  # width of the projection of MFN's last state
     z: tuple[int, ...] = (32, 8, 80)  # z_m, units of the encoders
     f_y: int = 16  # the factor of the label
     f: tuple[int, ...] = (88, 8, 8)  # f_m, the factors of the modalities
@@ -45,8 +45,8 @@ class Config:
     factor_dropout: float = 0.2  # between z_m and f_m; 0.2, 0.2 and 0.7
     reconstruction: tuple[float, ...] = (1.0, 0.01, 0.5)  # weights of the generated modalities
     mmd: float = 1.0  # weight of the prior
-    target: Literal["normed", "raw"] = "normed"  # what is generated
-    steps: int = 50  # longest clock
+    target: Literal["normed", "raw"] = "normed"  # of the decoders
+    steps: int = 50  # most steps
 
     def __post_init__(self) -> None:
         checked(self)
@@ -56,7 +56,9 @@ PRESETS = {
     "default": Config(),
     "small": Config(hidden=(32, 32, 32), memory=32, inner=32, z=(16, 8, 16), f_y=32, f=(16, 8, 8), mmd=0.1),
 }
-TRAIN: dict[str, dict[str, object]] = {"default": {"lr": 1e-3, "batch": 32}}  # ours, they search .001 to .02; theirs
+TRAIN: dict[str, dict[str, object]] = {
+    "default": {"lr": 1e-3, "batch": 32}
+}  # lr: ours, they search .001 to .02; batch: theirs
 _ROLE = {Modality.TEXT: 0, Modality.AUDIO: 1, Modality.IMAGE: 2, Modality.FACE: 2}
 
 
@@ -117,7 +119,7 @@ def _factor(width: int, factor: int, dropout: float) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """z_m: the last state of an LSTM, through one layer."""
+    """z_m: linear layer on the last state of an LSTM."""
 
     def __init__(self, width: int, z: int) -> None:
         super().__init__()
@@ -130,7 +132,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """An LSTM that reads the factors once and then its own last state."""
+    """LSTM whose first input is the factors, and whose later inputs are its own last state."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()

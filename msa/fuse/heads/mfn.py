@@ -1,12 +1,13 @@
-"""MFN: an LSTM per modality, attention over two steps of their cells, and a gated memory (Zadeh et al., AAAI 2018).
+"""MFN: LSTMs with a shared gated memory (Zadeh et al., AAAI 2018).
 
 Paper    https://arxiv.org/abs/1802.00927
+Code     https://github.com/pliang279/MFN, commit b0453fb6e21b (2020-08-04)
 Fidelity A on aligned features, B on others: see Differs
-Differs  The paper's modalities are aligned to words beforehand. Features that are not are brought to one clock: one
-         step per word, and the mean of what falls into it, as if every word took as long as the next. Without text
-         the longest modality is the clock. More steps than `steps` are averaged likewise.
-         The authors choose every width and dropout anew for each corpus; the defaults are those of the settings file
-         they publish for MOSI, with one dropout where all of them are alike. The error is squared, not absolute.
+Differs  The paper's modalities are aligned to words beforehand. Unaligned features are resampled to one step per word:
+         the mean of the steps that fall into it, all words being equally long. Without text the longest modality sets
+         the number of steps. More than `steps` are averaged in the same way.
+         The authors tune every width and dropout per dataset. The defaults are those of the settings file that they
+         publish for MOSI, with one dropout, since all of theirs are equal. The error is squared, theirs absolute.
 Missing  A modality absent from `dims` has no LSTM. The states and cells of one that a sample lacks are 0.
 """
 
@@ -33,7 +34,7 @@ class Config:
     gamma: int = 64  # of D_gamma1, which retains, and D_gamma2, which updates
     out: int = 64  # of the layer before the last
     dropout: float = 0.5  # in all of them
-    steps: int = 50  # longest clock; the aligned files of MOSI and MOSEI have 50
+    steps: int = 50  # most steps; the aligned files of MOSI and MOSEI have 50
 
 
 PRESETS = {

@@ -1,15 +1,16 @@
-"""MISA: each modality in a space all share and in one of its own (Hazarika et al., ACM Multimedia 2020).
+"""MISA: invariant and specific subspaces (Hazarika et al., 2020).
 
 Paper    https://arxiv.org/abs/2005.03545
+Code     https://github.com/declare-lab/MISA, commit ec42faddde0d (2021-08-28)
 Fidelity A
-Differs  Text is the mean of frozen states; the authors train BERT itself. Its recurrent layers have as many units as
-         their input has features, which at 2,048 would be 170 million weights: `rnn` is the most here.
+Differs  Text is the mean of frozen states; the authors train BERT. Their recurrent layers have as many units as
+         the input has features, which at 2,048 would be 170 million weights. Here `rnn` is the upper limit.
          The losses are those of the authors' code: the similarity averages pairs, the difference the d x d products
-         of vectors of length 1, and their weights are its defaults. Its adversarial alternative to the similarity and
-         its second discriminator, whose loss it never adds, are left out.
-Missing  M modalities make 2 M vectors. A lone one has no similarity, for which two are needed. One that a sample lacks
-         is hidden from the Transformer, ends as 0, and that sample counts in no auxiliary loss with it.
-Traps    Similarity and difference compare batches: of one sample they are 0, of a few little more than noise.
+         of unit vectors, and the weights are its defaults. Two parts of that code are left out: the adversarial
+         alternative to the similarity, and the second discriminator, whose loss is never added.
+Missing  M modalities make 2 M vectors. A lone one has no similarity loss. One that a sample lacks is masked in the
+         Transformer and set to 0 behind it, and the sample is left out of the auxiliary losses of that modality.
+Traps    Similarity and difference are batch statistics: 0 for one sample, and noisy for a few.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Config:
     heads: int = 2  # of the Transformer layer
     ffn: int = 2048  # its inner width, PyTorch's default
     encode: Literal["lstm", "mean"] = "lstm"  # how audio, image and face become vectors; text is a mean
-    rnn: int = 64  # units of a recurrent layer, at most; theirs are as many as features, 74 and 35 on MOSEI
+    rnn: int = 64  # units of a recurrent layer, at most; theirs: the number of features, 74 and 35 on MOSEI
     moments: int = 5  # K of the similarity loss
     similarity: float = 1.0  # weight, alpha
     difference: float = 0.3  # weight, beta
@@ -104,7 +105,7 @@ class MISA(FusionHead):
         return terms
 
     def present(self, batch: Batch) -> Parts:
-        """Which samples have a modality, each (B,)."""
+        """Return which samples have each modality, each (B,)."""
         return {m: batch.mask[m].any(1) for m in self.modalities}
 
     def vectors(self, batch: Batch) -> Parts:
@@ -115,15 +116,15 @@ class MISA(FusionHead):
         return self.read[m](x, mask) if m in self.read else masked_mean(x, mask)  # (B, width)
 
     def own(self, u: Parts) -> Parts:
-        """h_m^p, what a modality has for itself, each (B, d)."""
+        """Return h_m^p, the modality-specific representations, each (B, d)."""
         return {m: self.private[m](x) for m, x in u.items()}
 
     def common(self, u: Parts) -> Parts:
-        """h_m^c, from one encoder for all, each (B, d)."""
+        """Return h_m^c, the modality-invariant representations from one shared encoder, each (B, d)."""
         return {m: self.shared(x) for m, x in u.items()}
 
     def fuse(self, own: Parts, common: Parts, present: Parts) -> Tensor:
-        """2 M vectors (B, d) meet in a Transformer layer and are joined -> (B, outputs)."""
+        """Pass 2 M vectors (B, d) through a Transformer layer, concatenate and classify -> (B, outputs)."""
         x = torch.stack([*own.values(), *common.values()], 1)  # (B, 2M, d)
         there = torch.stack([*present.values(), *present.values()], 1)  # (B, 2M)
         x = self.transformer(x, there) * there[:, :, None]  # (B, 2M, d)
@@ -143,7 +144,7 @@ def _sigmoid_layer(dim: int) -> nn.Sequential:
 
 
 class Recurrent(nn.Module):
-    """Two bidirectional LSTMs with a norm between; the last states of both are joined, 4 x units wide."""
+    """Two bidirectional LSTMs with a norm between; the last states of both are concatenated, 4 x units wide."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
@@ -159,7 +160,7 @@ class Recurrent(nn.Module):
 
 
 class BothWays(nn.Module):
-    """A bidirectional LSTM of padded sequences; torch's wants them packed, and takes twice as long for narrow ones."""
+    """Bidirectional LSTM for padded sequences; torch's needs packed ones, which take twice as long when narrow."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
@@ -210,7 +211,7 @@ def cmd(x: Tensor, y: Tensor, both: Tensor, moments: int) -> Tensor:
 
 
 def difference(own: Parts, common: Parts, present: Parts) -> Tensor:
-    """How far from orthogonal h_m^p and h_m^c are, and each pair of h_m^p, summed -> ()."""
+    """Return the overlap of h_m^p and h_m^c, and of each pair of h_m^p, summed -> ()."""
     found = [overlap(own[m], common[m], present[m]) for m in own]
     found += [overlap(own[a], own[b], present[a] & present[b]) for a, b in combinations(own, 2)]
     return torch.stack(found).sum()

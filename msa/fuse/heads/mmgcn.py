@@ -1,18 +1,19 @@
-"""MMGCN: a graph with a node per utterance and modality, and deep convolution over it (Hu et al., ACL 2021).
+"""MMGCN: deep graph convolution over dialogues (Hu et al., 2021).
 
 Paper    https://arxiv.org/abs/2107.06779
+Code     https://github.com/hujingwen6666/MMGCN, commit 85732d984f70 (2021-08-09)
 Fidelity B
-Differs  Nobody says who speaks, so there is no speaker embedding.
-         Text goes through the LSTM utterance by utterance, as in the paper; a sample that belongs to no dialogue is
-         read step by step instead, and is the mean of its states. Its graph has its own modalities as nodes.
-         Layers are those of GCNII as printed; the authors' code takes its variant, which keeps what comes from the
-         neighbours and from the first layer apart. Their training script asks for 4 layers, which that code, where 64
-         are written down, does not hear.
-         An edge to oneself weighs 1, the angle to oneself being 0; other weights keep a little away from both ends. No
+Differs  Speakers are unknown, so there is no speaker embedding.
+         The LSTM reads text utterance by utterance, as in the paper. For a sample without a dialogue it reads the
+         steps instead, and the mean of its states is the node. The graph then has the sample's modalities as nodes.
+         Layers are those of GCNII as printed. The authors' code takes the variant, which keeps the parts from the
+         neighbours and from the first layer apart. Their training script asks for 4 layers, but their code ignores
+         that option and has 64 hard-coded.
+         A self-edge weighs 1, since its angle is 0. Cosines are clamped to +-0.99999 before the arccosine. There are no
          class weights, which the authors' script has for IEMOCAP.
-Missing  M modalities make M nodes. One that a sample lacks is no node, and ends as 0.
-Traps    What is said of an utterance depends on its dialogue, so batches hold whole ones (see batching.py for long
-         ones). A group without positions, such as a speaker's recordings, is no dialogue.
+Missing  M modalities make M nodes. A modality that a sample lacks has no node, and its features are 0.
+Traps    The prediction for an utterance depends on its dialogue, so batches hold whole dialogues (see batching.py for
+         long ones). A group without positions, such as a speaker's recordings, is no dialogue.
 """
 
 import math
@@ -31,7 +32,7 @@ from msa.types import Modality, Task
 
 @dataclass(frozen=True)
 class Config:
-    """Where nothing else is said, the defaults of the authors' code and the options of their training script."""
+    """Defaults of the authors' code and options of their training script, unless a comment says otherwise."""
 
     dim: int = 200  # of a node before the graph; the LSTM has half as many units in each direction
     rnn_layers: int = 2
@@ -106,15 +107,15 @@ def edges(nodes: Tensor, known: Tensor, gamma: float) -> Tensor:
         kin = node[:, None] % m == node % m  # (N, N), of one modality
         beside = node[:, None] // m == node // m  # (N, N), of one utterance
         weight = torch.where(kin, weight, gamma * weight).masked_fill(~(kin | beside), 0.0)  # (C, N, N)
-        weight = weight.masked_fill(kin & beside, 1.0)  # to oneself
+        weight = weight.masked_fill(kin & beside, 1.0)  # self-edges
         there = known.flatten(1)  # (C, N)
         weight = weight * (there[:, :, None] & there[:, None])
-        scale = weight.sum(2).clamp(min=1).rsqrt()  # (C, N), the sum of a node that is there is 1 at least
+        scale = weight.sum(2).clamp(min=1).rsqrt()  # (C, N), the sum of a present node is 1 at least
         return scale[:, :, None] * weight * scale[:, None]
 
 
 class Mean(nn.Module):
-    """A linear map of the mean."""
+    """Linear map of the mean over the steps."""
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class Mean(nn.Module):
 
 
 class Context(nn.Module):
-    """A bidirectional LSTM over the utterances of a dialogue, or over the steps of a sample that has none."""
+    """Bidirectional LSTM over the utterances of a dialogue, or over the steps of a sample without one."""
 
     def __init__(self, width: int, c: Config) -> None:
         super().__init__()
@@ -136,16 +137,17 @@ class Context(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, where: Dialogues) -> Tensor:
         """x (B, L, D) under mask (B, L) -> (B, dim)."""
-        found = x.new_zeros(len(x), self.dim)  # (B, dim)
+        context = x.new_zeros(len(x), self.dim)  # (B, dim)
         alone = where.turns == 1  # (B,)
         if alone.any():
             states = self._run(x[alone], mask[alone].sum(1))  # (alone, L, dim)
-            found[alone] = masked_mean(states, mask[alone][:, : states.shape[1]]).to(found.dtype)
+            context[alone] = masked_mean(states, mask[alone][:, : states.shape[1]]).to(context.dtype)
         if not alone.all():
             some = where.only(~alone)
             means = some.lay(masked_mean(x[~alone], mask[~alone]))  # (C, U, D)
-            found[~alone] = some.pick(self._run(means, some.lay(torch.ones_like(some.turn)).sum(1))).to(found.dtype)
-        return found
+            turns = some.lay(torch.ones_like(some.turn)).sum(1)  # (C,)
+            context[~alone] = some.pick(self._run(means, turns)).to(context.dtype)
+        return context
 
     def _run(self, x: Tensor, length: Tensor) -> Tensor:
         """Sequences x (S, L, D) of so many steps, (S,) -> (S, the longest, dim)."""

@@ -1,27 +1,31 @@
-"""MulT: every modality is read by every other through crossmodal attention (Tsai et al., ACL 2019).
+"""MulT: crossmodal Transformers (Tsai et al., ACL 2019).
 
 Paper    https://arxiv.org/abs/1906.00295
+Code     https://github.com/yaohungt/Multimodal-Transformer, commit a670936824ee (2021-12-30)
 Fidelity A
-Differs  Attention is over the whole memory, as the paper's formula has it; its authors' code hides what lies ahead of
-         the query, counted in steps, which is no time where modalities run at different rates.
-         Dropout on attention leaves out steps of the memory, for each head, before the softmax, not single weights
-         after it: nothing of size L x S is kept, and 375 by 500 steps fit (see modules/attention.py).
-         One rate of it everywhere; the authors' code has it where text is read and in self-attention.
-         An odd kernel wider than 1 is padded, so that a sequence of one step remains one. Positions count all steps.
-         The code of the paper is followed where the paper is silent: scaling by sqrt(d), norms first, one norm for
-         query and memory, 4d units in the feed-forward.
-Missing  M modalities make M (M - 1) streams, and each is as wide as its M - 1 streams together. A lone modality has
-         its self-attention only. One that a sample lacks tells its readers nothing, and ends as 0 itself.
+Differs  Attention covers the whole memory, as in the paper's formula. The authors' code masks the steps ahead of the
+         query by step number, which is not time where modalities have different rates.
+         Attention dropout removes steps of the memory, per head, before the softmax, instead of single weights after
+         it. No L x S matrix is kept, so 375 by 500 steps fit (see modules/attention.py).
+         One attention dropout rate serves all; the authors' code has it where text is read and in self-attention.
+         Values are trained on the squared error, the authors' code on the absolute one (`--set loss=l1`).
+         An odd kernel wider than 1 is padded, so a sequence keeps its length. Positions count all steps.
+         Where the paper says nothing this head follows its code: scaling by sqrt(d), norms first, one norm for query
+         and memory, 4d units in the feed-forward.
+Missing  M modalities make M (M - 1) streams. A modality's self-attention is as wide as its M - 1 streams together. A
+         lone modality has its self-attention only. One that a sample lacks adds 0 to its readers, and is 0 itself.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from msa.config import checked
 from msa.errors import ConfigError
-from msa.fuse.head import Batch, FusionHead
+from msa.fuse.head import Batch, FusionHead, task_loss
 from msa.fuse.modules.crossmodal import Place, Rates, Readout, Stack
 from msa.types import Modality, Task
 
@@ -34,14 +38,16 @@ class Config:
     heads: int = 5
     layers: int = 4  # D, of crossmodal attention; 5 in the code, 4 in MMSA's settings for MOSI and MOSEI
     self_layers: int = 3  # of self-attention; in the code the larger of 3 and D
-    kernel: int = 1  # steps that the temporal convolution sees
+    kernel: int = 1  # width of the temporal convolution, steps
     attention_dropout: float = 0.1
     ffn_dropout: float = 0.1  # behind the ReLU
-    residual_dropout: float = 0.1  # on what a sublayer adds
-    embed_dropout: float = 0.25  # on the text, and on every sequence that enters a stack
+    residual_dropout: float = 0.1  # on the output of each sublayer
+    embed_dropout: float = 0.25  # on the text, and on the input of each stack
     out_dropout: float = 0.0  # before the last layer but one
+    loss: Literal["mse", "l1"] = "mse"  # of values, squared or absolute error; l1 in the authors' code
 
     def __post_init__(self) -> None:
+        checked(self)
         if self.dim % self.heads:
             raise ConfigError(
                 f"dim {self.dim} cannot be split into {self.heads} heads", fix="make dim a multiple of heads"
@@ -67,7 +73,7 @@ SEARCH = {"layers": (2, 3, 4, 5)}  # ours; the code has 5, MMSA 4
 class MulT(FusionHead):
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
-        c = config
+        c = self.config = config
         self.modalities = [m for m in Modality if m in dims]
         self.others = {m: [s for s in self.modalities if s != m] for m in self.modalities}
         width = c.dim * max(len(self.modalities) - 1, 1)  # of a modality's streams together
@@ -97,6 +103,9 @@ class MulT(FusionHead):
             last.append(self.own[m](joined, mask[m]))  # (B, width), 0 where a sample lacks m
         h = torch.cat(last, 1)  # (B, M width)
         return self.classify(self.residual(h) + h)  # (B, outputs)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"task": task_loss(self.task, self(batch), batch.y, self.config.loss)}
 
     def _project(self, m: Modality, x: Tensor, mask: Tensor) -> Tensor:
         """Temporal convolution of x (B, L, D_m), 0 behind the mask -> (B, L, d)."""

@@ -1,16 +1,16 @@
-"""MUTANet: relations of every set of modalities, drawn together where the sentiment is alike (Tang et al., 2023).
+"""MUTANet: relations of modality subsets (Tang et al., 2023).
 
 Paper    https://doi.org/10.1016/j.ins.2023.119125 (Information Sciences 641)
-Fidelity C: a reconstruction. There is no public code, and what we have of the paper is what others say of it:
+Fidelity C: a reconstruction. There is no public code, and we know the paper only from what others report of it:
          utterance-level features, several relations between modalities, and a loss besides the task's that makes
          the representations of different sentiments differ.
-Differs  All below that is ours: a relation is a small network over the vectors of a set of modalities and their
-         product; attention weighs the relations; the second loss is a supervised contrast (Khosla et al., 2020).
-         Of values, which have no classes, two samples are alike by exp(-|y_i - y_j| / closeness); of several labels
-         at a time, by the share of labels they have in common. Every default is ours.
-Missing  M modalities have 2^M - 1 relations: a lone one has its own. A relation with a modality that a sample lacks is
-         hidden from the attention.
-Traps    The contrast compares a batch: of one sample it is 0, and small batches make a poor one.
+Differs  Everything else is ours: a relation is a small network over the vectors of a set of modalities and their
+         product; attention weights the relations; the second loss is a supervised contrast (Khosla et al., 2020).
+         The similarity of two values is exp(-|y_i - y_j| / closeness), that of two sets of labels the share they have
+         in common. Every default is ours.
+Missing  M modalities have 2^M - 1 relations, a lone one has one. A relation with a modality that a sample lacks is
+         masked in the attention.
+Traps    The contrast is a batch statistic: 0 for one sample, and noisy in small batches.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Config:
     dropout: float = 0.2  # on the vectors, and before the last layer
     weight: float = 0.1  # of the contrast
     temperature: float = 0.2  # of the contrast
-    closeness: float = 1.0  # how far apart two values are that are alike by 1 / e
+    closeness: float = 1.0  # distance of two values whose similarity is 1 / e
 
     def __post_init__(self) -> None:
         if min(self.temperature, self.closeness) <= 0:
@@ -79,7 +79,7 @@ class MUTANet(FusionHead):
         }
 
     def represent(self, batch: Batch) -> Tensor:
-        """Relations of every set of modalities, weighed by attention -> (B, d)."""
+        """Return the relations of every set of modalities, weighted by attention -> (B, d)."""
         u = {m: self.drop(self.embed[m](masked_mean(batch.x[m], batch.mask[m]))) for m in self.modalities}  # (B, d)
         there = {m: batch.mask[m].any(1) for m in self.modalities}  # each (B,)
         relations, whole = [], []
@@ -102,11 +102,11 @@ def _relation(n: int, dim: int) -> nn.Sequential:
 
 
 def alike(task: Task, y: Tensor, closeness: float) -> Tensor:
-    """How alike the sentiments of every two samples are, 0 to 1, and 0 of a sample with itself -> (B, B)."""
+    """Return the similarity of the labels of every two samples, 0 to 1, and 0 on the diagonal -> (B, B)."""
     if task.multilabel:
         has = (y > 0).float()  # (B, classes)
         both, either = has @ has.T, has.sum(1, keepdim=True) + has.sum(1) - has @ has.T  # each (B, B)
-        close = torch.where(either > 0, both / either.clamp(min=1), 1.0)  # two that hold nothing are alike
+        close = torch.where(either > 0, both / either.clamp(min=1), 1.0)  # two samples without any label are similar
     elif task.classes:
         close = (y[:, None] == y).float()
     else:

@@ -1,14 +1,14 @@
-"""PEST: modalities are translated into one space of public emotion, where they affect each other (Gan et al., 2024).
+"""PEST: propagation in a common emotion space (Gan et al., 2024).
 
 Paper    https://doi.org/10.1016/j.knosys.2024.111982 (Knowledge-Based Systems 299)
 Fidelity C: a reconstruction. There is no public code, and what we have of the paper is its abstract: features of all
          modalities are translated into a common space, then a model of dynamical propagation lets them interact.
-Differs  All below that is ours. The common space is K learnt tokens that read every modality, each in its own words;
-         two losses hold it together: modalities of a sample should be translated into the same tokens, and what is
-         common to the sample should tell each modality. Propagation is S steps of the same map on a graph of all
-         tokens of all modalities, whose edges are attention and change with the states. Every default is ours.
-Missing  A lone modality has no translation loss, for which two are needed; its tokens affect each other. The tokens of
-         a modality that a sample lacks are hidden from the others, and end as 0.
+Differs  Everything else is ours. The common space is K learnt tokens, which attend to each modality with its own
+         weights. Two losses shape it: the tokens of a sample's modalities should agree, and their mean should predict
+         each modality. Propagation is S steps of one map on a graph of all tokens of all modalities, whose edges are
+         attention between the current states. Every default is ours.
+Missing  A lone modality has no translation loss; its tokens affect each other. The tokens of a modality that a sample
+         lacks are masked for the others, and are 0.
 """
 
 from collections.abc import Mapping
@@ -34,10 +34,10 @@ class Config:
     heads: int = 4
     tokens: int = 4  # K, of each modality in the common space
     steps: int = 3  # S, of propagation
-    dropout: float = 0.2  # on what is translated, and before the last layer
+    dropout: float = 0.2  # on the projected sequences, and before the last layer
     attention_dropout: float = 0.1
     translation: float = 0.1  # weight of the loss between translations
-    back: float = 0.1  # weight of the loss of telling a modality
+    back: float = 0.1  # weight of the loss of predicting each modality
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -84,30 +84,30 @@ class PEST(FusionHead):
         states = torch.stack([public[m] for m in self.modalities], 1).float()  # (B, M, K, d)
         there = torch.stack([present[m] for m in self.modalities], 1).float()  # (B, M)
         common = torch.einsum("bmkd,bm->bkd", states, there) / there.sum(1).clamp(min=1)[:, None, None]  # (B, K, d)
-        told = []
+        errors = []
         for m in self.modalities:
             error = self.tell[m](common.mean(1)) - masked_mean(x[m], batch.mask[m]).detach()  # (B, d)
-            told.append(average(error.float().square().mean(1), present[m]))
-        terms["back"] = self.config.back * torch.stack(told).mean()
+            errors.append(average(error.float().square().mean(1), present[m]))
+        terms["back"] = self.config.back * torch.stack(errors).mean()
         if len(self.modalities) > 1:
             apart = (states - common[:, None]).square().mean((2, 3))  # (B, M)
             terms["translation"] = self.config.translation * average(apart.flatten(), there.flatten())
         return terms
 
     def present(self, batch: Batch) -> Parts:
-        """Which samples have a modality, each (B,)."""
+        """Return which samples have each modality, each (B,)."""
         return {m: batch.mask[m].any(1) for m in self.modalities}
 
     def embedded(self, batch: Batch) -> Parts:
-        """Every modality d wide, each (B, L_m, d)."""
+        """Return each modality at width d, each (B, L_m, d)."""
         return {m: self.drop(self.embed[m](batch.x[m])) for m in self.modalities}
 
     def translated(self, batch: Batch, x: Parts) -> Parts:
-        """What the tokens of the common space read in each modality, each (B, K, d); 0 where it is absent."""
+        """Return the tokens after reading each modality, each (B, K, d); 0 where it is absent."""
         return {m: self.translate[m](self.tokens, x[m], batch.mask[m]) for m in self.modalities}
 
     def answer(self, public: Parts, present: Parts) -> Tensor:
-        """Propagate over all tokens, then join the mean of each modality's -> (B, outputs)."""
+        """Propagate over all tokens, concatenate the mean of each modality's, classify -> (B, outputs)."""
         k = self.config.tokens
         h = torch.cat([public[m] for m in self.modalities], 1)  # (B, M K, d)
         there = torch.stack([present[m] for m in self.modalities], 1).repeat_interleave(k, 1)  # (B, M K)
@@ -116,7 +116,7 @@ class PEST(FusionHead):
 
 
 class Translator(nn.Module):
-    """Tokens read a modality in its own words: one layer of attention and a feed-forward network, norms last."""
+    """One cross-attention layer per modality, in which the tokens are the query; norms last."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Translator(nn.Module):
 
 
 class Propagation(nn.Module):
-    """h_i <- (1 - g) h_i + g tanh(W h_i + sum_j a_ij W_v h_j), S times; a is attention between the states of now."""
+    """h_i <- (1 - g) h_i + g tanh(W h_i + sum_j a_ij W_v h_j), S times; a is attention between the current states."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -143,9 +143,9 @@ class Propagation(nn.Module):
         self.rate = nn.Parameter(torch.zeros(()))  # g = sigmoid of it
 
     def forward(self, h: Tensor, there: Tensor) -> Tensor:
-        """States h (B, N, d) of nodes that are `there` (B, N) -> (B, N, d), 0 where they are not."""
+        """States h (B, N, d) of nodes that are present, there (B, N) -> (B, N, d), 0 elsewhere."""
         rate = self.rate.sigmoid()
         for _ in range(self.steps):
-            heard = self.edges(h, h, h, there)  # (B, N, d)
-            h = (1 - rate) * h + rate * torch.tanh(self.own(h) + heard)
+            messages = self.edges(h, h, h, there)  # (B, N, d)
+            h = (1 - rate) * h + rate * torch.tanh(self.own(h) + messages)
         return h * there[:, :, None]

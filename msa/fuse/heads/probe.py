@@ -1,13 +1,13 @@
-"""Linear probe: one linear map over the means of the modalities, the yardstick every fusion head has to beat.
+"""Linear probe on the mean of each modality: the baseline.
 
 After    Alain and Bengio, 2016, https://arxiv.org/abs/1610.01644
-Differs  Each mean is layer-normalised without an affine part and scaled to length 1, so that every modality has the
-         same say: backbones differ in scale by orders of magnitude and in width from 36 to 2,048, and a common
-         length for the joined vector left a narrow modality unlearnt (validation loss .593 against .571 on 554
-         posts, .668 against .642 with 243 recordings beside them). The length also keeps the weights from
-         outrunning the bias that carries the class prior. Standardising every feature over the training set, the
-         usual choice, was worse on small real sets: it blows up features that hardly vary and removes the common
-         offset through which the prior is learnt. A mean a sample lacks stays 0; there is no flag for it.
+Differs  Each mean is layer-normalised without an affine part and scaled to length 1, so that all modalities have the
+         same weight. Backbones differ in scale by orders of magnitude and in width from 36 to 2,048. With one common
+         length for the concatenated vector a narrow modality was not learnt (validation loss .593 against .571 on
+         554 posts, .668 against .642 with 243 recordings added). Unit length also keeps the weights from growing
+         faster than the bias, which learns the class prior. Standardising every feature over the training set, the
+         usual choice, was worse on small real datasets: it amplifies features that hardly vary and removes the
+         common offset through which the prior is learnt. An absent modality is 0, without a flag.
 Starts   at zero: the problem is convex, the first prediction is uniform, and a constant feature stays unused.
 """
 
@@ -24,7 +24,7 @@ from msa.types import Modality, Task
 
 @dataclass(frozen=True)
 class Config:
-    dropout: float = 0.0  # on the joined means
+    dropout: float = 0.0  # on the concatenated means
 
 
 PRESETS = {"default": Config()}

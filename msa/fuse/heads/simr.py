@@ -1,18 +1,18 @@
-"""SIMR: audio and vision without personal style; modalities attend to what fits and what does not (Wang et al., 2023).
+"""SIMR: style removal, two-way attention (Wang et al., 2023).
 
 Paper    https://doi.org/10.1016/j.ins.2023.01.116 (Information Sciences 628)
 Fidelity C: a reconstruction. There is no public code, and what we have of the paper is its abstract: nonverbal inputs
          are divided into style and content with the aid of correlations across modalities, and an enhanced
          crossmodal Transformer finds incompatible interactions beside compatible ones.
-Differs  All below that is ours. Style is the mean and the deviation of every feature over the steps of a sample,
-         content what instance normalisation leaves (as in AdaIN, Huang and Belongie, 2017); both together must rebuild
-         the sequence. Contents of two modalities should point the same way, style and content at right angles. Style is
-         left out of the answer. Incompatible is what the same queries and keys rank last: softmax(-Q K^T / sqrt(d_k)),
-         with values of its own. Every default is ours.
+Differs  Everything else is ours. Style is the mean and the deviation of every feature over the steps of a sample,
+         content is what instance normalisation leaves (as in AdaIN, Huang and Belongie, 2017). Both together must
+         reconstruct the sequence. Contents of two modalities should have the same direction, style and content should
+         be orthogonal. The classifier does not see style. Incompatible interactions have negated scores,
+         softmax(-Q K^T / sqrt(d_k)), and their own values. Every default is ours.
 Missing  M modalities have M - 1 streams each; a lone one attends to itself. Text keeps its style. One that a sample
-         lacks tells its readers nothing, ends as 0, and counts in no loss.
-Traps    What is the same all through a sample is style and unheard, also where it is the sentiment. Of one step nothing
-         would be left, so it stays as it is: a pooled image is not made independent of anything.
+         lacks adds 0 to its readers, is 0 itself, and counts in no loss.
+Traps    Whatever is constant over a sample is style and is lost, also where it carries the sentiment. A sequence of one
+         step is left as it is, because nothing would remain: a pooled image keeps its style.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Config:
     dim: int = 64  # d
     heads: int = 4
     layers: int = 2  # of each stream
-    dropout: float = 0.2  # on the sequences, on what a sublayer adds, and before the last layer
+    dropout: float = 0.2  # on the sequences, on the output of each sublayer, and before the last layer
     reconstruction: float = 0.1  # weight
     correlation: float = 0.1  # weight of the loss between contents
     independence: float = 0.1  # weight of the loss between style and content
@@ -101,11 +101,11 @@ class SIMR(FusionHead):
         return terms
 
     def projected(self, batch: Batch) -> Parts:
-        """Every modality d wide, 0 behind the mask, each (B, L_m, d)."""
+        """Return each modality at width d, 0 behind the mask, each (B, L_m, d)."""
         return {m: self.project[m](batch.x[m]).masked_fill(~batch.mask[m][:, :, None], 0.0) for m in self.modalities}
 
     def divided(self, x: Parts, batch: Batch) -> tuple[Parts, Parts]:
-        """Content of every modality, each (B, L_m, d), and style of all but text, each (B, d)."""
+        """Return content of each modality, each (B, L_m, d), and style of all but text, each (B, d)."""
         content: Parts = {}
         style: Parts = {}
         for m in self.modalities:
@@ -117,7 +117,7 @@ class SIMR(FusionHead):
         return content, style
 
     def answer(self, content: Parts, batch: Batch) -> Tensor:
-        """Every modality reads every other; means of what they read are joined -> (B, outputs)."""
+        """Each modality attends to each other one; the means of the streams are classified -> (B, outputs)."""
         z = {m: self.drop(content[m]) for m in self.modalities}  # each (B, L_m, d)
         read = []
         for m in self.modalities:
@@ -130,8 +130,8 @@ class SIMR(FusionHead):
 def normalise(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Instance normalisation of x (B, L, d) over the valid steps of mask (B, L).
 
-    Gives what is left, (B, L, d), and the mean and the deviation that are not, each (B, d). Of one step x stays as it
-    is, and the deviation is 0.
+    Return the normalised sequence (B, L, d), the mean (B, d) and the deviation (B, d). A sequence of one step stays as
+    it is, with deviation 0.
     """
     with torch.autocast(x.device.type, enabled=False):
         mean = masked_mean(x, mask)  # (B, d)
@@ -165,7 +165,7 @@ class TwoWayAttention(nn.Module):
         self.w_o = nn.Linear(2 * dim, dim)
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        """x (B, L, d) reads y (B, S, d) where mask (B, S) is True -> (B, L, d), 0 where it is so nowhere."""
+        """x (B, L, d) reads y (B, S, d) where mask (B, S) is True -> (B, L, d), 0 where it never is."""
         parts = (self.w_q(x), self.w_k(y), self.w_v(y), self.w_n(y))
         q, k, v, n = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in parts)  # (B, heads, L or S, d_k)
         empty = ~mask.any(1)[:, None, None]  # (B, 1, 1)
@@ -193,7 +193,7 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers over a memory that stays as it is; a norm at the end."""
+    """Cross-attention layers over one fixed memory, with a final norm."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()

@@ -1,20 +1,21 @@
-"""TETFN: text helps the other modalities to read each other, with tasks of single modalities (Wang et al., 2023).
+"""TETFN: text-enhanced crossmodal Transformers (Wang et al., 2023).
 
 Paper    https://doi.org/10.1016/j.patcog.2022.109259 (Pattern Recognition 136)
+Code     https://github.com/thuiar/MMSA, public reimplementation, commit a94e65d07fa1 (2025-01-15)
 Fidelity B
-Differs  Text is frozen states; its authors train BERT. Vision is whatever is given; they have a ViT over faces.
-         As in our MulT no mask hides what lies ahead of the query, every sequence has positions (in the public code
-         only those of the text-enhanced layers), and dropout of attention leaves out steps of the memory.
-         Defaults are the settings for MOSI in the public code, which are for aligned sequences. There streams have
-         dropout of their own, and audio learns faster than the rest and vision decays by nothing; here one of each
-         serves all. Unimodal vectors are 32 wide, all of them.
-         Values: an absolute error, as theirs, and the labels of single modalities move as in Self-MM. Classes are
-         ours, for which neither paper has labels: see modules/unimodal.py.
-Missing  Without text the first of the modalities takes its part. M modalities have M - 1 streams each. A lone one has
-         its self-attention, and no task of its own beside the one of all. One that a sample lacks tells its readers
-         nothing, ends as 0, and has no task for that sample.
-Traps    The tasks of single modalities are of training only: validation looks at that of all. A run that is resumed
-         goes on with the labels it had: they are part of the checkpoint.
+Differs  Text is frozen states; the authors train BERT. Vision is any backbone; they have a ViT over faces.
+         As in mult.py there is no causal mask, and attention dropout removes steps of the memory. Every sequence has
+         positions; in the public code only the inputs of the text-enhanced layers have them.
+         Defaults are the settings for MOSI in the public code, which are for aligned sequences. There each stream has
+         its own dropout, audio a higher learning rate, and vision no weight decay; here one value of each serves
+         all. All unimodal vectors are 32 wide.
+         Values are trained on the absolute error, as theirs, and unimodal labels move as in Self-MM. Unimodal labels
+         of classes are ours, since neither paper has any: see modules/unimodal.py.
+Missing  Without text the first modality takes its place. M modalities have M - 1 streams each. A lone one has its
+         self-attention, and no unimodal task. One that a sample lacks adds 0 to its readers, is 0 itself, and has no
+         task for that sample.
+Traps    Unimodal tasks are part of training only; validation measures the joint task. The unimodal labels are part of
+         the checkpoint, so a resumed run continues with them.
 """
 
 from collections.abc import Mapping
@@ -35,21 +36,21 @@ Parts = dict[Modality, Tensor]  # one tensor per modality
 
 @dataclass(frozen=True)
 class Config:
-    """Where nothing else is said, the settings for MOSI of the public code."""
+    """Settings for MOSI of the public code, unless a comment says otherwise."""
 
     dim: int = 50  # d, of every modality
     heads: int = 5
     layers: int = 2  # of every stack; a text-enhanced one has one more, below
     rnn: int = 64  # units of the LSTM that audio, image and face go through; 16 for audio in the public code
-    kernel: int = 1  # steps that the convolution sees
+    kernel: int = 1  # width of the convolution, steps
     attention_dropout: float = 0.1
     ffn_dropout: float = 0.0  # behind the ReLU
-    residual_dropout: float = 0.1  # on what a sublayer adds
-    embed_dropout: float = 0.0  # on every sequence that enters a stack
+    residual_dropout: float = 0.1  # on the output of each sublayer
+    embed_dropout: float = 0.0  # on the input of each stack
     joint: int = 64  # width of the fused vector
     unimodal: int = 32  # width of the vector of one modality
-    out_dropout: float = 0.0  # before those
-    weight: float = 1.0  # of the tasks of single modalities
+    out_dropout: float = 0.0  # before the unimodal and the fused vector
+    weight: float = 1.0  # of the unimodal tasks
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -73,7 +74,7 @@ TRAIN: dict[str, dict[str, object]] = {
 
 
 class TETFN(FusionHead):
-    """Embed, read each other with the help of text, self-attention, answer; and answer for each modality alone."""
+    """Text-enhanced crossmodal Transformers, self-attention and a classifier; in training also one per modality."""
 
     def __init__(self, config: Config, dims: Mapping[Modality, int], task: Task) -> None:
         super().__init__(task)
@@ -115,7 +116,7 @@ class TETFN(FusionHead):
         return {"task": self.error(self.classify(joint), batch.y), "unimodal": self.config.weight * unimodal}
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
-        """The absolute error of values; of classes and labels what every head has -> ()."""
+        """Return the absolute error of values, and the usual loss of classes and labels -> ()."""
         return task_loss(self.task, output, y) if self.task.classes else F.l1_loss(output.float().squeeze(1), y)
 
     def embedded(self, batch: Batch) -> Parts:
@@ -134,7 +135,7 @@ class TETFN(FusionHead):
         return self.fuse(torch.cat(last, 1))
 
     def _stream(self, m: Modality, s: Modality, z: Parts, mask: Parts) -> Tensor:
-        """What m learns of s, (B, L_m, d). Where neither is text, s has looked at the text before."""
+        """Return m after reading s, (B, L_m, d). Where neither is text, s has read the text before."""
         name, memory = f"{s}_to_{m}", z[s]
         if name in self.enhance:
             memory = self.place(self.enhance[name](z[s], z[self.guide], mask[self.guide]))  # (B, L_s, d)
@@ -142,7 +143,7 @@ class TETFN(FusionHead):
 
 
 class Projection(nn.Module):
-    """A convolution to d; audio and vision go through an LSTM before."""
+    """Convolution to width d, behind an LSTM for all but text."""
 
     def __init__(self, width: int, recurrent: bool, c: Config) -> None:
         super().__init__()
@@ -150,7 +151,7 @@ class Projection(nn.Module):
         self.conv = nn.Conv1d(c.rnn if recurrent else width, c.dim, c.kernel, padding=c.kernel // 2, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, L, D) under mask (B, L) -> (B, L, d). The LSTM looks back only: what is behind the end reaches none."""
+        """x (B, L, D) under mask (B, L) -> (B, L, d). The LSTM is causal, so padding reaches no valid step."""
         x = self.lstm(x)[0] if self.lstm is not None else x  # (B, L, rnn) or (B, L, D)
         return self.conv(x.masked_fill(~mask[:, :, None], 0.0).transpose(1, 2)).transpose(1, 2)
 

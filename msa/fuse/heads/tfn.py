@@ -1,14 +1,15 @@
-"""TFN: the outer product of one vector per modality, each with a 1 appended (Zadeh et al., EMNLP 2017).
+"""TFN: outer product of modality vectors (Zadeh et al., EMNLP 2017).
 
 Paper    https://arxiv.org/abs/1707.07250
+Code     https://github.com/Justin1904/TensorFusionNetworks, commit ef0e78b55831 (2020-04-04)
 Fidelity A
-Differs  The default widths are those of a public reimplementation's training script, because the paper's (PRESETS,
-         "paper") give 18 million weights for three modalities and 593 million for four: the product grows with
-         every modality, and one too large is refused.
+Differs  Default widths are those of a public reimplementation's training script. The paper's (preset `paper`) give 18
+         million weights for three modalities and 593 million for four, because the product grows with every
+         modality. A product above 2^20 elements is refused.
          The language subnetwork reads the LSTM's last state; the others read the mean over the valid steps.
-         Values are squeezed into the range of the task, as in the paper; the error is squared, as for all heads here.
-Missing  A modality absent from `dims` is no factor of the product. One that a sample lacks is embedded as 0, so that
-         with its 1 it is neutral: what remains of the product is that of the others.
+         Values are scaled into the range of the task by a sigmoid, as in the paper. The error is squared.
+Missing  A modality absent from `dims` is no factor of the product. One that a sample lacks is embedded as 0. With the
+         appended 1 it is neutral, and the product of the other modalities remains.
 """
 
 import math
@@ -34,7 +35,7 @@ class Config:
     text_out: int = 64  # width of z_l; 128 in the paper
     hidden: int = 16  # width of z_v and z_a, and of the layers before; 32 in the paper
     post: int = 32  # units of the two layers behind the product; 128 in the paper
-    dropout: float = 0.3  # on what the subnetworks read, and on the product
+    dropout: float = 0.3  # on the input of the subnetworks, and on the product
 
 
 PRESETS = {
@@ -45,7 +46,7 @@ PRESETS = {
 TRAIN: dict[str, dict[str, object]] = {
     "default": {
         "lr": 1e-3,  # Adam's own, the reimplementation names none
-        "weight_decay": 1e-2,  # ours: the product has far more weights than a corpus has samples
+        "weight_decay": 1e-2,  # ours: the product has far more weights than a dataset has samples
         "batch": 32,  # ours
     }
 }
@@ -90,17 +91,17 @@ class TFN(FusionHead):
 def outer(z: list[Tensor]) -> Tensor:
     """[z_1; 1] x [z_2; 1] x ..., Sec. 4.2: vectors (B, d_m) -> (B, product of d_m + 1).
 
-    It holds every z_m, every product of two and that of all: what modalities say alone, in pairs and together.
+    Holds every z_m, every product of two, and the product of all: the unimodal, bimodal and trimodal terms.
     """
     fused = z[0].new_ones(len(z[0]), 1)  # (B, 1)
     for z_m in z:
         one = torch.cat([z_m, z_m.new_ones(len(z_m), 1)], 1)  # (B, d_m + 1)
-        fused = (fused[:, :, None] * one[:, None]).flatten(1)  # (B, what it was times d_m + 1)
+        fused = (fused[:, :, None] * one[:, None]).flatten(1)  # (B, product of the d_m + 1 so far)
     return fused
 
 
 class LanguageNet(nn.Module):
-    """Spoken language: the last state of an LSTM, through one layer."""
+    """Language subnetwork: linear layer on the last state of an LSTM."""
 
     def __init__(self, width: int, c: Config) -> None:
         super().__init__()
@@ -116,7 +117,7 @@ class LanguageNet(nn.Module):
 
 
 class MeanNet(nn.Module):
-    """Vision or acoustics: three layers over the mean of the steps."""
+    """Visual or acoustic subnetwork: three layers on the mean over the steps."""
 
     def __init__(self, width: int, c: Config) -> None:
         super().__init__()

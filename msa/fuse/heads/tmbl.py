@@ -1,18 +1,19 @@
-"""TMBL: Transformers whose queries, keys and values are of three modalities (Huang et al., KBS 2024).
+"""TMBL: Transformers that bind modalities (Huang et al., 2024).
 
 Paper    https://doi.org/10.1016/j.knosys.2023.111346 (Knowledge-Based Systems 285)
-Fidelity B: its ideas in a form that holds for one sample at a time. The authors publish research code in many versions,
-         none of which is named as the paper's; where it is legible we follow the one with all three ideas.
-Differs  In that code every sample is one vector per modality, and the axis along which Transformers attend and
-         modalities are bound is the batch: a prediction depends on its neighbours. Here it is time, on the clock of the
-         words: one step per word, and the mean of what falls into it. Binding two modalities is their sum, as in
-         its fallback. All three of its streams query text; here every modality asks in its turn. A token that all
-         modalities share stands before each sequence and is what is read of it. Three linear maps in a row in its
-         feed-forward are two, and the 1x1 convolution that queries and keys share stands before their maps, not behind.
-         Of its losses we know that one is of similarity and one of difference: here they are cosines. Its MLP-mixer
-         between vectors is left out. Half its width, two layers for its five.
-Missing  The modality after the last is the first. Of two, the other is both key and value; a lone one is all three, and
-         has no loss of similarity. One that a sample lacks is 0 wherever it is read, ends as 0, and counts in no loss.
+Code     https://github.com/JackAILab/TMBL, commit 59ac3c5feffd (2024-05-17)
+Fidelity C: a reconstruction. The paper's ideas in a form in which samples do not depend on each other. The authors
+         publish many versions of their code and name none as the paper's; we follow the one that has all three ideas.
+Differs  In that code a sample is one vector per modality, and Transformers attend, and modalities are bound, along the
+         batch, so a prediction depends on its batch mates. Here the axis is time, resampled to one step per word (see
+         mfn.py). Two modalities are bound by their sum, as in the code's fallback. All three streams of the code query
+         text; here each modality is the query of one stream. A token shared by all modalities precedes each sequence,
+         and is what is read. The three linear maps in a row of its feed-forward are two. The 1x1 convolution that
+         queries and keys share comes before their maps, in the code after them.
+         Of its losses we know that one is a similarity and one a difference: here both are cosines. The MLP-mixer
+         between vectors is left out. Width is half of theirs, and there are two layers instead of five.
+Missing  Modalities are bound in a cycle. With two, the other one is both key and value; a lone one is query, key and
+         value, and has no similarity loss. One that a sample lacks is 0 as input and output, and counts in no loss.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from msa.types import Modality, Task
 
 @dataclass(frozen=True)
 class Config:
-    """Ours where nothing is said."""
+    """Ours, unless a comment says otherwise."""
 
     dim: int = 128  # d; 256 in the code
     heads: int = 8  # the code's
@@ -43,7 +44,7 @@ class Config:
     dropout: float = 0.5  # the code's, everywhere
     similarity: float = 0.1  # weight of the loss between what modalities share
     difference: float = 0.1  # weight of the loss between what is shared and what is not
-    steps: int = 50  # longest clock; the aligned files of MOSI and MOSEI have 50
+    steps: int = 50  # most steps; the aligned files of MOSI and MOSEI have 50
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.dim % 2:
@@ -99,17 +100,17 @@ class TMBL(FusionHead):
         return terms
 
     def present(self, batch: Batch) -> Tensor:
-        """Which samples have which modality, (B, M)."""
+        """Return which samples have which modality, (B, M)."""
         return torch.stack([batch.mask[m].any(1) for m in self.modalities], 1)
 
     def vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What a modality has for itself, and what binding gives it, each (B, M, d); 0 where a sample lacks it."""
+        """Return private and bound vectors of each modality, each (B, M, d); 0 where a sample lacks it."""
         x, seen = self.sequences(batch)  # M of (B, T, d), (B, 1 + T)
         n = len(x)
         own = [self.begin(s) for s in x]  # each (B, 1 + T, d)
         bound = [self.begin(s + x[(i + 1) % n]) if n > 1 else own[0] for i, s in enumerate(x)]  # two modalities
         for depth in range(self.config.layers):
-            last = depth == self.config.layers - 1  # of which the token alone is read
+            last = depth == self.config.layers - 1  # where the token alone is read
             ask = lambda s, last=last: s[:, :1] if last else s  # noqa: E731
             names = [f"{m}_{depth}" for m in self.modalities]
             own = [self.private[name](ask(s), s, s, seen) for name, s in zip(names, own, strict=True)]
@@ -121,7 +122,7 @@ class TMBL(FusionHead):
         return torch.cat(own, 1) * there, torch.cat(bound, 1) * there
 
     def sequences(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """Every modality on one clock, M of (B, T, d), 0 where it is absent; and what can be seen, (B, 1 + T)."""
+        """Return each modality resampled to words, M of (B, T, d), 0 where absent; and the mask, (B, 1 + T)."""
         mask = {m: batch.mask[m] for m in self.modalities}
         x = {m: batch.x[m] for m in self.modalities}  # each (B, L_m, D_m)
         x, clock = common_clock(x, mask, self.config.steps)  # (B, T, D_m), (B, T)
@@ -129,7 +130,7 @@ class TMBL(FusionHead):
         return [self.project[m](x[m]) * here[m] for m in self.modalities], F.pad(clock, (1, 0), value=True)
 
     def begin(self, x: Tensor) -> Tensor:
-        """The token before x (B, T, d), and positions -> (B, 1 + T, d)."""
+        """Put the token before x (B, T, d) and add positions -> (B, 1 + T, d)."""
         s = torch.cat([self.token.expand(len(x), -1, -1), x], 1)  # (B, 1 + T, d)
         return self.enter(s + sinusoids(s.shape[1], s.shape[2], s.device))
 
@@ -150,7 +151,7 @@ class Layer(nn.Module):
         self.drop = nn.Dropout(c.dropout)
 
     def forward(self, x: Tensor, y: Tensor, z: Tensor, seen: Tensor) -> Tensor:
-        """x (B, L, d) asks y (B, S, d) where `seen` (B, S), and reads z (B, S, d) there -> (B, L, d)."""
+        """x (B, L, d) is the query, y (B, S, d) the key and z (B, S, d) the value, where `seen` (B, S) -> (B, L, d)."""
         x = self.norm_1(x + self.drop(self.attention(self.fine(x), self.fine(y), z, seen)))  # (B, L, d)
         a, b = self.gate(self.w_1(x)).chunk(2, 2)  # each (B, L, ffn)
         return self.norm_2(x + self.drop(self.w_2(a.relu() * b)))

@@ -8,10 +8,10 @@ VECTOR = 16  # fp32 numbers: a CPU's fused kernel takes 1.7 times as long for 5 
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d_k)) v with maps W_q, W_k, W_v, W_o. Nothing to attend to gives 0, never NaN.
+    """softmax(q k^T / sqrt(d_k)) v with maps W_q, W_k, W_v, W_o. An empty memory gives 0, not NaN.
 
-    `dropout` leaves out steps of the memory, for each sample and head, before the softmax. The usual dropout leaves
-    out single weights after it, which the fused kernel of the CPU cannot: it would keep L x S weights per head.
+    `dropout` removes steps of the memory, per sample and head, before the softmax. The usual dropout removes single
+    weights after it, which the CPU's fused kernel does not support: L x S weights per head would have to be stored.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:

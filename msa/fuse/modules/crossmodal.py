@@ -1,6 +1,6 @@
-"""Crossmodal Transformers: one sequence reads another, whatever their lengths (MulT, Tsai et al., ACL 2019).
+"""Crossmodal Transformers: one sequence attends to another of any length (MulT, Tsai et al., ACL 2019).
 
-MulT, TETFN, JTUM and DLF are built of them. Norms come first, and one norm serves query and memory.
+Used by MulT, TETFN, JTUM and DLF. Norms come first, and one norm serves query and memory.
 """
 
 import math
@@ -16,7 +16,7 @@ from msa.fuse.modules.steps import last_valid
 
 @dataclass(frozen=True)
 class Rates:
-    """Dropout: of what is attended to (see Attention), behind the ReLU, and on what a sublayer adds."""
+    """Dropout rates: of attended steps (see Attention), behind the ReLU, and on the output of each sublayer."""
 
     attention: float = 0.0
     ffn: float = 0.0
@@ -36,7 +36,7 @@ class Place(nn.Module):
 
 
 def sinusoids(steps: int, dim: int, device: torch.device) -> Tensor:
-    """Sines of falling frequency in the first half of the width, cosines in the second -> (steps, dim)."""
+    """Return sines of falling frequency in the first half of the width, cosines in the second -> (steps, dim)."""
     half = dim // 2
     rate = torch.exp(torch.arange(half, device=device) * (-math.log(10_000) / max(half - 1, 1)))  # (d / 2,)
     angle = torch.arange(1, steps + 1, device=device)[:, None] * rate  # (L, d / 2)
@@ -44,9 +44,10 @@ def sinusoids(steps: int, dim: int, device: torch.device) -> Tensor:
 
 
 class Stack(nn.Module):
-    """Layers of attention over a memory, which stays as it is; a norm at the end.
+    """Cross-attention layers over one fixed memory, with a final norm.
 
-    Given the same sequence twice it is no self-attention: what is read is never renewed. See Readout for that.
+    With the same sequence as query and memory this is no self-attention, because the memory is never updated: use
+    Readout.
     """
 
     def __init__(self, dim: int, heads: int, layers: int, rates: Rates) -> None:
@@ -62,7 +63,7 @@ class Stack(nn.Module):
 
 
 class Readout(nn.Module):
-    """Layers of self-attention, of which the last valid step is read: the only one the last layer computes."""
+    """Self-attention layers that return the last valid step; the last layer computes only that row."""
 
     def __init__(self, dim: int, heads: int, layers: int, rates: Rates) -> None:
         super().__init__()

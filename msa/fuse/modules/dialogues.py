@@ -1,6 +1,6 @@
-"""Where the samples of a batch stand in their dialogues, for heads that read an utterance among its neighbours.
+"""Positions of a batch's samples in their dialogues, for heads that use the context of an utterance.
 
-Two heads use it, not three: MMGCN and DialogueGCN must mean the same by a dialogue.
+Shared by two heads, not three, because MMGCN and DialogueGCN must agree on what a dialogue is.
 """
 
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ from msa.fuse.head import Batch
 
 @dataclass(frozen=True)
 class Dialogues:
-    """Of B samples: the dialogue of each, its turn in it, and how many turns there are."""
+    """Dialogue, turn, and number of turns, of each of B samples."""
 
     number: Tensor  # (B,) int64, 0..C-1
     turn: Tensor  # (B,) int64, from 0
     turns: Tensor  # (B,) int64, of the sample's dialogue
 
     def lay(self, x: Tensor) -> Tensor:
-        """x (B, ...) -> (C, U, ...), U the turns of the longest dialogue; 0 where there is no turn."""
+        """Return x (B, ...) padded by dialogue -> (C, U, ...), U the turns of the longest; 0 where there is no turn."""
         laid = x.new_zeros(int(self.number.max()) + 1, int(self.turns.max()), *x.shape[1:])
         laid[self.number, self.turn] = x
         return laid
 
     def pick(self, laid: Tensor) -> Tensor:
-        """(C, U, ...) -> (B, ...), back to the order of the batch."""
+        """Return the reverse of `lay`, in the order of the batch: (C, U, ...) -> (B, ...)."""
         return laid[self.number, self.turn]
 
     def only(self, rows: Tensor) -> "Dialogues":
-        """Those of the chosen samples, (B,) bool, which must be whole dialogues."""
+        """Return the entry of the chosen samples, rows (B,) bool, which must be whole dialogues."""
         number = self.number[rows].unique(return_inverse=True)[1]
         return Dialogues(number, self.turn[rows], self.turns[rows])
 
 
 def dialogues(batch: Batch) -> Dialogues:
-    """A group whose samples have positions is a dialogue.
+    """Return the dialogues of a batch: groups whose samples have different positions.
 
-    One whose samples all stand at the same position has no order: it is a speaker's recordings or the like, and every
-    sample is a dialogue of its own, as is one without a group.
+    A group in which all positions are equal has no order (a speaker's recordings, for example). Each of its samples is
+    a dialogue by itself, as is a sample without a group.
     """
     of = batch.group.unique(return_inverse=True)[1]  # (B,)
     groups, i = int(of.max()) + 1, torch.arange(len(of), device=of.device)

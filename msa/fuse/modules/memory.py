@@ -1,6 +1,6 @@
-"""The memory of MFN, which is also the encoder of MFM, and the common clock both need.
+"""The memory of MFN, which is also the encoder of MFM, and resampling to common steps.
 
-Two heads use it, not three: MFM's paper names MFN as its encoder, and the recurrence should exist once.
+Shared by two heads, not three, because MFM's paper names MFN as its encoder.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ Parts = Mapping[Modality, Tensor]  # one tensor per modality
 
 
 def common_clock(x: Parts, mask: Parts, limit: int) -> tuple[dict[Modality, Tensor], Tensor]:
-    """x_m (B, L_m, D_m) under mask_m (B, L_m) -> one row per word, each (B, T, D_m), and which are valid, (B, T).
+    """Resample x_m (B, L_m, D_m) under mask_m (B, L_m) to one row per word -> (B, T, D_m), (B, T).
 
-    A sample without text goes by its longest modality; T is `limit` at most. A step of the clock is the mean of what
-    falls into it: n steps are cut into T equal parts, and fewer than T are repeated. Aligned input comes out as it was.
+    Return the rows of each modality and their mask. Without text the longest modality sets the number of rows; T is at
+    most `limit`. A row is the mean of its part: n steps are divided into T equal parts, fewer than T are repeated.
+    Aligned input stays as it is.
     """
     length = {m: k.sum(1) for m, k in mask.items()}  # each (B,)
     longest = torch.stack(list(length.values())).amax(0)  # (B,)
@@ -32,7 +33,7 @@ def common_clock(x: Parts, mask: Parts, limit: int) -> tuple[dict[Modality, Tens
 
 
 def _resample(x: Tensor, length: Tensor, n: Tensor, t: Tensor) -> Tensor:
-    """Means of n equal parts of the first `length` steps of x (B, L, D) -> (B, T, D); length and n are (B,)."""
+    """Return means of n (B,) equal parts of the first length (B,) steps of x (B, L, D) -> (B, T, D)."""
     ticks = n.clamp(min=1)[:, None]  # (B, 1)
     start = (t * length[:, None]).div(ticks, rounding_mode="floor")  # (B, T)
     end = ((t + 1) * length[:, None] + ticks - 1).div(ticks, rounding_mode="floor")  # (B, T), rounded up
@@ -54,7 +55,7 @@ class Widths:
 
 
 class MemoryFusion(nn.Module):
-    """Sec. 3 of MFN: LSTMs that do not see each other, attention over what changed in them, and a gated memory."""
+    """Sec. 3 of MFN: one LSTM per modality, attention over the change of their cells, and a gated memory."""
 
     def __init__(self, dims: Mapping[Modality, int], hidden: Mapping[Modality, int], w: Widths) -> None:
         super().__init__()
@@ -82,16 +83,16 @@ class MemoryFusion(nn.Module):
     def memory(self, seen: Tensor) -> Tensor:
         """u^t = gamma_1 u^(t-1) + gamma_2 u-hat^t, gates and proposal from c-hat: (B, T, 2H) -> u (B, T, memory).
 
-        What depends on c-hat alone is computed for all steps at once; only what depends on u waits its turn.
+        Everything that depends on c-hat alone is computed for all steps at once; the loop has only what depends on u.
         """
         proposal = self.nn2(seen).tanh().unbind(1)  # u-hat, each (B, memory)
         u = torch.zeros_like(proposal[0])  # (B, memory)
-        found = []
+        states = []
         for g, u_hat in zip(self.gate(seen).unbind(1), proposal, strict=True):  # g is (B, 2 gamma)
             g_1, g_2 = self.drop(F.relu(g + self.gate_memory(u))).chunk(2, 1)  # each (B, gamma)
             u = self.gamma1(g_1).sigmoid() * u + self.gamma2(g_2).sigmoid() * u_hat  # (B, memory)
-            found.append(u)
-        return torch.stack(found, 1)
+            states.append(u)
+        return torch.stack(states, 1)
 
 
 class Cells(nn.Module):

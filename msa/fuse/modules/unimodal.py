@@ -1,10 +1,11 @@
-"""Labels for single modalities, generated from those of all together (Self-MM, Yu et al., AAAI 2021).
+"""Unimodal labels, generated from the multimodal ones (Self-MM, Yu et al., AAAI 2021).
 
-TETFN and JTUM train tasks of single modalities on them. A modality whose vector lies nearer to what is positive than
+TETFN and JTUM train unimodal tasks on them. A modality whose vector lies nearer to what is positive than
 the joint vector does, relative to how far it is from what is negative, is given a more positive label than the sample
 has.
 
 Paper    https://arxiv.org/abs/2102.04830
+Code     https://github.com/thuiar/Self-MM, commit 1786283c81ee (2022-03-12)
 Differs  The paper has values alone. Of classes (and labels) c we compare shares of distances, q_c = d_n / (d_n + d_p),
          to the centres of samples that hold c and of those that do not: the target is y + q_s - q_m within 0 and 1,
          of classes made to sum to 1. Centres are of rows already seen, where the authors' code starts with zeros.
@@ -26,9 +27,9 @@ JOINT = "joint"  # the vector of all modalities together; the others have the na
 
 
 class UnimodalLabels(nn.Module):
-    """What every training row was last seen as, and the labels that follow. Both are part of a checkpoint.
+    """The last vectors of every training row, and the unimodal labels that follow. Both are part of a checkpoint.
 
-    A resumed run goes on with the labels it had. The buffers grow to the highest row asked for.
+    A resumed run continues with its labels. The buffers grow to the highest row used.
     """
 
     target: Tensor
@@ -64,7 +65,7 @@ class UnimodalLabels(nn.Module):
 
     @torch.no_grad()
     def update(self, vectors: Named, present: Named, row: Tensor, y: Tensor) -> None:
-        """Move the labels of rows seen in an earlier epoch, then remember the batch's vectors: JOINT and every name."""
+        """Move the labels of rows seen in an earlier epoch, then store the batch's vectors: JOINT and every name."""
         self._grow(int(row.max()) + 1)
         truth = self.as_target(y)  # (B, outputs)
         z = torch.cat([vectors[name].float() for name in [JOINT, *self.names]], 1)  # (B, sum of widths)
@@ -72,7 +73,7 @@ class UnimodalLabels(nn.Module):
         fresh = n == 1
         self.target[row[fresh]] = truth[fresh][:, None].expand(-1, len(self.names), -1)
         with torch.autocast(z.device.type, enabled=False):
-            found = self.generate(z, truth)  # (B, M, outputs), NaN where there is no centre to go by
+            found = self.generate(z, truth)  # (B, M, outputs), NaN where there is no centre
         share = torch.where(fresh, 0.0, 2 / (n + 1))[:, None, None]  # (B, 1, 1)
         old = self.target[row]  # (B, M, outputs)
         self.target[row] = torch.where(found.isfinite(), (1 - share) * old + share * found, old)
@@ -95,7 +96,9 @@ class UnimodalLabels(nn.Module):
         distances = [self._distances(*part) for part in parts]  # of JOINT and every name
         if self.task.classes:
             q_m, *q_s = (d_n / (d_p + d_n) for d_p, d_n in distances)  # each (B, outputs)
-            found = [(truth + (q - q_m).nan_to_num(0.0)).clamp(0, 1) for q in q_s]  # nobody has it: it stays
+            found = [
+                (truth + (q - q_m).nan_to_num(0.0)).clamp(0, 1) for q in q_s
+            ]  # NaN without a centre: the label stays
             if self.task.single:
                 found = [f / f.sum(1, keepdim=True) for f in found]
             return torch.stack(found, 1)
@@ -104,11 +107,11 @@ class UnimodalLabels(nn.Module):
         return torch.stack([((a / (a_m + 1e-8) * truth + truth + a - a_m) / 2).clamp(-most, most) for a in a_s], 1)
 
     def range(self) -> float:
-        """How far a label may be from the middle."""
+        """Return the largest distance of a label from the middle of the range."""
         return (self.task.high - self.task.low) / 2 or float("inf")
 
     def as_target(self, y: Tensor) -> Tensor:
-        """Labels as a batch has them -> (B, outputs): one-hot, yes or no, or the distance from the middle."""
+        """Return a batch's labels as targets -> (B, outputs): one-hot, 0 or 1, or distance from the middle."""
         if self.task.multilabel:
             return (y > 0).float()
         if self.task.classes:
@@ -116,11 +119,11 @@ class UnimodalLabels(nn.Module):
         return y.float()[:, None] - (self.task.high + self.task.low) / 2
 
     def visits(self, row: Tensor) -> Tensor:
-        """How many times rows (B,) have been seen, (B,)."""
-        found = self.seen.new_zeros(len(row))
+        """Return how many times rows (B,) have been seen, (B,)."""
+        times = self.seen.new_zeros(len(row))
         inside = row < len(self.seen)
-        found[inside] = self.seen[row[inside]]
-        return found
+        times[inside] = self.seen[row[inside]]
+        return times
 
     def _distances(self, z: Tensor, known: Tensor, has: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Distances of z (B, d) to the centres of known (rows, d) that hold a label (rows, outputs) and do not, twice
@@ -131,12 +134,12 @@ class UnimodalLabels(nn.Module):
         pair = []
         for holds in (label > 0, label <= 0 if self.task.classes else label < 0):
             weight = holds * has[:, None]  # (rows, outputs)
-            centre = weight.T @ known / weight.sum(0)[:, None]  # (outputs, d), NaN of nobody
+            centre = weight.T @ known / weight.sum(0)[:, None]  # (outputs, d), NaN where no row holds it
             pair.append((z[:, None] - centre).norm(dim=2))
         return pair[0], pair[1]
 
     def _error(self, output: Tensor, target: Tensor) -> Tensor:
-        """Of each sample, (B,)."""
+        """Return the error of each sample, (B,)."""
         if self.task.multilabel:
             return F.binary_cross_entropy_with_logits(output, target, reduction="none").mean(1)
         if self.task.classes:
@@ -151,7 +154,7 @@ class UnimodalLabels(nn.Module):
                 setattr(self, name, new)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """A checkpoint has as many rows as it has; take them on before its values are copied."""
+        """Resize the buffers to the rows of a checkpoint before its values are copied."""
         for name, old in list(self.named_buffers()):
             if (kept := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, old.new_zeros(len(kept), *old.shape[1:]))
