@@ -27,6 +27,7 @@ from msa.commands import (
     print_run,
 )
 from msa.errors import MsaError, UnknownNameError
+from msa.names import shell_command
 from msa.types import Modality
 
 app = typer.Typer(
@@ -267,7 +268,8 @@ def demo(
     print_run(run)
     terminal.say()
     terminal.say("Ask it something:")
-    terminal.say(f"  msa predict --run {run.folder} --text 'what a wonderful day' --image {tour.a_picture(folder)}")
+    asked = ["--text", "what a wonderful day", "--image", tour.a_picture(folder)]
+    terminal.say(f"  {shell_command('msa', 'predict', '--run', run.folder, *asked)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`msa fuse`: train fusion heads from the store, and look at their results. A body is: import, one call, print."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import typer
 from msa import catalog, commands, terminal
 from msa.commands import JsonOption, StoreOption, print_json, print_run
 from msa.errors import ConfigError, UnknownNameError
+from msa.names import shell_command
 
 DataOption = Annotated[str | None, typer.Option(help="A dataset, or two: mvsa-single+ravdess. Default: what there is.")]
 PairingOption = Annotated[str, typer.Option(help="random, union, label_matched, zip or noisy_match.")]
@@ -65,7 +65,7 @@ def train(
 
 def _resumes(folder: Path) -> None:
     """Say how a training continues after Ctrl-C."""
-    commands.continues_with(shlex.join(["msa", "fuse", "train", "--resume", str(folder)]), folder / "run.json")
+    commands.continues_with(shell_command("msa", "fuse", "train", "--resume", str(folder)), folder / "run.json")
 
 
 @app.command()

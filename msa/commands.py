@@ -1,6 +1,5 @@
 """What the commands share: options, and how results are printed."""
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer.core
 
 from msa import catalog, remember, splits, terminal
 from msa.errors import ConfigError, UnknownNameError
+from msa.names import shell_command
 
 if TYPE_CHECKING:
     from msa.cache.index import Index
@@ -54,7 +54,7 @@ def interrupted() -> None:
     """Print that a command was interrupted, and the command that continues it."""
     again = [command for path, command in _resumable.items() if path.exists()]
     terminal.warn("interrupted; what was committed is kept. To continue:")
-    terminal.command(again[-1] if again else shlex.join(["msa", *sys.argv[1:]]))
+    terminal.command(again[-1] if again else shell_command("msa", *sys.argv[1:]))
 
 
 class Commands(typer.core.TyperGroup):

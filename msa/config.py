@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from msa.errors import ConfigError, UnknownNameError
+from msa.names import shell_command
 from msa.types import Modality
 
 C = TypeVar("C")
@@ -84,7 +85,7 @@ def from_plain(config: type[C], values: Mapping[str, Any], owner: str) -> C:
         if not _is(value, hints[name]):
             raise ConfigError(
                 f"{owner}: {name} is {_short(value)}, which is no {_kind(hints[name])}",
-                fix=f"see the values that {name} takes: msa fuse list {owner}",
+                fix=f"see the values that {name} takes: {shell_command('msa', 'fuse', 'list', owner)}",
             )
         found[name] = tuple(value) if isinstance(value, list) else value
     return config(**found)

@@ -1,7 +1,8 @@
-"""Names that come from files and stores: shown on a terminal, made into the name of a folder."""
+"""Names that come from files and stores: on a terminal, as a folder, in a command to be copied."""
 
 import hashlib
 import re
+import shlex
 
 FOLDER_CHARACTERS = 100  # every file system takes a name of 255 bytes; a suffix and a time are put after ours
 
@@ -15,6 +16,14 @@ def printable(text: object) -> str:
     What a file or a store says may hold escape sequences; none of them may reach a terminal.
     """
     return _NOT_PRINTABLE.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def shell_command(*words: object) -> str:
+    """Return a command to be copied into a shell: words are quoted where a shell would read more than one word in them.
+
+    A stranger's name may hold `$(...)`, spaces or a line end. What a terminal could not show is written as an escape.
+    """
+    return shlex.join(printable(word) for word in words)
 
 
 def folder_name(name: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msa.errors import ConfigError
+from msa.names import shell_command
 
 DEFAULT_STORE = Path("msa-store")
 
@@ -45,7 +46,8 @@ def folder(option: str | Path | None) -> tuple[Path, str]:
     address = meant.partition("://")[0] + "://" + meant.partition("://")[2].partition("?")[0].rpartition("@")[2]
     raise ConfigError(
         f"{address} is an address, and this command works on a folder of this machine",
-        fix=f"bring it here with `msa cache pull {address} --store FOLDER`, work on that, and `msa cache push` it",
+        fix=f"bring it here with `{shell_command('msa', 'cache', 'pull', address, '--store', 'FOLDER')}`, "
+        "work on that, and `msa cache push` it",
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msa.errors import ConfigError
-from msa.names import printable
+from msa.names import printable, shell_command
 
 if TYPE_CHECKING:
     from msa.fuse.run import Run
@@ -53,14 +53,16 @@ def sheet(run: "Run", each_seed: bool = True) -> Sheet:
 
     found = run.metrics
     if not found:
-        raise ConfigError(f"{run.folder} is not finished", fix=f"msa fuse train --resume {run.folder}")
+        raise ConfigError(
+            f"{run.folder} is not finished", fix=shell_command("msa", "fuse", "train", "--resume", run.folder)
+        )
     protocol, drawn = run.facts.protocol, run.facts.drawn
     shown = {run.model.name: found, **beside(run)}
     if pairing.is_leaky(protocol) and drawn and drawn_only(drawn) not in shown:
         raise ConfigError(
             f"{run.folder}: pairing {protocol!r} leaks the label through the {' and '.join(drawn)}, "
             f"and the row {drawn_only(drawn)!r} is missing",
-            fix=f"msa fuse train --like {run.folder}: that row is then made by itself",
+            fix=f"{shell_command('msa', 'fuse', 'train', '--like', run.folder)}: that row is then made by itself",
         )
     names = metrics.headline(run.task)
     rows = [_seed_row(row, names) for row in found["seeds"]] if each_seed and len(found["seeds"]) > 1 else []
@@ -159,7 +161,10 @@ def compared_sheet(runs: Sequence["Run"]) -> Sheet:
 
     finished = [run for run in runs if run.metrics]
     if not finished:
-        raise ConfigError(f"none of {len(runs)} runs is finished", fix=f"msa fuse train --resume {runs[0].folder}")
+        raise ConfigError(
+            f"none of {len(runs)} runs is finished",
+            fix=shell_command("msa", "fuse", "train", "--resume", runs[0].folder),
+        )
     names = list(dict.fromkeys(name for run in finished for name in metrics.headline(run.task)))
     differing, values, same = compare.differences(finished)
     decisive = list(dict.fromkeys(metrics.decisive(run.task)[0] for run in finished))
@@ -190,7 +195,7 @@ def _compared_remarks(runs: Sequence["Run"], finished: Sequence["Run"]) -> Itera
         yield f"NOT COMPARABLE as they stand: the runs have different test samples ({numbers})"
     for run in runs:
         if run not in finished:
-            yield f"{run.folder.name} is not finished: msa fuse train --resume {run.folder}"
+            yield f"{run.folder.name} is not finished: {shell_command('msa', 'fuse', 'train', '--resume', run.folder)}"
     for run in finished:
         if fallen := [str(row["seed"]) for row in run.metrics["seeds"] if row["collapsed"]]:
             yield f"{run.folder.name}: COLLAPSED to one answer with seeds {', '.join(fallen)}"

@@ -8,7 +8,6 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from shlex import quote
 from typing import Any
 
 import typer
@@ -28,7 +27,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from msa.names import printable
+from msa.names import printable, shell_command
 
 ROOMY = 100  # columns of a terminal from which on progress shows more than bar, numbers, time left and errors
 PIPE_WIDTH = 160  # columns where the output goes to a file or another program
@@ -476,7 +475,7 @@ def removed(what: str, store: Any, generation: int, found: Any) -> None:
         say(f"  {size(found.later)} stay, because a tag needs them: {', '.join(found.tags)}")
     elif found.later:
         say(f"  {size(found.later)} are freed by `msa cache gc`, a day from now; until then the way back is")
-        say(f"  msa cache rollback {generation} --store {quote(str(store))}")
+        say(f"  {shell_command('msa', 'cache', 'rollback', generation, '--store', store)}")
 
 
 def log(found: Sequence[Any]) -> None:

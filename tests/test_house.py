@@ -37,7 +37,7 @@ ARROWS = {
     "msa.splits": NOUNS | {"msa.records"},
     "msa.labels": NOUNS | {"msa.records", "msa.splits", "msa.tasks"},
     "msa.tasks": NOUNS,
-    "msa.remember": {"msa.errors"},
+    "msa.remember": {"msa.errors", "msa.names"},
     "msa.terminal": {"msa.names"},
     "msa.cache": NOUNS | TABLES,
     "msa.cache.exchange": NOUNS | SETTINGS | TABLES | {"msa.cache"},
@@ -278,6 +278,36 @@ def test_the_packages_that_read_faces_are_named_as_in_pyproject():
     wanted = tomllib.loads((HOUSE.parent / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert " ".join(f"'{name}'" for name in wanted["face"]) == PACKAGES
     assert PACKAGES in (HOUSE.parent / "README.md").read_text("utf-8")
+
+
+COMMAND = re.compile(r"(\bmsa (extract|predict|demo|cache|fuse)\b|\bhf download\b|\brm (-r )?)[^`;,:]*$")
+
+
+def unquoted(tree: ast.AST) -> list[int]:
+    """Lines of f-strings that put a value into a command themselves."""
+    found = []
+    for node in ast.walk(tree):
+        before = ""
+        for part in node.values if isinstance(node, ast.JoinedStr) else ():
+            if isinstance(part, ast.Constant):
+                before += str(part.value)
+            elif isinstance(part, ast.FormattedValue):
+                call = part.value
+                quoted = isinstance(call, ast.Call) and ast.unparse(call.func) == "shell_command"
+                if COMMAND.search(before) and not quoted:
+                    found.append(node.lineno)
+                before += "x"
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_names_stand_in_commands_quoted_for_a_shell(name):
+    assert unquoted(MODULES[name]) == [], "build it with names.shell_command"
+
+
+@pytest.mark.parametrize("line", ['f"msa cache rm --dataset {n}"', "f\"rm '{n}'\"", 'f"`hf download {n}`"'])
+def test_a_command_that_quotes_nothing_is_found(line):
+    assert unquoted(ast.parse(line)) == [1]
 
 
 def test_csv_files_are_written_in_one_place():

@@ -1,10 +1,11 @@
 """Names of strangers, on terminals and as folders."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from msa.names import folder_name, printable
+from msa.names import folder_name, printable, shell_command
 
 
 @pytest.mark.parametrize("name", ["mvsa-single", "mvsa+tess", "cmsta-mosi-20260101-120000", "a.b_c@1"])
@@ -50,3 +51,33 @@ def test_two_names_never_share_a_folder():
 def test_nothing_that_steers_a_terminal_is_printed():
     assert printable("a\x1b[2Jb\x07\r\n\x9b\u202e\ud800é情") == r"a\x1b[2Jb\x07\r\n\x9b\u202e\ud800é情"
     assert printable(3) == "3"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "$(touch PWNED)",
+        "`touch PWNED`",
+        "a; touch PWNED",
+        "it's",
+        "a b",
+        "",
+        "~root",
+        "*",
+        "a\\b",
+        "-rf",
+        "#x",
+        "!x",
+        "情",
+    ],
+)
+def test_a_shell_reads_a_command_as_it_was_meant(name, tmp_path):
+    said = shell_command("printf", "%s|", name, Path("/x y")).replace("printf", "printf --", 1)
+    read = subprocess.run(["sh", "-c", said], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert read.stdout == f"{name}|/x y|"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_is_one_plain_line():
+    said = shell_command("msa", "extract", "--dataset", "a\x1b[2J\nb\u202e")
+    assert said == r"msa extract --dataset 'a\x1b[2J\nb\u202e'"

@@ -21,7 +21,7 @@ from msa.cache.index import Index
 from msa.cache.manifest import Manifest
 from msa.cache.view import View, ViewReader
 from msa.errors import ConfigError, MsaError, StoreError, UnknownNameError
-from msa.names import printable
+from msa.names import printable, shell_command
 
 NAMED = 5  # samples in a line
 _TAG = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # digits alone are a generation
@@ -172,7 +172,7 @@ def tag(store: Path, name: str, generation: int | str | None = None) -> int:
             return wanted
         raise StoreError(
             f"there is a tag {name} already, of generation {there}",
-            fix=f"choose another name, or delete that one: msa cache tag {name} --delete",
+            fix=f"choose another name, or delete that one: {shell_command('msa', 'cache', 'tag', name, '--delete')}",
         )
     if not soon(lambda: not lacking(store, about)):  # swept in the very moment
         inside.remove(store, path, missing_ok=True)

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from msa.cache.files import TEMPORARY
 from msa.errors import StoreError
+from msa.names import shell_command
 
 MOST_DEEP = 16  # folders in folders; those of a store are at most 8 deep
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -115,7 +116,7 @@ def refuse_links(root: Path, path: Path) -> None:
         if stat.S_ISLNK(about.st_mode):
             _refuse_link(found)
         if not stat.S_ISDIR(about.st_mode) and not stat.S_ISREG(about.st_mode):
-            raise StoreError(f"{found} is neither a file nor a folder", fix=f"remove it: rm '{found}'")
+            raise StoreError(f"{found} is neither a file nor a folder", fix=f"remove it: {shell_command('rm', found)}")
 
 
 def make_folder(root: Path, path: Path, new: bool = False) -> None:
@@ -198,7 +199,7 @@ def opened(root: Path, path: Path, flags: int) -> int:
             raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise StoreError(f"{path} is not a regular file", fix=f"remove it: rm '{path}'")
+        raise StoreError(f"{path} is not a regular file", fix=f"remove it: {shell_command('rm', path)}")
     return handle
 
 
@@ -360,5 +361,5 @@ def _refuse_link(path: Path) -> NoReturn:
 def _refuse_depth(path: Path) -> NoReturn:
     raise StoreError(
         f"damaged store: folders in {path} lie deeper in each other than those of any store",
-        fix=f"see what it is, and remove it by hand: rm -r '{path}'",
+        fix=f"see what it is, and remove it by hand: {shell_command('rm', '-r', path)}",
     )

@@ -16,6 +16,7 @@ from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.cache.view import View
 from msa.errors import SourceError
+from msa.names import shell_command
 
 SHOWN = 3  # samples in a message
 
@@ -87,7 +88,7 @@ def check_kept(store: FeatureStore, index: Index, before: str, names: Sequence[s
             f"{index.name} is in the store already, and this file is of other samples: {'; '.join(unlike)}. "
             f"Imported under the same name it would hide {views}",
             fix=f"give it another name with --name; or, if it is to replace the old one, "
-            f"remove that first: msa cache rm --dataset {index.name}",
+            f"remove that first: {shell_command('msa', 'cache', 'rm', '--dataset', index.name)}",
         )
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,7 +32,7 @@ from msa.cache.progress import Progress, Unwatched
 from msa.cache.segment import Form, Row, SegmentWriter
 from msa.cache.verify import LINK, Report, report
 from msa.errors import MsaError, StoreError
-from msa.names import printable
+from msa.names import shell_command
 
 
 @dataclass
@@ -482,8 +481,9 @@ def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
         try:
             about = trust.read_json(made.report.path / "views" / part.view / "zarr.json")["attributes"]
             if known := about["identity"].get("imported"):
-                into = f"--name {_quoted(name)} --store {_quoted(str(made.report.path))}"
-                imported.append(f"msa cache import {_quoted(str(known))} FILE {into}  # {printable(about['source'])}")
+                into = ["--name", name, "--store", made.report.path]
+                told = shell_command("msa", "cache", "import", known, "FILE", *into)
+                imported.append(f"{told}  # {shell_command(about['source'])}")
             else:
                 wanted.setdefault(name, {})[about["modality"]] = _backbone(about)
         except (MsaError, *READABLE):
@@ -491,14 +491,13 @@ def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
     for dataset in made.lost_datasets - {part.entry["dataset"] for part in of_lost}:
         wanted.setdefault(made.report.corpora[dataset].name, {})
     for name, backbones in wanted.items():
-        of_each = [f"--{m} {_quoted(backbones.get(m, 'none'))}" for m in ("text", "image", "audio", "face")]
-        chosen = [] if not backbones else of_each
-        command = [*chosen, "--store", _quoted(str(made.report.path))]
+        of_each = [word for m in ("text", "image", "audio", "face") for word in (f"--{m}", backbones.get(m, "none"))]
+        rest = [*(of_each if backbones else ()), "--store", made.report.path]
         if corpora is None or name in corpora or name in in_store:
-            yield " ".join(["msa extract --dataset", _quoted(name), *command])
+            yield shell_command("msa", "extract", "--dataset", name, *rest)
         else:
-            about = f"  # FILE: the table that {name} was read from"
-            yield " ".join(["msa extract --dataset table --root FILE", *command]) + about
+            told = shell_command("msa", "extract", "--dataset", "table", "--root", "FILE", *rest)
+            yield f"{told}  # FILE: the table that {shell_command(name)} was read from"
     yield from dict.fromkeys(imported)
 
 
@@ -516,7 +515,3 @@ def _backbone(about: Mapping[str, Any]) -> str:
     weights = about.get("weights", {})
     free = re.match(r"(hf|timm):", about["backbone"])
     return str(weights.get("name") or about["backbone"]) if free else str(about["backbone"])
-
-
-def _quoted(word: str) -> str:
-    return shlex.quote(word)

@@ -20,6 +20,7 @@ from msa.cache.index import Index
 from msa.cache.segment import Form, SegmentWriter
 from msa.cache.view import View, ViewReader
 from msa.errors import StoreError, UnknownNameError
+from msa.names import shell_command
 from msa.types import Modality
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class FeatureStore:
         except FileNotFoundError:
             if (path / "manifests").is_dir():
                 raise StoreError(
-                    f"damaged store: {path / 'zarr.json'} is missing", fix=f"write it again: msa cache repair {path}"
+                    f"damaged store: {path / 'zarr.json'} is missing",
+                    fix=f"write it again: {shell_command('msa', 'cache', 'repair', path)}",
                 ) from None
             raise StoreError(
                 f"there is no store at {path}",
@@ -162,8 +164,8 @@ class FeatureStore:
             known = ", ".join(f"{view.name}@{view.id}" for view in all_of) or "none"
             raise StoreError(
                 f"{self.where} has no {modality} view {name or ''} of {dataset}; it has: {known}",
-                fix=f"name one of these, or extract it: msa extract --dataset {dataset.partition('@')[0]} "
-                f"--{modality} BACKBONE",
+                fix="name one of these, or extract it: "
+                + shell_command("msa", "extract", "--dataset", dataset.partition("@")[0], f"--{modality}", "BACKBONE"),
             )
         return next((view for view in reversed(fit) if view.samples), fit[-1])
 

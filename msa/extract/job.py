@@ -21,6 +21,7 @@ from msa.extract.pipeline import Elsewhere, Limits, Report
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
 from msa.extract.work import PIPELINE, SERIAL, Engine
+from msa.names import shell_command
 from msa.types import Modality, Source
 
 SKIP = "none"  # as a backbone's name: leave this modality out
@@ -92,7 +93,8 @@ def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Unw
         raise SourceError(
             f"no --root was given for {job.dataset}, and none before: {source.title}, from {source.home} "
             f"(licence: {source.licence})",
-            fix=f"msa extract --dataset {job.dataset} --root PATH; expected below it:\n{source.layout}",
+            fix=f"{shell_command('msa', 'extract', '--dataset', job.dataset)} --root PATH; "
+            f"expected below it:\n{source.layout}",
         )
 
     def advance(done: int, total: int) -> None:

@@ -20,6 +20,7 @@ from msa.extract import media, presets, weights
 from msa.extract.backbone import Backbone, BackboneSpec, Weights, checked
 from msa.extract.container import Sampling
 from msa.extract.device import arithmetic
+from msa.names import shell_command
 from msa.types import Modality
 
 EXTRACTOR = 1  # raised when the code between raw material and hidden states changes its numbers
@@ -130,8 +131,8 @@ class Recipe:
                 f"the {modality} this run was trained on was imported ({attributes['backbone']}, "
                 f"{attributes['source']}): nothing here can make it from raw input",
                 fix=f"train on {modality} that msa extracts itself, or leave it out: msa fuse train --modalities ...; "
-                f"to score another file of this kind: msa cache import {imported} FILE --name NAME, then "
-                "msa fuse eval RUN --data NAME",
+                f"to score another file of this kind: {shell_command('msa', 'cache', 'import', imported)} "
+                "FILE --name NAME, then msa fuse eval RUN --data NAME",
             )
         name = found_at or (known["name"] if attributes["family"] in presets.FREE else attributes["backbone"])
         family, spec = presets.spec_of(modality, name)
@@ -168,7 +169,8 @@ def _at(weights_name: str, path: Path, modality: Modality) -> str:
     if not path.exists():
         raise BackboneError(
             f"the weights for {modality} lay at {path}, and nothing is there",
-            fix=f"say where they are on this machine: --weights {modality}={weights_name.partition(':')[0]}:PATH",
+            fix="say where they are on this machine: "
+            + shell_command("--weights", f"{modality}={weights_name.partition(':')[0]}:PATH"),
         )
     kind, _, rest = weights_name.partition(":")
     return f"timm:{rest.partition('@')[0]}@{path}" if kind == "timm" else f"{kind}:{path}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from msa.errors import BackboneError
 from msa.extract.backbone import BackboneSpec, Weights
-from msa.names import printable
+from msa.names import printable, shell_command
 from msa.types import Modality
 
 AGAIN = "get the folder again: `hf download ORG/NAME --local-dir FOLDER`, or save_pretrained, makes a whole one"
@@ -281,7 +281,8 @@ def _held(folder: Path, repo: str, names: tuple[str, ...]) -> Path:
     if path := next((folder / name for name in names if (folder / name).is_file()), None):
         return path
     raise BackboneError(
-        f"{folder} has no {' or '.join(names)}", fix=f"run `hf download {repo} {names[0]} --local-dir {folder}`"
+        f"{folder} has no {' or '.join(names)}",
+        fix=f"run `{shell_command('hf', 'download', repo, names[0], '--local-dir', folder)}`",
     )
 
 
@@ -292,7 +293,8 @@ def _fetched(repo: str, names: tuple[str, ...], revision: str | None) -> Path:
         if folder := _cached(repo, revision, name):
             return folder / name
     download = " and ".join(
-        f"`hf download {source} {files[0]} --local-dir faces`" for source, files in (READER, FINDER)
+        f"`{shell_command('hf', 'download', source, files[0], '--local-dir', 'faces')}`"
+        for source, files in (READER, FINDER)
     )
     local = f"run {download}, carry that folder here and name it (`--face pyfeat:faces`), or use `--face none`"
     with _hub(repo, fix=f"where there is a network {local}"):
@@ -321,7 +323,7 @@ def _cached(repo: str, revision: str | None, name: str) -> Path | None:
 def _carried(repo: str, local: str) -> str:
     """The way round a hub that cannot be reached, for a repository that is one folder, named as `local` says."""
     return (
-        f"where there is a network run `hf download {repo} --local-dir {_short(repo)}`, "
+        f"where there is a network run `{shell_command('hf', 'download', repo, '--local-dir', _short(repo))}`, "
         f"carry the folder here and name it (`{local}`), or use `--preset classic`, which needs no weights"
     )
 

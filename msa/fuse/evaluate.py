@@ -18,6 +18,7 @@ from msa.fuse.experiment import Data, Experiment, store_of
 from msa.fuse.race import beside
 from msa.fuse.run import Run, drawn_only
 from msa.fuse.train import predict
+from msa.names import shell_command
 from msa.types import Modality, Split
 
 
@@ -26,7 +27,7 @@ def evaluate(folder: Path, store: str | Path | None = None, data: str | None = N
     run = Run.open(folder)
     own = Experiment.from_json(run.record["experiment"])
     if not run.metrics:
-        raise ConfigError(f"{folder} is not finished", fix=f"msa fuse train --resume {folder}")
+        raise ConfigError(f"{folder} is not finished", fix=shell_command("msa", "fuse", "train", "--resume", folder))
     if data is None:
         table = own.data.load(store_of(run, store))
     else:
@@ -92,7 +93,7 @@ def _leak(run: Run, table: Table, own: bool) -> list[str]:
         return []
     name, shown = drawn_only(table.drawn), beside(run)
     if not own or name not in shown:
-        again = f"msa fuse train --like {run.folder}" if own else "train on these data"
+        again = shell_command("msa", "fuse", "train", "--like", run.folder) if own else "train on these data"
         raise ConfigError(
             f"pairing {table.protocol!r} leaks the label, and there is no row {name!r} for {table.name}",
             fix=f"{again}: that row is then made by itself",

@@ -18,6 +18,7 @@ from msa.fuse.model import Model
 from msa.fuse.record import MAX_SEED
 from msa.fuse.run import CHECKPOINT, FIT, Run, SeedResult, claimed, drawn_only
 from msa.fuse.train import Fit, Watch, fit, predict
+from msa.names import shell_command
 from msa.types import Modality, Split
 
 SEEDS = (42, 43, 44, 45, 46)  # the CM-STA paper's 42, and four more
@@ -70,7 +71,8 @@ class Data:
         if not wanted:
             asked = f" of {', '.join(self.modalities)}" if self.modalities else ""
             raise StoreError(
-                f"{store.where} holds no hidden states{asked} for {name}", fix=f"msa extract --dataset {name}"
+                f"{store.where} holds no hidden states{asked} for {name}",
+                fix=shell_command("msa", "extract", "--dataset", name),
             )
         return {m: self.views.get(m) for m in wanted}
 

@@ -12,6 +12,7 @@ from msa.errors import ConfigError, UnknownNameError
 from msa.fuse import memory
 from msa.fuse.head import FusionHead, head_class
 from msa.fuse.train import TrainConfig
+from msa.names import shell_command
 from msa.types import Modality, Task
 
 
@@ -121,7 +122,7 @@ class Model:
                 raise  # the head's own fault
             raise ConfigError(
                 f"{self.name} cannot be built with these settings: {str(error).splitlines()[0][:200]}",
-                fix=f"see what can be set: msa fuse list {self.name}",
+                fix=f"see what can be set: {shell_command('msa', 'fuse', 'list', self.name)}",
             ) from error
         weights = dict(head.named_parameters())
         return {name: tuple(weights[name].shape) if name in weights else None for name in head.state_dict()}

@@ -39,6 +39,7 @@ from msa.fuse.model import Model
 from msa.fuse.record import Facts, Node, check_metrics, decoded
 from msa.fuse.runfiles import numbers_in, refuse, subfolder, table_rows, tensors, write_json, written
 from msa.fuse.train import Fit
+from msa.names import shell_command
 from msa.types import Modality, Task
 
 CHECKPOINT = "checkpoint.pt"  # below seeds/42, after every epoch
@@ -148,7 +149,8 @@ class Run:
                 said = [", ".join(f"{n} {m}" for m, n in counts.items()) for counts in (then, now)]
                 raise ConfigError(
                     f"{folder} was begun on the hidden states of {said[0]}, and the store now has {said[1]}",
-                    fix=f"go on with those it was begun on: msa fuse train --resume {folder}",
+                    fix="go on with those it was begun on: "
+                    + shell_command("msa", "fuse", "train", "--resume", folder),
                 )
             return found
         make_folder(folder)
@@ -180,7 +182,9 @@ class Run:
     def best_seed(self) -> int:
         """The seed that is best on validation, by what its epochs were chosen by: the one that predicts."""
         if not self.metrics:
-            raise ConfigError(f"{self.folder} is not finished", fix=f"msa fuse train --resume {self.folder}")
+            raise ConfigError(
+                f"{self.folder} is not finished", fix=shell_command("msa", "fuse", "train", "--resume", self.folder)
+            )
         by = self.model.training.criterion(self.task)
         return int(min(self.metrics["seeds"], key=lambda row: row[by])["seed"])
 

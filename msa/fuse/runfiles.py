@@ -27,6 +27,7 @@ from torch import Tensor
 from msa.cache import files, inside
 from msa.cells import plain
 from msa.errors import ConfigError
+from msa.names import shell_command
 
 MAX_TABLE = 2**28  # bytes of predictions.csv
 RESTORE = "restore the file from a copy of the run, or train again in another folder"
@@ -187,7 +188,7 @@ def damaged(path: Path, error: object) -> NoReturn:
     why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     raise ConfigError(
         f"{path}: damaged, or none that msa wrote: {why}",
-        fix=f"remove it, and that seed is trained from its beginning: rm {path}",
+        fix=f"remove it, and that seed is trained from its beginning: {shell_command('rm', path)}",
     )
 
 

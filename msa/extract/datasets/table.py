@@ -24,6 +24,7 @@ from msa.config import checked
 from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.extract.datasets._layout import in_order, misplaced
 from msa.labels import Row
+from msa.names import shell_command
 from msa.tasks import Decision, Settings
 from msa.types import Dropped, Modality, Raw, Sample, Source, Task
 
@@ -124,7 +125,8 @@ def _table(root: Path, config: Config) -> list[Row]:
     if root.is_dir():
         raise SourceError(
             f"{root} is a folder, and a table is a file",
-            fix=f"name the file in it, or read the videos and recordings in it: --dataset clips --root {root}",
+            fix="name the file in it, or read the videos and recordings in it: "
+            + shell_command("--dataset", "clips", "--root", root),
         )
     if not root.exists():
         raise misplaced(SOURCE, root, "no such file")
