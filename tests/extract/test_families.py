@@ -12,7 +12,9 @@ import torch
 from benchmarks import families
 from benchmarks.families import Row
 from msa.errors import BackboneError
-from msa.extract.encoders.image import places
+from msa.extract.backbones import timm
+from msa.extract.encoders.image import OPTIONS, places
+from msa.types import Modality
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,3 +156,11 @@ def test_which_axis_holds_the_channels_is_told_by_the_shape(shape, network, last
     features = torch.arange(float(torch.tensor(shape).prod())).view(shape)
     expected = features.reshape(1, 49, -1) if last else features.reshape(1, -1, 49).transpose(1, 2)
     assert torch.equal(places(features, network, SQUARE), expected)
+
+
+def test_an_architecture_whose_rows_changed_makes_another_view_and_no_other_does():
+    """VOLO had its class token among the places: a store must not mix both."""
+    specs = {
+        name: timm.spec(Modality.IMAGE, f"timm:{name}").options for name in ("volo_d1_224", "resnet18", "vit_tiny")
+    }
+    assert specs == {"volo_d1_224": {"tokens": "grid", "version": 2}, "resnet18": OPTIONS, "vit_tiny": OPTIONS}
