@@ -232,23 +232,27 @@ def show(
     where its plots are; --each shows every run so.
     """
     from msa import results
-    from msa.fuse import bench, compare
+    from msa.fuse import compare
     from msa.fuse.race import beside
 
-    opened, benches = compare.opened(runs)
+    opened, benches, damaged = compare.opened(runs)
+    for why in damaged:
+        terminal.warn(f"left out: {why}")
     found = [{"run": str(run.folder), **run.record, **run.metrics, "beside": beside(run)} for run in opened]
-    tables = [bench.read(folder) for folder in benches]
-    print_json([*found, *tables], json_)
+    print_json([*found, *benches.values()], json_)
     if json_:
         return
-    sheets = [
-        (results.bench_sheet(table), FILES_OF_A_BENCH.format(folder))
-        for table, folder in zip(tables, benches, strict=True)
-    ]
+    sheets = [(results.bench_sheet(table), FILES_OF_A_BENCH.format(folder)) for folder, table in benches.items()]
     if len(opened) > 1 and not each:
         sheets.append((results.compared_sheet(opened), ""))
     else:
-        sheets += [(results.sheet(run), commands.files_of(run)) for run in opened]
+        for run in opened:
+            try:
+                sheets.append((results.sheet(run), commands.files_of(run)))
+            except ConfigError as error:  # such as an unfinished one
+                if len(opened) == 1:
+                    raise
+                terminal.warn(f"left out: {error.what}")
     for n, (sheet, files) in enumerate(sheets):
         if markdown:
             terminal.document(results.markdown(sheet) + "\n")

@@ -18,10 +18,10 @@ import numpy as np
 
 from msa import catalog
 from msa.cache.store import FeatureStore
-from msa.cache.trust import read_json
 from msa.cells import Writer
-from msa.errors import ConfigError, StoreError
+from msa.errors import ConfigError
 from msa.fuse import audits, cost, metrics, papers, plots
+from msa.fuse.bench_record import check_bench, check_cost
 from msa.fuse.data import Table
 from msa.fuse.device import own_device
 from msa.fuse.experiment import Data, Experiment
@@ -140,9 +140,11 @@ def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str
 def _known_cost(run: Run) -> dict[str, Any]:
     """What a run's head was measured to cost on this very machine; nothing where it was not, or cannot be read."""
     try:
-        known = read_json(run.folder / COST)
-    except (FileNotFoundError, StoreError):
+        root = Node.read(run.folder / COST)
+        check_cost(root)
+    except (FileNotFoundError, ConfigError):
         return {}
+    known = dict(root.value)
     names = {field.name for field in fields(cost.Cost)}
     if known.pop("machine", None) != machine() or set(known) != names:
         return {}
@@ -240,31 +242,12 @@ def _majority(data: Table) -> dict[str, Any]:
 def read(folder: Path) -> dict[str, Any]:
     """Return the table that `bench` wrote into a folder. Raises ConfigError where it is damaged or of an older msa."""
     path = folder / RECORD
-    found = Node.read(path).value
-    wanted = {"title": str, "metrics": list, "decisive": str, "sign": (int, float), "machine": dict, "rows": list}
-    wanted |= {"beside": dict, "failed": dict, "audits": list}
-    row = {"name": str, "title": str, "yardstick": bool, "values": dict, "sd": dict, "interval": dict, "cost": dict}
-    row |= {"test_samples": int, "seeds": list, "collapsed": list, "restarted": list}
-    _has(path, "the table", found, wanted)
-    for one in found["rows"]:
-        _has(path, "a row", one, row)
-    for one in found["beside"].values():
-        _has(path, "a baseline", one, {"values": dict})
-    if not any(one.get("best") for one in found["rows"]):
-        raise _damaged(path, "no row is the best")
-    return found
-
-
-def _has(path: Path, what: str, given: Any, wanted: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a part of bench.json lacks something, or has it of another type."""
-    if not isinstance(given, Mapping):
-        raise _damaged(path, f"{what} is {type(given).__name__}")
-    if wrong := [name for name, kind in wanted.items() if not isinstance(given.get(name), kind)]:
-        raise _damaged(path, f"{what} lacks {', '.join(wrong)}, or has another type there")
-
-
-def _damaged(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"{path} is damaged: {why}", fix="run the same `msa fuse bench` again: it writes the table anew")
+    root = Node.read(path)
+    try:
+        check_bench(root)
+    except ConfigError as error:
+        raise ConfigError(error.what, fix="run the same `msa fuse bench` again: it writes the table anew") from None
+    return dict(root.value)
 
 
 def write(found: Mapping[str, Any], folder: Path) -> None:

@@ -1,42 +1,61 @@
 """Runs beside each other: which settings, data and views differ between them."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from msa.errors import ConfigError
+from msa.errors import ConfigError, MsaError
+from msa.fuse import bench
 from msa.fuse.model import Model
 from msa.fuse.run import Run
 
 BENCH = "bench.json"
 
 
-def opened(folders: Iterable[Path]) -> tuple[list[Run], list[Path]]:
-    """Return the runs and the folders of benches that are meant by some folders.
+def opened(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, dict[str, Any]], list[str]]:
+    """Return the runs, the tables of benches by their folders, and what is wrong with those that cannot be read.
 
-    A folder that is neither stands for the runs and benches that lie directly in it, by name. Raises ConfigError where
-    there are none.
+    A folder that is neither stands for the runs and benches that lie directly in it, by name; of these, one that is
+    damaged does not hide the others. Raises ConfigError where there are none, and where one that was named is damaged.
     """
-    runs, benches = [], []
+    runs, benches, damaged = [], {}, []
     for folder in folders:
         if not folder.exists():
             raise ConfigError(f"there is no folder {folder}", fix="name a folder that `msa fuse train` wrote")
         below = [folder]
-        if folder.is_dir() and not any((folder / name).exists() for name in ("run.json", BENCH)):
+        if folder.is_dir() and not any(os.path.lexists(folder / name) for name in ("run.json", BENCH)):
             below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-            below = [path for path in below if any((path / name).exists() for name in ("run.json", BENCH))]
+            below = [path for path in below if any(os.path.lexists(path / name) for name in ("run.json", BENCH))]
             if not below:
                 raise ConfigError(
                     f"{folder} is not a run, and there is none in it", fix="name a folder that `msa fuse train` wrote"
                 )
         for path in below:
-            if (path / BENCH).exists():
-                benches.append(path)
-            else:
-                runs.append(Run.open(path))
-    return runs, benches
+            try:
+                if os.path.lexists(path / BENCH):
+                    benches[path] = bench.read(path)
+                else:
+                    runs.append(_comparable(path))
+            except MsaError as error:
+                if path == folder:
+                    raise
+                damaged.append(error.what)
+    if not runs and not benches:
+        raise ConfigError(f"nothing can be shown: {'; '.join(damaged)}", fix="name another folder")
+    return runs, benches, damaged
+
+
+def _comparable(folder: Path) -> Run:
+    """Open a run whose preset is known here: what it changed is told by it."""
+    run = Run.open(folder)
+    try:
+        Model.of(run.model.name, run.model.preset)
+    except MsaError as error:
+        raise ConfigError(f"{folder / 'run.json'}: {error.what}", fix=error.fix) from None
+    return run
 
 
 def differences(runs: Sequence[Run]) -> tuple[list[str], list[list[str]], dict[str, str]]:

@@ -133,7 +133,10 @@ def beside(run: Run) -> dict[str, Any]:
     for name in names:
         home = run.folder.absolute().parent / slug(name)
         if name not in own and (home / "run.json").exists():
-            other = Run.open(home)
+            try:
+                other = Run.open(home)
+            except ConfigError:  # what is wrong with a neighbour is said where that one is shown
+                continue
             if _comparable(other, run):
                 found[name] = other.metrics
     return found | own

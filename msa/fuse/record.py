@@ -60,6 +60,10 @@ class Node:
             found[name] = Node(self.file, f"{self.place}.{name}".lstrip("."), value)
         return found
 
+    def member(self, name: str, default: Any) -> "Node":
+        """A member that older files lack: `default` stands there then."""
+        return self.members().get(name, Node(self.file, f"{self.place}.{name}".lstrip("."), default))
+
     def elements(self) -> list["Node"]:
         """Of a list: its elements."""
         if not isinstance(self.value, list | tuple):
@@ -144,7 +148,7 @@ def decoded(root: Node) -> Facts:
     for m, view in views.items():
         _check_view(view, m, dims[m])
     return Facts(
-        task=_task(data["task"]),
+        task=task_of(data["task"]),
         protocol=data["protocol"].text(),
         drawn=tuple(one.modality() for one in data["drawn"].elements()),
         store=data["store"].text(),
@@ -165,7 +169,7 @@ def check_metrics(root: Node, task: Task, seeds: Sequence[int], criterion: str) 
         criterion: the column of the history by which the best seed is chosen.
     """
     names = metrics.headline(task)
-    _check_scores(root, names)
+    check_scores(root, names)
     root["test_samples"].whole()
     root["parameters"].whole()
     rows = root["seeds"].elements()
@@ -187,12 +191,12 @@ def check_metrics(root: Node, task: Task, seeds: Sequence[int], criterion: str) 
         _check_values(row["values"], names)
         row["notes"].texts()
     for one in root["beside"].members().values():
-        _check_scores(one, names)
+        check_scores(one, names)
         one["seeds"].elements()
 
 
-def _check_scores(of: Node, names: Sequence[str]) -> None:
-    """Values, deviations, intervals and notes: of all test samples, then of each corpus alone."""
+def check_scores(of: Node, names: Sequence[str], noted: bool = True) -> None:
+    """Values, deviations, intervals and notes: of all test samples, then of each corpus alone; `noted`: with notes."""
     _check_values(of["values"], names)
     found = of.members()
     for value in found["sd"].members().values() if "sd" in found else ():
@@ -201,12 +205,12 @@ def _check_scores(of: Node, names: Sequence[str]) -> None:
         if len(bounds.elements()) != 2:
             bounds.refuse("is not a lower and an upper end")
         for end in bounds.elements():
-            end.number_or_none()
+            end.number()
     if "groups" in found:
         found["groups"].whole()
-    of["notes"].texts()
+    (of["notes"] if noted else of.member("notes", [])).texts()
     for part in found["by_corpus"].members().values() if "by_corpus" in found else ():
-        _check_scores(part, names)
+        check_scores(part, names, noted)
 
 
 def _check_values(values: Node, names: Sequence[str]) -> None:
@@ -225,7 +229,7 @@ def check_recipe(about: Node) -> None:
         return
     about["family"].text()
     for value in identity["options"].members().values():
-        _check_setting(value)
+        check_setting(value)
     known = about["weights"]
     known["name"].text()
     known["sha256"].text()
@@ -242,7 +246,7 @@ def _check_experiment(root: Node) -> None:
         model[name].text()
     for settings in (model["settings"], model["training"]):
         for value in settings.members().values():
-            _check_setting(value)
+            check_setting(value)
     model["training"].only([field.name for field in fields(TrainConfig)])
     data.only(("corpora", "pairing", "rho", "pair_seed", "views", "modalities"))
     if not data["corpora"].texts():
@@ -259,8 +263,8 @@ def _check_experiment(root: Node) -> None:
         root["seeds"].refuse("is empty, or names a seed twice")
 
 
-def _check_setting(value: Node) -> None:
-    """A text, a number, true, false, nothing, or a list of these."""
+def check_setting(value: Node) -> None:
+    """Refuse a setting that is none: it is a text, a number, true, false, nothing, or a list of these."""
     for one in value.elements() if isinstance(value.value, list) else [value]:
         if isinstance(one.value, str):
             one.text()
@@ -280,7 +284,7 @@ def _check_view(view: Node, modality: Modality, dim: int) -> None:
         about[name].members()
 
 
-def _task(task: Node) -> Task:
+def task_of(task: Node) -> Task:
     classes = task["classes"].texts()
     if len(set(classes)) < len(classes):
         task["classes"].refuse("names a class twice")

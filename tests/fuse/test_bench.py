@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import pickle
+import random
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from msa import catalog, results, terminal
+from msa import catalog, cli_fuse, results, terminal
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.fuse import audits, bench, compare, cost, memory, metrics, papers, plots, race, reproduce, request, tune
 from msa.fuse.evaluate import evaluate
@@ -26,6 +28,8 @@ from msa.fuse.run import Run, claimed
 from msa.types import SENTIMENT, Split, Task
 from tests.fuse import dying
 from tests.fuse.conftest import AUDIO, TEXT, VALUES, Now, add_corpus
+from tests.fuse.strangers import VALUES as VALUES_OF_STRANGERS
+from tests.fuse.strangers import changed, paths
 
 HERE = Workers(jobs=1)
 POOL = race.pool
@@ -750,7 +754,8 @@ def test_a_finished_bench_is_not_measured_again(done, made, in_this_process, mon
     again = bench.bench(entrants, Data(("posts",)), (1, 2), made, folder, HERE)
     assert again == found
     assert bench.read(folder) == found
-    (folder / "runs" / "cmsta" / "cost.json").write_text("[")
+    measured = json.loads((folder / "runs" / "cmsta" / "cost.json").read_text())
+    (folder / "runs" / "cmsta" / "cost.json").write_text(json.dumps(measured | {"flops": "many"}))
     monkeypatch.setattr(cost, "measure", cost_of_a_stranger := lambda *_: cost.Cost(1, 2, 3.0, 4.0, 5, {}, 1))
     anew = bench.bench(entrants, Data(("posts",)), (1, 2), made, folder, HERE)
     spent = {row["name"]: row["cost"]["flops"] for row in anew["rows"]}
@@ -773,8 +778,25 @@ def test_a_damaged_bench_says_so(done):
         table = json.loads(whole)
         spoil(table)
         (folder / "bench.json").write_text(json.dumps(table))
-        with pytest.raises(ConfigError, match=r"bench.json is damaged"):
+        with pytest.raises(ConfigError, match=r"bench\.json: ") as error:
             bench.read(folder)
+        assert "msa fuse bench" in error.value.fix
+
+
+def test_a_bench_changed_at_random_is_shown_or_refused_and_no_more(done, tmp_path):
+    found, _, _ = done
+    rng, refused = random.Random(3), 0
+    places = [place for place in paths(found) if place]
+    for number in range(300):
+        place, new = rng.choice(places), KeyError if rng.random() < 0.25 else rng.choice(VALUES_OF_STRANGERS)
+        (tmp_path / "bench.json").write_text(json.dumps(changed(found, place, new)))
+        try:
+            results.markdown(results.bench_sheet(bench.read(tmp_path)))
+        except ConfigError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"seed 3, change {number}: {place} = {new!r}") from error
+    assert 100 < refused < 250
 
 
 def test_several_runs_are_compared_by_what_differs(made, tmp_path):
@@ -788,8 +810,8 @@ def test_several_runs_are_compared_by_what_differs(made, tmp_path):
         wanted = Experiment(model, Data(corpora, modalities=(TEXT,) if name == "c" else ()), (1, 2))
         run(wanted, made, tmp_path / "runs" / name)
     (tmp_path / "runs" / "notes").mkdir()
-    runs, benches = compare.opened([tmp_path / "runs"])
-    assert ([one.folder.name for one in runs], benches) == (["a", "b", "c"], [])
+    runs, benches, damaged = compare.opened([tmp_path / "runs"])
+    assert ([one.folder.name for one in runs], benches, damaged) == (["a", "b", "c"], {}, [])
     names, values, same = compare.differences(runs)
     assert names == ["modalities", "image view", "lr", "epochs"]
     assert [[row[0], *row[2:]] for row in values] == [
@@ -805,6 +827,31 @@ def test_several_runs_are_compared_by_what_differs(made, tmp_path):
     assert sheet.rows[1][5].startswith(f"{runs[1].metrics['values']['accuracy']:.3f}")
     with pytest.raises(ConfigError, match="there is none in it"):
         compare.opened([tmp_path / "runs" / "notes"])
+
+
+def test_a_damaged_run_among_others_is_named_and_hides_none_of_them(done, tmp_path, capsys):
+    _, folder, _ = done
+    runs, bad = folder / "runs", folder / "runs" / "probe" / "run.json"
+    record = json.loads(bad.read_text())
+    record["experiment"]["model"]["preset"] = "of another msa"
+    for text in ("{}", json.dumps(record)):
+        bad.write_text(text)
+        cli_fuse.show([runs])
+        told = capsys.readouterr()
+        assert re.search(r"left out: \S*probe/run\.json", told.err.replace("\n", ""))
+        assert all(name in told.out for name in ("cmsta", "probe-text-only", "probe-image-only"))
+        with pytest.raises(ConfigError):
+            cli_fuse.show([runs / "probe"])
+    shutil.copytree(runs / "cmsta", tmp_path / "both" / "cmsta")
+    (tmp_path / "both" / "bench").mkdir()
+    (tmp_path / "both" / "bench" / "bench.json").symlink_to("/dev/zero")
+    cli_fuse.show([tmp_path / "both"])
+    told = capsys.readouterr()
+    assert "bench.json" in told.err
+    assert "cmsta" in told.out
+    shutil.rmtree(tmp_path / "both" / "cmsta")
+    with pytest.raises(ConfigError, match="nothing can be shown"):
+        cli_fuse.show([tmp_path / "both"])
 
 
 def test_what_a_model_costs_is_counted_as_its_paper_of_record_says():
