@@ -3,6 +3,7 @@
 A pipe waits for ever, a device has no end, and a sparse file says it has what it has not.
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -31,13 +32,26 @@ def check(path: Path, about: os.stat_result | None = None) -> os.stat_result:
     if not stat.S_ISREG(about.st_mode):
         kind = "a directory" if stat.S_ISDIR(about.st_mode) else "a pipe, a socket or a device"
         raise SourceError(f"{path} is {kind}, not a file", fix="name a regular file")
-    there = about.st_blocks * 512  # 0 on file systems that do not count them
-    if about.st_size > SPARSE and 0 < there < about.st_size // HOLES:
+    if is_hollow(path, about):
         raise SourceError(
-            f"{path} claims {about.st_size:,} bytes, and {there:,} are on the disk: the rest are holes",
+            f"{path} claims {about.st_size:,} bytes, and {about.st_blocks * 512:,} are on the disk: the rest are holes",
             fix="get the file again",
         )
     return about
+
+
+def is_hollow(path: str | Path, about: os.stat_result) -> bool:
+    """Is a regular file of this status nearly all holes?"""
+    if about.st_size <= SPARSE:
+        return False
+    if there := about.st_blocks * 512:
+        return there < about.st_size // HOLES
+    with open(path, "rb") as file:  # some file systems count no blocks, so ask for the first byte that is no hole
+        try:
+            os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        except OSError as error:
+            return error.errno == errno.ENXIO
+    return False
 
 
 def read(path: Path, most: int, fix: str = "get the file again") -> bytes:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
+from msa import regular
 from msa.errors import StoreError
 from msa.names import printable
 
@@ -49,10 +50,13 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def check_regular(path: str | Path, facts: os.stat_result) -> None:
-    """Raise OSError where these are not the facts of a regular file."""
+    """Raise OSError where these are not the facts of a regular file, or of one that is nearly all holes."""
     if not stat.S_ISREG(facts.st_mode):
         kind = KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
         raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
+    if regular.is_hollow(path, facts):
+        there = f"claims {facts.st_size:,} bytes, and {facts.st_blocks * 512:,} are on the disk"
+        raise OSError(errno.EINVAL, there, os.fspath(path))
 
 
 def is_full(error: OSError) -> bool:

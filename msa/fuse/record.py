@@ -285,6 +285,7 @@ def _check_view(view: Node, modality: Modality, dim: int) -> None:
 
 
 def task_of(task: Node) -> Task:
+    """The task that is written there. Raises ConfigError for what is none."""
     classes = task["classes"].texts()
     if len(set(classes)) < len(classes):
         task["classes"].refuse("names a class twice")

@@ -313,6 +313,18 @@ def test_a_long_silence_is_refused_with_both_lengths_and_in_little_memory(tmp_pa
         assert len(clip(Modality.AUDIO, part, bounds=Bounds(seconds=20))) == 15 * 16_000
 
 
+@pytest.mark.parametrize("beginning", [b"", b"RIFF", b"fLaC", b"OggS" * 5000])
+def test_a_file_of_holes_is_a_reason_and_is_neither_hashed_nor_read(tmp_path, beginning):
+    path = tmp_path / "s.wav"
+    path.write_bytes(beginning)
+    os.truncate(path, 2**42)  # hashing it would take hours
+    for modality in (Modality.AUDIO, Modality.IMAGE, Modality.FACE):
+        told = reason(modality, Raw(path=path))
+        assert told.startswith("no file that can be read: claims 4,398,046,511,104 bytes, and ")
+    with pytest.raises(OSError, match="on the disk"):
+        fingerprint.of_file(path)
+
+
 def test_the_sound_of_a_film_is_bounded_and_its_frames_are_kept(tmp_path):
     with av.open(str(tmp_path / "v.mkv"), "w") as out:
         stream = out.add_stream("mjpeg", rate=25)
