@@ -8,7 +8,7 @@ that the library would load as a plug-in, pack a thousand zeros into a byte, and
 import math
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,7 +171,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Rows:
-    """A dataset (rows, D) of numbers, read a slice at a time; (rows,) is of width 1."""
+    """A dataset (rows, D) of numbers, read a slice at a time; (rows,) is of width 1, (rows, T, D) of T * D."""
 
     data: Any
     width: int
@@ -180,16 +180,17 @@ class Rows:
     packed: bool = False
 
     @classmethod
-    def of(cls, data: Any) -> "Rows":
+    def of(cls, data: Any, dimensions: Collection[int] = (1, 2)) -> "Rows":
         """Raises SourceError for what is no table of numbers, or cannot be read in pieces."""
-        if data.dtype.kind not in NUMBERS or data.ndim not in (1, 2):
+        if data.dtype.kind not in NUMBERS or data.ndim not in dimensions:
             raise SourceError(
-                f"{_where(data)} holds {data.dtype}{list(data.shape)}, expected numbers of shape [rows, D]",
+                f"{_where(data)} holds {data.dtype}{list(data.shape)}, expected numbers of shape "
+                f"{'[n, T, D]' if 3 in dimensions else '[rows, D]'}",
                 fix=GET_AGAIN,
             )
         _check_filters(data)
         _check_chunks(data)
-        width, block = data.shape[1] if data.ndim == 2 else 1, data.chunks[0] if data.chunks else max(1, data.shape[0])
+        width, block = math.prod(data.shape[1:]), data.chunks[0] if data.chunks else max(1, data.shape[0])
         with _damage(data.file.filename):
             return cls(data, width, block, _written(data), data.id.get_create_plist().get_nfilters() > 0)
 

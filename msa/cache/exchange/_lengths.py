@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +16,14 @@ MASK, ZEROS = "the mask in text_bert", "rows of nothing but zeros at the %s are 
 Padding = Literal["back", "front", "none"]
 Bounds = Callable[[int, np.ndarray], tuple[int, int]]  # row of the split, (T, D) -> first and end of the true rows
 Known = tuple[Bounds, str, int]  # the bounds, how they are known, and how many lengths were longer than the array
+
+
+class Readable(Protocol):
+    """The states of each sample of a split."""
+
+    def __len__(self) -> int: ...
+    def read(self, i: int) -> np.ndarray:
+        """(T, D) of sample i, padding included. Raises Unreadable."""
 
 
 class Rows:
@@ -207,7 +215,7 @@ def aligned_text(part: Part, rows: Rows) -> Rows | None:
     return text if same else None
 
 
-def is_padded(text: Rows, bounds: Bounds) -> bool:
+def is_padded(text: Readable, bounds: Bounds) -> bool:
     """Is any text of a few dozen padded with zeros? BERT's states of padding are not, and say nothing of lengths."""
     for i in range(0, len(text), max(1, len(text) // 64)):
         try:
@@ -219,7 +227,7 @@ def is_padded(text: Rows, bounds: Bounds) -> bool:
     return False
 
 
-def as_text(text: Rows, theirs: Bounds, alone: Bounds) -> Bounds:
+def as_text(text: Readable, theirs: Bounds, alone: Bounds) -> Bounds:
     """The rows the text has, and any beyond them that hold values; `alone` where the text has none."""
 
     def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
