@@ -198,7 +198,11 @@ class Mapped:
         self.view: memoryview | None = None
 
     def open(self) -> memoryview:
-        """Map it. Raises StoreError where it is missing, empty, no regular file, or no longer as long as it was."""
+        """Map it.
+
+        Raises StoreError where it is missing, empty, no regular file, longer than can be mapped, or no longer as long
+        as it was.
+        """
         try:
             handle = trust.open_regular(self.path)
         except FileNotFoundError:
@@ -207,6 +211,11 @@ class Mapped:
             made = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         except ValueError:
             raise damaged(self.path, "the file is empty") from None
+        except OSError as error:  # more than this process may have, as a file of holes in a stranger's store easily is
+            raise StoreError(
+                f"{self.path} cannot be mapped into memory: {os.fstat(handle).st_size:,} bytes, {error.strerror}",
+                fix="see whether `msa cache verify` knows the file by another size; if not, raise `ulimit -v`",
+            ) from None
         finally:
             os.close(handle)
         if self.size not in (-1, len(made)):

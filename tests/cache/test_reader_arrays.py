@@ -1,6 +1,8 @@
 """Small arrays, read without zarr-python: the same values, or an error that names the file."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -108,3 +110,15 @@ def test_the_benchmark_runs_and_tells_what_it_found(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["worm"])
     assert "known: warm, cold" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_mapped_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "0").touch()
+    os.truncate(tmp_path / "0", 2**40)  # holes: more than a process whose memory is limited can map
+
+    def refused(*args, **options):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refused)
+    with pytest.raises(StoreError, match="cannot be mapped into memory: 1,099,511,627,776 bytes, Cannot"):
+        arrays.Mapped(tmp_path / "0").open()
