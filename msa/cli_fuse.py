@@ -57,14 +57,15 @@ def train(
 
     asked = request.Request(model, preset, data, pairing, rho, pair_seed, modalities, view or [], set_ or [], seeds)
     where = store if resume or like else commands.store_of(store)
-    run = request.train(asked, where, out, resume, like, terminal.note, _resumes)
+    run = request.train(asked, where, out, resume, like, terminal.note, lambda folder: _resumes(folder, where))
     print_json({"run": str(run.folder), **run.metrics}, json_)
     if not json_:
         print_run(run)
 
 
-def _resumes(folder: Path) -> None:
-    """Say how a training continues after Ctrl-C."""
+def _resumes(folder: Path, store: str | Path | None) -> None:
+    """Say how a training continues after Ctrl-C; an address is named again, since no run is believed there."""
+    named = ["--store", str(store)] if "://" in str(store) else []
     commands.continues_with(shell_command("msa", "fuse", "train", "--resume", str(folder)), folder / "run.json")
 
 

@@ -57,11 +57,18 @@ def interrupted() -> None:
     terminal.command(again[-1] if again else shell_command("msa", *sys.argv[1:]))
 
 
+NO_MEMORY = "this machine, or a limit set on it, has too little memory for this"
+MORE_MEMORY = (
+    "end other programs, or raise the limit (ulimit -v); below one, set MALLOC_ARENA_MAX=1 OMP_NUM_THREADS=1 "
+    "OPENBLAS_NUM_THREADS=1, for every thread reserves memory of its own"
+)
+
+
 class Commands(typer.core.TyperGroup):
-    """Commands, of which each may meet a disk that is full, fails, or is not ours to write to."""
+    """Commands, of which each may meet too little memory, or a disk that is full, fails, or is not ours to write to."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run one. Raises ConfigError where the system says so of a file, wherever that came up."""
+        """Run one. Raises ConfigError where the system says so of memory or of a file, wherever that came up."""
         try:
             return super().invoke(ctx)
         except OSError as error:
@@ -70,6 +77,8 @@ class Commands(typer.core.TyperGroup):
             if (known := told(error)) is None:
                 raise
             raise ConfigError(known[0], fix=known[1]) from error
+        except MemoryError as error:
+            raise ConfigError(f"{NO_MEMORY}{f': {error}' if str(error) else ''}", fix=MORE_MEMORY) from error
 
 
 def store_of(option: str | None) -> str | Path:

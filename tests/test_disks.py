@@ -12,6 +12,7 @@ from msa.cache import history, manifest
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
 from msa.errors import MsaError
+from msa.extract.forward import Failure
 from tests.cache.conftest import fill, make_index
 
 WORDS = {
@@ -98,3 +99,16 @@ def test_a_bug_keeps_its_traceback(store, monkeypatch):
     monkeypatch.setattr(history, "tag", broken)
     done = CliRunner().invoke(cli.app, COMMANDS["tag"].split())
     assert isinstance(done.exception, FileNotFoundError)
+
+
+@pytest.mark.parametrize("said", ["", "Unable to allocate 128. MiB"])
+def test_too_little_memory_is_an_error_with_a_way_out(store, monkeypatch, said):
+    def short(*_, **__):
+        raise MemoryError(said)
+
+    monkeypatch.setattr(FeatureStore, "open", short)
+    with pytest.raises(MsaError, match="too little memory") as error:
+        CliRunner().invoke(cli.app, ["cache", "ls", "--store", str(store.path)], catch_exceptions=False)
+    assert said in error.value.what
+    assert "MALLOC_ARENA_MAX=1" in error.value.fix
+    assert Failure.of("decode", MemoryError(said)).reason.startswith("too little memory")

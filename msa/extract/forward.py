@@ -25,6 +25,8 @@ class Failure:
     def of(cls, stage: str, error: Exception) -> "Failure":
         """Media errors speak for themselves; anything else is named by its type."""
         text = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError):
+            text = "too little memory" + (f": {error}" if str(error) else "")
         return cls(stage, text.strip().partition("\n")[0][:300])
 
 

@@ -31,7 +31,7 @@ def evaluate(folder: Path, store: str | Path | None = None, data: str | None = N
     if data is None:
         table = own.data.load(store_of(run, store))
     else:
-        opened = FeatureStore.open(store or run.facts.store)
+        opened = FeatureStore.open(store or store_of(run).address)
         table = _other(run, own.data, data.split("+"), opened).load(opened)
     notes = set(check_fit(run, table))
     table = table.only([m for m in table.columns if m in run.dims])
@@ -72,7 +72,7 @@ def _other(run: Run, own: Data, corpora: Sequence[str], store: FeatureStore) -> 
 def _without_seen(run: Run, own: Data, table: Table, store: FeatureStore) -> tuple[Table, int]:
     """The table without test samples that share an input with what the run learnt or was selected from; how many."""
     seen: set[bytes] = set()
-    home = store_of(run)
+    home = store_of(run, store.address if store.address == run.facts.store else None)
     for name in own.corpora:
         seen |= {d for rows in _inputs(home, name, (Split.TRAIN, Split.VALID)).values() for d in rows}
     inputs = {name.partition("@")[0]: _inputs(store, name, (Split.TEST,)) for name in set(table.corpus)}

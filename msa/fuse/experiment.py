@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from msa.cache import history
+from msa.cache.remote import is_url, shown
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.fuse import memory, metrics, pairing, runfiles
@@ -135,8 +136,17 @@ def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
 
 
 def store_of(run: Run, store: str | Path | None = None) -> FeatureStore:
-    """The store a run was trained from as it was then, so that what was added since has no part; or another store."""
+    """The store a run was trained from as it was then, so that what was added since has no part; or another store.
+
+    Raises ConfigError where that is an address and `store` does not name it: runs are passed on, and no server is
+    called that only a run names.
+    """
     then = run.facts.store
+    if store is None and is_url(then):
+        raise ConfigError(
+            f"{run.folder} names {shown(then)} as its store, and no server is called because a run names it",
+            fix=f"if you trust that server: --store {shown(then)}; else name a store you have",
+        )
     now = FeatureStore.open(store or then)
     if now.address != then:
         return now

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from msa import results
+from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
 from msa.fuse import experiment, metrics, plots, request, tune
 from msa.fuse.evaluate import evaluate
@@ -282,6 +283,29 @@ def test_predictions_that_are_not_the_runs_are_refused(base, tmp_path, data):
     (folder / "predictions.csv").write_bytes(data)
     with pytest.raises(ConfigError, match=r"predictions\.csv"):
         Run.open(folder).tested()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x", "https://user:key@127.0.0.1:9/x", "s3://bucket/x"])
+def test_no_server_is_called_because_a_run_names_it(base, tmp_path, monkeypatch, address):
+    asked = []
+    monkeypatch.setattr(FeatureStore, "_open_elsewhere", lambda url, generation: asked.append(url))
+    folder = copied(base, tmp_path / "run")
+    rewrite(folder / "run.json", (*DATA, "store"), address)
+    plain, tell = Request("cmsta"), lambda line: None
+    for use in (
+        lambda: evaluate(folder),
+        lambda: evaluate(folder, data="voices"),
+        lambda: request.train(plain, None, tmp_path / "out", None, folder, tell),
+        lambda: request.train(plain, None, None, folder, None, tell),
+    ):
+        with pytest.raises(ConfigError, match="no server is called") as error:
+            use()
+        assert "--store" in error.value.fix
+        assert "key" not in str(error.value)
+    assert asked == []
+    with pytest.raises(AttributeError):  # of None: a server that was named is asked
+        evaluate(folder, address)
+    assert asked == [address]
 
 
 # --- a training that is taken up ----------------------------------------------------------------------------------
