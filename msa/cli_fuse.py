@@ -66,7 +66,8 @@ def train(
 def _resumes(folder: Path, store: str | Path | None) -> None:
     """Say how a training continues after Ctrl-C; an address is named again, since no run is believed there."""
     named = ["--store", str(store)] if "://" in str(store) else []
-    commands.continues_with(shell_command("msa", "fuse", "train", "--resume", str(folder)), folder / "run.json")
+    again = shell_command("msa", "fuse", "train", "--resume", str(folder), *named)
+    commands.continues_with(again, folder / "run.json")
 
 
 @app.command()
