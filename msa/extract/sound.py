@@ -128,8 +128,9 @@ def read(path: Path, start: float, end: float | None, new_wave: Callable[[], Wav
                 return _by_streams(handle, start, end, new_wave())
             if _is_whole(path, file):
                 wave = new_wave()
-                _by_libsndfile(file, start, end, wave)
-                return wave
+                missed = _by_libsndfile(file, start, end, wave)
+                if not missed or not _stopped_early(path, file, end, missed):
+                    return wave
             counted = file.format in SLACK  # how FFmpeg stamps such a file is not known: samples are counted
     except soundfile.LibsndfileError:
         pass
@@ -140,8 +141,11 @@ def read(path: Path, start: float, end: float | None, new_wave: Callable[[], Wav
     return wave
 
 
-def _by_libsndfile(file: soundfile.SoundFile, start: float, end: float | None, wave: Wave) -> None:
-    """Read a span in blocks, whatever the header says of its length; `start` may lie behind the end."""
+def _by_libsndfile(file: soundfile.SoundFile, start: float, end: float | None, wave: Wave) -> int:
+    """Read a span in blocks, whatever the header says of its length -> how many frames of it there were not.
+
+    `start` may lie behind the end.
+    """
     wave.told = max(wave.told, file.frames / max(file.samplerate, 1))
     first = round(min(start * file.samplerate, file.frames))
     left = round(min(np.inf if end is None else end * file.samplerate, file.frames)) - first
@@ -156,6 +160,17 @@ def _by_libsndfile(file: soundfile.SoundFile, start: float, end: float | None, w
         skip, left = skip - unwanted, left - (len(got) - unwanted)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused as such
             wave.add(got[unwanted:].mean(axis=1), file.samplerate)
+    return skip + left
+
+
+def _stopped_early(path: Path, file: soundfile.SoundFile, end: float | None, missed: int) -> bool:
+    """Is there sound behind where libsndfile stopped, `missed` frames early? Of an MP3 it does where the rate changes."""
+    if file.format not in SLACK:
+        return False  # a WAV that breaks off is used as far as it goes
+    facts = path.stat()
+    there = _seconds_by_packets(path, facts.st_size, facts.st_mtime_ns) * file.samplerate
+    wanted = file.frames if end is None else min(end * file.samplerate, file.frames)
+    return wanted - missed + SLACK[file.format] + 1 < min(wanted, there)
 
 
 def _by_streams(handle: FileIO, start: float, end: float | None, wave: Wave) -> Wave:

@@ -187,6 +187,14 @@ def test_joined_mp3_are_read_to_the_end_of_the_last(tmp_path):
     close(found, plainly(tmp_path / "ab.mp3"))
 
 
+@pytest.mark.parametrize(("first", "second"), [(16_000, 44_100), (44_100, 22_050)])
+def test_joined_mp3_of_two_rates_are_no_first_part_alone(tmp_path, first, second):
+    parts = [mp3(tmp_path / f"{rate}.mp3", rate, seconds=2.0, counted=False) for rate in (first, second)]
+    (tmp_path / "ab.mp3").write_bytes(b"".join(parts))
+    with pytest.raises(MediaError, match=f"the rate changes from {first} to {second} Hz"):
+        ours(tmp_path / "ab.mp3")
+
+
 @pytest.mark.parametrize("frames", [1, 20, 100_000])
 def test_a_wrong_count_of_frames_in_an_mp3_is_not_believed(tmp_path, frames):
     data = bytearray(mp3(tmp_path / "a.mp3", seconds=4.0))
