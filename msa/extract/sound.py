@@ -164,7 +164,7 @@ def _by_libsndfile(file: soundfile.SoundFile, start: float, end: float | None, w
 
 
 def _stopped_early(path: Path, file: soundfile.SoundFile, end: float | None, missed: int) -> bool:
-    """Is there sound behind where libsndfile stopped, `missed` frames early? Of an MP3 it does where the rate changes."""
+    """Is there sound behind where libsndfile stopped, `missed` frames early, as it does where an MP3's rate changes?"""
     if file.format not in SLACK:
         return False  # a WAV that breaks off is used as far as it goes
     facts = path.stat()
