@@ -740,6 +740,8 @@ def test_a_race_is_never_silent_for_long(made, tmp_path, monkeypatch):
     """While trainings run in other processes, it is said what they are and how long it will take."""
     monkeypatch.setattr(race, "QUIET_S", 0.05)
     monkeypatch.setattr(race, "pool", lambda workers: ThreadPoolExecutor(1))
+    do = race.Task.do
+    monkeypatch.setattr(race.Task, "do", lambda task: (time.sleep(0.5), do(task)))
     lines = []
     wanted = Experiment(Model.of("probe", settings=SHORT), Data(("posts",)), (1,))
     race.race({"probe": wanted}, made, tmp_path, HERE, lines.append)

@@ -623,12 +623,12 @@ def test_a_checkpoint_of_another_version_of_the_head_is_refused(tmp_path):
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
     checkpoint, real, count = tmp_path / "checkpoint.pt", os.rename, []
 
-    def torn(temporary, path):
+    def torn(temporary, path, **folders):
         count.append(path)
         if len(count) == 3:
-            os.truncate(temporary, 12)
+            os.close(os.open(temporary, os.O_WRONLY | os.O_TRUNC, dir_fd=folders.get("src_dir_fd")))
             raise Killed
-        real(temporary, path)
+        real(temporary, path, **folders)
 
     monkeypatch.setattr(os, "rename", torn)
     with pytest.raises(Killed):
