@@ -152,14 +152,13 @@ def test_what_ffmpeg_writes_is_what_ffmpeg_reads(tmp_path, name):
     assert len(found) == pytest.approx(len(sweep(48_000)), abs=0.06 * rate)
 
 
-def mp3(path, rate=22_050, seconds=SECONDS, counted=True) -> bytes:
-    """An MP3 of changing bit rate, mono; without a count of its frames if so wanted."""
+def mp3(path, rate=22_050, seconds=SECONDS, counted=True, even=False) -> bytes:
+    """An MP3 of changing bit rate, or of an `even` one, mono; without a count of its frames if so wanted."""
     wave = sweep(rate, 1, seconds).astype(np.float32)
     wave[len(wave) // 2 :] *= 1e-3  # frames of two sizes: a guess from the first ones is wrong
     with av.open(str(path), "w", options={} if counted else {"write_xing": "0"}) as out:
-        stream = out.add_stream(
-            "libmp3lame", rate=rate, layout="mono", options={"flags": "+qscale", "global_quality": "472"}
-        )
+        how = {"b": "64k"} if even else {"flags": "+qscale", "global_quality": "472"}
+        stream = out.add_stream("libmp3lame", rate=rate, layout="mono", options=how)
         stream.codec_context.format = "fltp"
         for start in range(0, len(wave), 576):
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[start : start + 576].T), "fltp", "mono")
@@ -189,7 +188,7 @@ def test_joined_mp3_are_read_to_the_end_of_the_last(tmp_path):
 
 @pytest.mark.parametrize(("first", "second"), [(16_000, 44_100), (44_100, 22_050)])
 def test_joined_mp3_of_two_rates_are_no_first_part_alone(tmp_path, first, second):
-    parts = [mp3(tmp_path / f"{rate}.mp3", rate, seconds=2.0, counted=False) for rate in (first, second)]
+    parts = [mp3(tmp_path / f"{rate}.mp3", rate, 2.0, counted=False, even=True) for rate in (first, second)]
     (tmp_path / "ab.mp3").write_bytes(b"".join(parts))
     with pytest.raises(MediaError, match=f"the rate changes from {first} to {second} Hz"):
         ours(tmp_path / "ab.mp3")
