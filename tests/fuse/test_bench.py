@@ -7,6 +7,7 @@ import pickle
 import random
 import re
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
