@@ -129,17 +129,32 @@ class Shard(Mapped):
         self._checked[chunks] = True
 
 
+SMALL_BUFFER = 2**22  # bytes of a new buffer, which doubles until it holds a shard
+
+
 class Buffer:
     """A shard while it is filled: rows are put where they will lie in the file, and checksums behind whole chunks."""
 
     def __init__(self, grid: Grid, dtype: np.dtype) -> None:
         self.used = 0  # rows
-        self._grid = grid
-        stride = grid.chunk_bytes + CRC
-        self._bytes = np.empty(grid.chunks * stride, np.uint8)  # pages that nobody writes to take no memory
-        width = grid.row_bytes // dtype.itemsize
-        self._rows: np.ndarray = np.ndarray(
-            (grid.chunks, grid.chunk_rows, width), dtype, self._bytes, 0, (stride, grid.row_bytes, dtype.itemsize)
+        self._grid, self._dtype = grid, dtype
+        self._bytes, self._rows = np.empty(0, np.uint8), np.empty((0, 0, 0), dtype)
+        self._grow(SMALL_BUFFER // (grid.chunk_bytes + CRC))
+
+    def _grow(self, chunks: int) -> None:
+        """Make room for so many chunks, at least one and at most the shard's: a few rows shall not cost a whole shard,
+        since even memory that is not written to counts where the address space is limited."""
+        grid, stride = self._grid, self._grid.chunk_bytes + CRC
+        larger = np.empty(min(max(chunks, 1), grid.chunks) * stride, np.uint8)
+        larger[: len(self._bytes)] = self._bytes
+        width = grid.row_bytes // self._dtype.itemsize
+        self._bytes = larger
+        self._rows = np.ndarray(
+            (len(larger) // stride, grid.chunk_rows, width),
+            self._dtype,
+            larger,
+            0,
+            (stride, grid.row_bytes, self._dtype.itemsize),
         )
 
     def add(self, rows: np.ndarray) -> None:
@@ -147,6 +162,8 @@ class Buffer:
         done = 0
         while done < len(rows):
             chunk, row = divmod(self.used, self._grid.chunk_rows)
+            if chunk == len(self._rows):
+                self._grow(2 * chunk)
             n = min(len(rows) - done, self._grid.chunk_rows - row)
             self._rows[chunk, row : row + n] = rows[done : done + n]
             self.used, done = self.used + n, done + n

@@ -11,7 +11,8 @@ from msa import results
 from msa.cache import layout
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data import Column
-from msa.fuse.experiment import Data
+from msa.fuse.experiment import Data, Experiment
+from msa.fuse.model import Model
 from msa.fuse.pairing import PROTOCOLS, is_leaky, pair
 from msa.fuse.run import Run
 from msa.types import Split, Task
@@ -343,14 +344,24 @@ def leaky_run(folder, protocol="label_matched, seed 42", drawn=("audio",), rows=
     """A finished run's folder, made by hand."""
     values = dict.fromkeys(results.TITLES, 0.5)
     scores = {"values": values, "notes": [], "seeds": []}
-    model = {"name": "cmsta", "preset": "default", "settings": {}, "training": {}}
-    task = {"classes": ["negative", "neutral", "positive"], "low": 0.0, "high": 0.0}
     record = {
-        "experiment": {"model": model, "data": {"corpora": ["posts", "voices"]}},
-        "data": {"task": task, "protocol": protocol, "drawn": list(drawn)},
+        "experiment": Experiment(Model.of("cmsta"), Data(("posts", "voices")), (42,)).to_json(),
+        "data": {
+            "task": {"classes": ["negative", "neutral", "positive"], "low": 0.0, "high": 0.0},
+            "protocol": protocol,
+            "drawn": list(drawn),
+            "store": "store",
+            "generation": 1,
+            "samples": {"train": 9, "valid": 9, "test": 9},
+            "hidden_states": {"text": 27},
+            "classes": {"negative": 9, "neutral": 9, "positive": 9},
+            "dims": {"text": 8},
+            "views": {"text": {"id": "a" * 16, "attributes": {"modality": "text", "backbone": "made.text", "dim": 8}}},
+        },
     }
-    seed = {"seed": 42, "values": values, "collapsed": False, "restarted_at": None}
-    metrics = scores | {"seeds": [seed], "test_samples": 9, "beside": dict.fromkeys(rows, scores)}
+    seed = {"seed": 42, "values": values, "collapsed": False, "restarted_at": None, "valid_loss": 1.0, "epochs": 2}
+    seed |= {"valid_mae": 1.0, "seconds": 3.0, "notes": []}
+    metrics = scores | {"seeds": [seed], "test_samples": 9, "parameters": 7, "beside": dict.fromkeys(rows, scores)}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return Run.open(folder)
