@@ -29,7 +29,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MSA_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     made = FeatureStore.create(tmp_path / "store")
-    fill(made, make_index(), view_id="v")
+    fill(made, make_index(), view_id="b" * 16)
     history.tag(made.path, "paper")
     return FeatureStore.open(made.path)
 

@@ -84,6 +84,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if files.told(error, folder):
+            raise  # the disk's doing: the command says so
         raise ConfigError(
             f"{folder}: no folder can be made there: {error.strerror}", fix="name another folder with --out"
         ) from None

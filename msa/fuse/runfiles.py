@@ -81,6 +81,8 @@ def subfolder(root: Path, *names: str) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if files.told(error, folder):
+                raise  # the disk's doing: the command says so
             refuse(folder, f"no folder can be made there: {error.strerror}")
         if folder.is_symlink():
             refuse(folder, f"is a link to {os.path.realpath(folder)}, and what is written below would land there")

@@ -237,7 +237,7 @@ def test_a_corpus_that_is_added_again_while_it_is_swept_is_whole(shrunk, index):
     store = FeatureStore.open(shrunk.path)
     folder = index.write(shrunk.path / "index")
     os.utime(folder / "zarr.json")  # as add_index does, before it publishes
-    store.add_view(VIEW, {})
+    store.add_view(VIEW, {"modality": "audio", "backbone": "b", "dim": 3})
     sweeping.remove(shrunk.path, found.litter, DAY)
     assert folder.exists()
     assert (shrunk.path / "views" / VIEW / "zarr.json").exists()

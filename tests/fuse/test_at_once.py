@@ -9,6 +9,8 @@ import pytest
 
 from msa.errors import ConfigError
 from msa.fuse import request
+from msa.fuse.experiment import Data, Experiment
+from msa.fuse.model import Model
 from msa.fuse.run import Run
 
 N = 8
@@ -50,11 +52,23 @@ def test_a_folder_that_several_begin_at_once_is_of_one_experiment(tmp_path, monk
 
     if not linked:  # a file system without hard links
         monkeypatch.setattr(os, "link", refuse)
-    facts = {"hidden_states": {"text": 3}}
-    begun = at_once(lambda i: Run.begin(tmp_path / "run", {"seed": i % 2}, facts))
+    facts = {
+        "task": {"classes": ["negative", "positive"], "low": 0.0, "high": 0.0},
+        "protocol": "",
+        "drawn": [],
+        "store": "store",
+        "generation": 1,
+        "samples": {"train": 1, "valid": 1, "test": 1},
+        "hidden_states": {"text": 3},
+        "classes": {"negative": 2, "positive": 1},
+        "dims": {"text": 8},
+        "views": {"text": {"id": "a" * 16, "attributes": {"modality": "text", "backbone": "made.text", "dim": 8}}},
+    }
+    wanted = [Experiment(Model.of("probe"), Data(("posts",)), (seed,)).to_json() for seed in (0, 1)]
+    begun = at_once(lambda i: Run.begin(tmp_path / "run", wanted[i % 2], facts))
     kept = json.loads((tmp_path / "run" / "run.json").read_text())["experiment"]
-    assert kept in ({"seed": 0}, {"seed": 1})
+    assert kept in json.loads(json.dumps(wanted))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
     if linked:
-        assert sum(isinstance(one, ConfigError) for one in begun) == N // 2
+        assert sum(isinstance(one, ConfigError) for one in begun) == N // 2, begun
         assert all(one.record["experiment"] == kept for one in begun if isinstance(one, Run))
