@@ -11,6 +11,7 @@ import pytest
 import zarr
 
 from msa.cache import housekeeping, manifest, recovery
+from msa.cache import shard as shards
 from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
 from msa.cache.verify import verify
@@ -426,3 +427,24 @@ def test_axes_have_names_by_which_a_folder_of_arrays_is_one_dataset(tmp_path):
             for name, length in zip(about["dimension_names"], about["shape"], strict=True):
                 assert lengths.setdefault(name, length) == length, path
         assert "sample" in lengths
+
+
+def test_the_buffer_of_a_shard_begins_small_and_holds_all_of_it(monkeypatch):
+    """Its bytes are those of a buffer that had the room from the beginning."""
+    grid = shards.Grid(chunk_rows=4, chunks=64, row_bytes=64)
+    rows = np.arange(64 * 4 * 32, dtype=np.float16).reshape(-1, 32)
+
+    def made(nbytes):
+        monkeypatch.setattr(shards, "SMALL_BUFFER", nbytes)
+        buffer = shards.Buffer(grid, np.dtype("float16"))
+        held = [buffer._bytes.nbytes]
+        for start in range(0, len(rows), 7):
+            buffer.add(rows[start : start + 7])
+            held.append(buffer._bytes.nbytes)
+        return b"".join(map(bytes, buffer.finish())), held
+
+    whole, at_once = made(2**22)
+    grown, held = made(600)
+    assert grown == whole
+    assert len(set(at_once)) == 1
+    assert (held[0], held[-1]) == (2 * 260, at_once[0])
