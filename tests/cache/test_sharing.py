@@ -591,5 +591,7 @@ def test_training_straight_from_afar_gives_the_numbers_of_home_and_can_be_repeat
     assert code == 0, err
     near, far, again = scores("near", "far", "again")
     assert near == far == again
-    told = json.loads(msa("fuse", "eval", "far", "--json")[1])  # finds the store again by its address
+    code, _, err = msa("fuse", "eval", "far")
+    assert (code, "no server is called because a run names it" in err) == (1, True), err
+    told = json.loads(msa("fuse", "eval", "far", "--store", bucket, "--json")[1])
     assert told["seeds"][0]["values"] == far
