@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.extraction import deadly, made, overlap
+from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.verify import verify
 from msa.extract import job, pipeline
-from msa.extract.cluster import Cluster
 from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan, scan
+from msa.extract.work.cluster import Cluster
 from msa.types import Modality
 
 ENGINES = ("serial", "pipeline", "dask")

@@ -115,9 +115,9 @@ def _warm() -> None:
     import torch
     import zarr  # noqa: F401
 
-    from msa import cli, cli_cache, cli_fuse  # noqa: F401
-    from msa.cache import compacting, exporting, healing, repair, sharing, sweeping, verify  # noqa: F401
     from msa.cache.exchange import hdf5, mmsa, npy  # noqa: F401
+    from msa.cache.share import sync  # noqa: F401
+    from msa.commands import cache, fuse  # noqa: F401
     from msa.extract import pipeline  # noqa: F401
     from msa.fuse.heads import probe  # noqa: F401
 

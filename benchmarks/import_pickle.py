@@ -69,7 +69,7 @@ def compare(folder: Path, samples: int) -> None:
 
 def bring_in(folder: Path) -> dict[str, Any]:
     """Pickle -> a fresh store."""
-    from msa.cache import importing
+    from msa.cache.exchange import _import as importing
     from msa.cache.exchange import mmsa
     from msa.cache.store import FeatureStore
 
@@ -112,7 +112,7 @@ CHILDREN: dict[str, Callable[[Path], dict[str, Any]]] = {"import": bring_in, "ba
 
 def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `work` says, its seconds, and the memory of this process before it and at its peak, in bytes."""
-    import msa.cache.importing  # noqa: F401  what it takes to be there at all is said apart
+    import msa.cache.exchange._import  # noqa: F401  what it takes to be there at all is said apart
 
     before, peak, over = status(), [0], threading.Event()
 

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.storage import whole
-from msa.cache import repair, trust
-from msa.cache.arrays import CRC
-from msa.cache.fingerprint import sha256
-from msa.cache.layout import write_group
-from msa.cache.shard import Buffer, Grid
+from msa.cache.format import limits
+from msa.cache.format.fingerprint import sha256
+from msa.cache.format.layout import write_group
+from msa.cache.format.shard import Buffer, Grid
+from msa.cache.format.small_arrays import CRC
+from msa.cache.maintain import repair
+from msa.cache.maintain.verify import Report, report
 from msa.cache.store import FeatureStore
-from msa.cache.verify import Report, report
 
 BACKBONES = ("made.words", "made.tones")
 SAMPLES = 16
@@ -282,7 +283,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file = newest(path)
     known = json.loads(file.read_text())
     change(known)
-    known["checksum"] = trust.checksum(known)
+    known["checksum"] = limits.checksum(known)
     file.write_text(json.dumps(known))
 
 

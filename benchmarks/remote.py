@@ -30,8 +30,8 @@ import numpy as np
 from benchmarks.extract import machine
 from benchmarks.extraction.measure import Row
 from benchmarks.storage.made import corpus
-from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.types import Modality
 
 WIDTH, LONGEST, SEED = 768, 64, 0  # rows of 5 to 64, as texts have
@@ -87,12 +87,12 @@ def http(source: FeatureStore, folder: Path, quick: bool) -> Iterator[Row]:
 
 def s3(source: FeatureStore, folder: Path, quick: bool) -> Iterator[Row]:
     """The same from S3, a little of it: moto is one Python process that reads a whole object for every range of it."""
-    from msa.cache import sharing
+    from msa.cache.share import sync
 
     source = source if quick else made(folder / "small", 400)
     with moto() as endpoint:
         os.environ.update(KEYS, AWS_ENDPOINT_URL=endpoint)
-        sharing.push(source, "s3://lab/store")
+        sync.push(source, "s3://lab/store")
         yield from batches(source, "s3://lab/store", "S3 (moto)", None, quick=True)
         yield from handing_on(source, folder)
 
@@ -138,7 +138,8 @@ def zarrs(source: FeatureStore, url: str) -> Read:
     import zarr
     from zarr.storage import ObjectStore
 
-    from msa.cache import layout, remote
+    from msa.cache.format import layout
+    from msa.cache.storage import site as remote
 
     zarr.config.set({"async.concurrency": 64})
     (entry,) = source.manifest["views"][VIEW]["segments"]
@@ -158,18 +159,18 @@ def zarrs(source: FeatureStore, url: str) -> Read:
 
 def handing_on(source: FeatureStore, folder: Path) -> Iterator[Row]:
     """Push and pull beside copying the same bytes on this disk; and what a second pull moves."""
-    from msa.cache import sharing
+    from msa.cache.share import sync
 
     began = time.perf_counter()
     shutil.copytree(source.path, folder / "copied")
     copied = time.perf_counter() - began
     began = time.perf_counter()
-    sent = sharing.push(source, "s3://lab/pushed")
+    sent = sync.push(source, "s3://lab/pushed")
     pushed = time.perf_counter() - began
     began = time.perf_counter()
-    sharing.pull("s3://lab/pushed", folder / "pulled")
+    sync.pull("s3://lab/pushed", folder / "pulled")
     pulled = time.perf_counter() - began
-    again = sharing.pull("s3://lab/pushed", folder / "pulled")
+    again = sync.pull("s3://lab/pushed", folder / "pulled")
     megabytes = sent.bytes / 1e6
     for what, seconds in {"push to": pushed, "pull from": pulled}.items():
         yield Row.of_rates(f"{what} S3 (moto)", megabytes / seconds, megabytes / copied, None, "MB/s", "plain copy")

@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks.extraction.measure import Row, in_turns
 from benchmarks.storage.opening import private
-from msa.cache import sharing
 from msa.cache.index import Index
-from msa.cache.segment import Form
-from msa.cache.selecting import Selection
+from msa.cache.share import sync
+from msa.cache.share.subset import Selection
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.types import SENTIMENT, Modality
 
 SIZES, QUICK = (1_000, 100_000, 1_000_000), (1_000, 5_000, 20_000)
@@ -83,7 +83,7 @@ def ways(folder: Path, n: int) -> dict[str, Callable[[], object]]:
         store.reader(store.view("bench", Modality.TEXT)).gather(chance.integers(0, n, BATCH))
 
     def subset() -> None:
-        result = sharing.pull(str(made), folder / "pulled", Selection(samples=ids))
+        result = sync.pull(str(made), folder / "pulled", Selection(samples=ids))
         assert result.samples == PULLED
         rmtree(folder / "pulled")
 

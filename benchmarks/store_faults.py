@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.storage.made import corpus
-from msa.cache import compacting, history, manifest, sweeping
-from msa.cache.files import naming_a_full_disk
+from msa.cache.format import manifest
+from msa.cache.format.files import naming_a_full_disk
 from msa.cache.index import Index
-from msa.cache.segment import Form
+from msa.cache.maintain import compact, gc, history
+from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.verify import verify
+from msa.cache.write.segment import Form
 from msa.errors import MsaError
 from msa.types import Modality
 
@@ -109,7 +110,7 @@ def kills(folder: Path, count: int, per_trial: int = PER_TRIAL) -> Outcome:
     found.read = sum(int(rest) for what, rest in told if what == "read")
     found.torn = [rest for what, rest in told if what == "torn"]
     found.compacted = sum(what == "compacted" for what, _ in told)
-    sweeping.sweep(FeatureStore.open(store.path), GRACE_S)
+    gc.sweep(FeatureStore.open(store.path), GRACE_S)
     found.generations = len(manifest.generations(store.path))
     found.problems = [str(problem) for problem in verify(FeatureStore.open(store.path), deep=True)]
     return found
@@ -191,12 +192,12 @@ def sweep_on(path: Path, log: Path) -> None:
         store = FeatureStore.open(path)
         try:
             for view_id in store.manifest["views"]:
-                for done in compacting.compact(store, view_id, shard_bytes=4096):
+                for done in compact.compact(store, view_id, shard_bytes=4096):
                     os.write(to, f"compacted {done.before.segments}\n".encode())
         except MsaError as error:  # somebody else changed the same segments
             os.write(to, f"gave up: {error.what}".replace("\n", " ").encode() + b"\n")
         try:
-            sweeping.sweep(store, GRACE_S)
+            gc.sweep(store, GRACE_S)
         except MsaError as error:
             os.write(to, f"torn sweep: {error.what}".replace("\n", " ").encode() + b"\n")
         time.sleep(0.2)

@@ -12,7 +12,7 @@ import typer
 
 from msa import catalog, cli
 from msa.extract import presets
-from msa.fuse.model import declared
+from msa.fuse.train.model import declared
 from msa.types import Modality
 
 ROOT = Path(__file__).resolve().parents[1]

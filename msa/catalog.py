@@ -27,7 +27,7 @@ REQUIRED = {"dataset": ("TASK", "SOURCE", "samples"), "backbone": ("SPECS", "loa
 SETTINGS = {
     "head": ("PRESETS", "SEARCH", "TRAIN")
 }  # the only upper-case names of a file; its own constants begin with _
-CHECKS = {"head": ("msa.fuse.model", "declared")}  # called with the module: it knows the keys inside
+CHECKS = {"head": ("msa.fuse.train.model", "declared")}  # called with the module: it knows the keys inside
 _sound: WeakSet[ModuleType] = WeakSet()  # modules that passed
 
 

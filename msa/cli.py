@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from msa import __version__, catalog, cli_cache, cli_fuse, remember, terminal
-from msa.commands import (
+from msa import __version__, catalog
+from msa.commands import cache, console, fuse, user_defaults
+from msa.commands.options import (
     Commands,
     DeviceOption,
     FolderOption,
@@ -37,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(cli_cache.app, name="cache")
-app.add_typer(cli_fuse.app, name="fuse")
+app.add_typer(cache.app, name="cache")
+app.add_typer(fuse.app, name="fuse")
 
 SHOWN = 20  # rows of a table of predictions; all are in its CSV
 INTERRUPTED = 130  # the exit code of Ctrl-C
@@ -52,7 +53,7 @@ def main() -> None:
     try:
         app()
     except MsaError as error:
-        terminal.fail(error.what, error.fix)
+        console.fail(error.what, error.fix)
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -62,7 +63,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        terminal.say(f"msa {__version__}")
+        console.say(f"msa {__version__}")
         raise typer.Exit
 
 
@@ -131,16 +132,16 @@ def extract(
     path = folder_of(store)
     if dataset not in catalog.names("dataset") and not (path / "zarr.json").exists():  # before anything heavy
         raise UnknownNameError("dataset", dataset, catalog.names("dataset"))
-    from msa.cache import recovery
     from msa.cache.store import FeatureStore
+    from msa.cache.write import recovery
     from msa.extract import job as jobs
-    from msa.extract.media import Bounds
+    from msa.extract.media.decode import Bounds
     from msa.extract.pipeline import Limits
 
     named = {Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio, Modality.FACE: face}
     job = jobs.Job(
         dataset=dataset,
-        root=remember.root(dataset, root),
+        root=user_defaults.root(dataset, root),
         root_given=root is not None,
         preset=preset,
         backbones={m: name for m, name in named.items() if name},
@@ -158,15 +159,15 @@ def extract(
         ),
         engine=jobs.engine(engine, workers, scheduler, timeout),
     )
-    bar = terminal.Bar()
+    bar = console.Bar()
     existing = FeatureStore.open(path) if (path / "zarr.json").exists() else None
     jobs.check(job, existing)
     found = jobs.survey(job, existing, bar)
     if not json_:
         print_corpus(found.index)
-        terminal.unreadable(found.unreadable)
+        console.unreadable(found.unreadable)
         if found.remark:
-            terminal.warn(found.remark)
+            console.warn(found.remark)
     if dry_run:
         estimates = jobs.estimate(job, found, existing)
         print_json(
@@ -178,19 +179,19 @@ def extract(
             },
             json_,
         )
-        return None if json_ else terminal.estimates(estimates, path)
+        return None if json_ else console.estimates(estimates, path)
     recipes = jobs.recipes(job, found, existing)  # weights that cannot be had are refused before a store is made
     if not json_:
-        terminal.weights([recipe.spec for recipe in recipes])
+        console.weights([recipe.spec for recipe in recipes])
     opened = FeatureStore.create(path)
-    if remark := remember.keep(path, {dataset: root} if root is not None else {}):
-        terminal.warn(remark)
+    if remark := user_defaults.keep(path, {dataset: root} if root is not None else {}):
+        console.warn(remark)
     for line in dict.fromkeys(line for recipe in recipes for line in recovery.silent(path, recipe.view_id)):
-        terminal.warn(line)
+        console.warn(line)
     reports = jobs.execute(job, found, recipes, opened, bar)
     print_json({"store": str(path), **about(found.index), "views": [asdict(r) for r in reports]}, json_)
     if not json_:
-        terminal.extracted(reports, path, {r.modality: found.paths(Modality(r.modality)) for r in reports if r.failed})
+        console.extracted(reports, path, {r.modality: found.paths(Modality(r.modality)) for r in reports if r.failed})
     return None
 
 
@@ -241,17 +242,17 @@ def predict(
     if (out or set_) and not table:
         raise typer.BadParameter(f"{'--out' if out else '--set'} is of --table")
     if remark := predicting.collapsed(run):
-        terminal.warn(remark)
+        console.warn(remark)
     found = predicting.predict(run, samples, device, by_modality(weights or (), "--weights")) + dropped
     print_json([asdict(p) for p in found], json_)
     if table:
         out = out or Path(f"{table.stem}-predictions.csv")
         predicting.write_csv(found, out)
     if not json_:
-        terminal.predictions(found[:SHOWN] if table else found)
+        console.predictions(found[:SHOWN] if table else found)
     lacking = sum(not p.label for p in found)
     if out:
-        terminal.note(f"{len(found)} rows, {lacking} without a prediction: {out}")
+        console.note(f"{len(found)} rows, {lacking} without a prediction: {out}")
     if lacking:
         raise typer.Exit(1)
 
@@ -264,12 +265,12 @@ def demo(
     """See the whole way on data msa makes itself: posts with pictures and voices -> hidden states -> trained heads."""
     from msa.demo import tour
 
-    run = tour.take(folder, seeds, terminal.Bar(), terminal.note)
+    run = tour.take(folder, seeds, console.Bar(), console.note)
     print_run(run)
-    terminal.say()
-    terminal.say("Ask it something:")
+    console.say()
+    console.say("Ask it something:")
     asked = ["--text", "what a wonderful day", "--image", tour.a_picture(folder)]
-    terminal.say(f"  {shell_command('msa', 'predict', '--run', run.folder, *asked)}")
+    console.say(f"  {shell_command('msa', 'predict', '--run', run.folder, *asked)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.cells import Writer
+from msa.annotations.cells import Writer
 from msa.errors import BackboneError, ConfigError
 from msa.types import Dropped, Modality, Raw, Sample, Task
 
@@ -55,7 +55,7 @@ def from_table(path: Path, settings: Sequence[str] = ()) -> tuple[list[Sample], 
 
 def collapsed(folder: Path) -> str:
     """Say that the seed of a run which predicts has collapsed to one answer; nothing where it has not."""
-    from msa.fuse.run import Run
+    from msa.fuse.runs.run import Run
 
     run = Run.open(folder)
     rows = {row["seed"]: row for row in run.metrics.get("seeds", ())}
@@ -84,8 +84,8 @@ def predict(
     `weights` says, by modality, where this machine has the weights that lay elsewhere when the run was trained.
     """
     from msa.extract.device import pick_device
-    from msa.fuse.record import Node, check_recipe
-    from msa.fuse.run import Run
+    from msa.fuse.runs.record import Node, check_recipe
+    from msa.fuse.runs.run import Run
 
     run = Run.open(folder)
     views = run.facts.views
@@ -131,9 +131,9 @@ def _asked_of(sample: Sample, known: set[str]) -> set[Modality]:
 
 
 def _encode(attributes: Any, found_at: str | None, samples: Sequence[Sample], device: str) -> States:
-    from msa.extract import media
-    from msa.extract.forward import Failure, attempt, hidden_states
+    from msa.extract.media import decode
     from msa.extract.recipe import Recipe
+    from msa.extract.work.forward import Failure, attempt, hidden_states
 
     modality = Modality(attributes["modality"])
     rows = [i for i, sample in enumerate(samples) if modality in sample.raw]
@@ -156,7 +156,7 @@ def _encode(attributes: Any, found_at: str | None, samples: Sequence[Sample], de
         for start in range(0, len(rows), recipe.spec.batch):
             batch = rows[start : start + recipe.spec.batch]
             clips = [
-                attempt(lambda i=i: media.clip(modality, samples[i].raw[modality], recipe.sampling))  # type: ignore[misc]
+                attempt(lambda i=i: decode.clip(modality, samples[i].raw[modality], recipe.sampling))  # type: ignore[misc]
                 for i in batch
             ]
             for i, state in hidden_states(backbone, batch, clips).items():
@@ -169,7 +169,7 @@ def _decide(
 ) -> list[Prediction]:
     import torch
 
-    from msa.fuse.data import pad
+    from msa.fuse.data.table import pad
     from msa.fuse.head import Batch, answers
 
     found = []

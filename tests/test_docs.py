@@ -16,9 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 from msa import catalog, cli
-from msa.cache.housekeeping import borrow
+from msa.cache.maintain.remove import borrow
+from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.verify import verify
 from msa.types import SENTIMENT, Modality
 from tests.cache.conftest import fill, make_index
 
@@ -275,7 +275,7 @@ def test_the_commands_of_the_page_on_adding_run_as_they_stand(installed, notes, 
 
 
 def test_the_dataset_of_the_page_keeps_the_contract(installed, tmp_path):
-    from tests.extract import test_datasets as contract
+    from tests.extract.datasets import test_datasets as contract
 
     contract.test_a_dataset_says_what_it_is_and_where_it_comes_from("voice-notes")
     contract.test_options_are_a_frozen_dataclass_with_defaults("voice-notes")
@@ -288,7 +288,7 @@ def test_the_dataset_of_the_page_keeps_the_contract(installed, tmp_path):
 def test_the_backbones_of_the_page_keep_the_contract(installed, tmp_path):
     from msa.extract.presets import spec_of
     from msa.extract.weights import resolve
-    from tests.extract import test_backbones as contract
+    from tests.extract.backbones import test_backbones as contract
 
     loaded = {}
     for called in ("logmel.80", "distilroberta.base"):
@@ -304,7 +304,7 @@ def test_the_backbones_of_the_page_keep_the_contract(installed, tmp_path):
 
 
 def test_the_head_of_the_page_keeps_the_contract(installed):
-    from tests.fuse import test_heads as contract
+    from tests.fuse.heads import test_heads as contract
 
     for mode in ("eval", "train"):
         contract.test_padding_never_changes_a_prediction("late", mode)
@@ -340,7 +340,7 @@ def test_the_examples_work_as_plug_ins_of_another_package(tmp_path, monkeypatch)
     assert catalog.describe("head")["late"].startswith("Late fusion")
     assert catalog.load("dataset", "voice-notes").TASK is SENTIMENT
     assert catalog.load("backbone", "logmel").SPECS["80"].modality is Modality.AUDIO
-    from msa.fuse.model import Model
+    from msa.fuse.train.model import Model
 
     assert Model.of("late").build({Modality.TEXT: 4}, SENTIMENT).task is SENTIMENT
     for module in [module for module in sys.modules if module.split(".")[0] == "my_package"]:

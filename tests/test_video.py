@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
+from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.verify import verify
 from msa.types import Modality, Split
 from tests import films
+from tests.commands.test_commands import msa  # noqa: F401
 from tests.extract.faces import needs_pyfeat, write_weights
-from tests.test_cli import msa  # noqa: F401
 
 pytestmark = pytest.mark.real
 HCL = ("--model", "hcl", "--preset", "small", "--seeds", "1", "--set", "epochs=2", "--set", "warmup_epochs=1")

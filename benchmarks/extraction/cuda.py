@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.extraction import made, sound, text
 from benchmarks.extraction.measure import Row, in_turns
 from msa.cache.store import FeatureStore
-from msa.extract import media, pipeline
+from msa.extract import pipeline
+from msa.extract.media import decode
 from msa.extract.scan import Scan
 from msa.types import Modality
 
@@ -61,7 +62,7 @@ def measured(subject: Subject, folder: Path, top: float, device: str = "cuda") -
     recipe = made.Loaded.of(subject.modality, subject.name, subject.model)
     raws = [raw[subject.modality] for raw in subject.found.raws]
     prepare: Callable[[Any], Any] = getattr(subject.model, "prepare", lambda clip: clip)
-    clips = [prepare(media.clip(subject.modality, raw)) for raw in raws]
+    clips = [prepare(decode.clip(subject.modality, raw)) for raw in raws]
     store = FeatureStore.create(folder / f"{subject.name}-store")
     run = pipeline.Run(store, subject.found, recipe, store.add_index(subject.found.index), pipeline.Limits())
     with run.loaded(device):

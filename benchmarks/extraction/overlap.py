@@ -10,13 +10,14 @@ from typing import Any
 from benchmarks.extraction import made
 from benchmarks.extraction.measure import Row, in_turns
 from msa.cache.store import FeatureStore
-from msa.extract import cluster, pipeline
-from msa.extract.cluster import Cluster
+from msa.extract import pipeline
 from msa.extract.pipeline import Elsewhere, Limits
-from msa.extract.plan import plan
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
-from msa.extract.work import PIPELINE, SERIAL, Engine
+from msa.extract.work import cluster
+from msa.extract.work.cluster import Cluster
+from msa.extract.work.plan import plan
+from msa.extract.work.units import PIPELINE, SERIAL, Engine
 from msa.types import Modality
 
 BATCH = 16

@@ -13,7 +13,7 @@ from benchmarks.extraction import made
 from benchmarks.extraction.measure import Row, in_turns
 from msa.extract.encoders.packed import attach
 from msa.extract.encoders.text import CPU_BUDGET, TextEncoder
-from msa.extract.plan import plan
+from msa.extract.work.plan import plan
 
 Ids = list[list[int]]  # token numbers of each text
 

@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.extraction.measure import Row
 from benchmarks.fusion import steps
-from msa.cache.view import View
-from msa.fuse import batching
-from msa.fuse.data import Column, Normalisation, Table
+from msa.cache.read.view import View
+from msa.fuse.data import sampler
+from msa.fuse.data.loader import Source, Stored
+from msa.fuse.data.table import Column, Normalisation, Table
 from msa.fuse.head import Batch
-from msa.fuse.model import Model
-from msa.fuse.resident import Source, Stored
+from msa.fuse.train.model import Model
 from msa.types import SENTIMENT, Modality, Split, Task
 
 T, IMAGE, A, F = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.FACE
@@ -103,9 +103,9 @@ def _epoch(name: str, data: Table, few: int, device: str) -> Iterator[Row]:
     part, model = data.part(Split.TRAIN), Model.of(name)
     norm, (lengths, widths) = Normalisation.fit(part, model.training.normalise), part.lengths()
     size = model.training.batch
-    plan = batching.shuffled(lengths, widths, size, (0, 0))
-    plain = batching.shuffled(lengths, widths, size, (0, 0), bucket=False)
-    shares = [batching.padding(p, lengths, widths) for p in (plan, plain)]
+    plan = sampler.shuffled(lengths, widths, size, (0, 0))
+    plain = sampler.shuffled(lengths, widths, size, (0, 0), bucket=False)
+    shares = [sampler.padding(p, lengths, widths) for p in (plan, plain)]
     what = f"padding of {name}'s batches of {size}"
     yield Row(what, f"{shares[0]:.1%}", f"{shares[1]:.1%}, shuffled", "", "<= 10 %", shares[0] <= 0.1)
     began = time.perf_counter()

@@ -18,7 +18,7 @@ from benchmarks.extraction.measure import Row, in_turns
 from benchmarks.fusion import mmsa
 from msa import catalog
 from msa.fuse.head import Batch
-from msa.fuse.model import Model
+from msa.fuse.train.model import Model
 from msa.types import Modality, Task
 
 T, A, V = Modality.TEXT, Modality.AUDIO, Modality.FACE

@@ -17,8 +17,8 @@ from benchmarks.extraction.measure import Row
 from benchmarks.fusion import mmsa, steps
 from msa import catalog
 from msa.errors import MsaError
-from msa.fuse import memory
-from msa.fuse.model import Model
+from msa.fuse.data import memory
+from msa.fuse.train.model import Model
 
 HEADS = ("mult", "almt")
 BATCH = 64

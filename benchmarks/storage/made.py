@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from msa.cache import layout
+from msa.cache.format import layout
 from msa.cache.index import Index
-from msa.cache.segment import Form, SegmentWriter
+from msa.cache.read.view import View, ViewReader
 from msa.cache.store import FeatureStore
-from msa.cache.view import View, ViewReader
+from msa.cache.write.segment import Form, SegmentWriter
 from msa.types import SENTIMENT, Modality
 
 Batch = Callable[[np.ndarray, np.ndarray], object]  # row numbers (B,), out (B, longest, D): filled, zeros behind each

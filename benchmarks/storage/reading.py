@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.extraction.measure import Row
 from benchmarks.storage import made
 from benchmarks.storage.made import Batch, Ragged
-from msa.cache.view import ViewReader
+from msa.cache.read.view import ViewReader
 from msa.errors import MsaError
 
 SLOW = (

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.extraction.measure import Row, in_turns
 from benchmarks.storage import made
 from benchmarks.storage.made import Ragged
-from msa.cache.segment import Form, SegmentWriter
+from msa.cache.write.segment import Form, SegmentWriter
 
 
 def shards(folder: Path, quick: bool) -> list[Row]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from msa.cache import fingerprint, inside, layout, trust
-from msa.cache.arrays import Lazy
+from msa.cache.format import fingerprint, layout, limits, local_files
+from msa.cache.format.small_arrays import Lazy
 from msa.errors import StoreError
 from msa.types import Modality, Split, Task
 
@@ -103,7 +103,7 @@ class Index:
     @property
     def told(self) -> dict[str, Any]:
         """`about` with every key of docs/store-format.md, empty where the index does not say."""
-        return trust.complete(self.about)
+        return limits.complete(self.about)
 
     @property
     def fingerprint(self) -> str:
@@ -115,8 +115,8 @@ class Index:
     def check(self) -> None:
         """Raise StoreError where this could not be read back, and so must not be written."""
         where = "its index"
-        with trust.writing(f"a corpus called {self.name[:60]!r}"):
-            trust.check_index(where, trust.as_read(where, self._attributes))
+        with limits.writing(f"a corpus called {self.name[:60]!r}"):
+            limits.check_index(where, limits.as_read(where, self._attributes))
             wrong = next((what for name in LEFT if (what := _odd(self.task, name, getattr(self, name)))), "")
             if not wrong and len(set(self.ids)) < len(self):
                 wrong = "two samples have one id"
@@ -130,9 +130,9 @@ class Index:
         """
         self.check()
         final, store = folder / self.fingerprint, folder.parent
-        if inside.is_folder(store, final):
+        if local_files.is_folder(store, final):
             return final
-        with inside.folder_durably(store, final) as temporary:
+        with local_files.folder_durably(store, final) as temporary:
             layout.write_group(temporary, self._arrays(), self._attributes, root=store)
         return final
 
@@ -152,9 +152,9 @@ class Index:
 
         Raises StoreError.
         """
-        attributes = trust.index_attributes(folder / "zarr.json")
+        attributes = limits.index_attributes(folder / "zarr.json")
         task = attributes["task"]
-        there = (folder / name for name in inside.listed(folder, folder))
+        there = (folder / name for name in local_files.listed(folder, folder))
         array = {path.name: Lazy(path) for path in there if (path / "zarr.json").exists()}
         n = len(array["split"]) if "split" in array else 0
         _check(folder, array, n, len(attributes["label_names"]))
@@ -294,7 +294,7 @@ def _odd(task: Task, name: str, values: np.ndarray) -> str:
         odd = ~np.isin(values, [*range(len(layout.SPLITS)), layout.NO_SPLIT])
         what = f"a part that is none of {len(layout.SPLITS)}"
     elif name == "labels":
-        odd = trust.odd_labels(values, len(task.classes) if task.single else 0)
+        odd = limits.odd_labels(values, len(task.classes) if task.single else 0)
         what = f"a label that is none of {len(task.classes)} classes" if task.single else "a label that is no number"
     else:
         return ""

@@ -14,11 +14,16 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msa.cache import access, admission, history, inside, layout, manifest, recovery, remote, segment, trust
-from msa.cache.files import is_full
+from msa.cache import interop
+from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.format.files import is_full
 from msa.cache.index import Index
-from msa.cache.segment import Form, SegmentWriter
-from msa.cache.view import View, ViewReader
+from msa.cache.maintain import history
+from msa.cache.read.view import View, ViewReader
+from msa.cache.storage import site as remote
+from msa.cache.write import publish as admission
+from msa.cache.write import recovery, segment
+from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import StoreError, UnknownNameError
 from msa.names import shell_command
 from msa.types import Modality
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     import dask.array
     import numpy as np
 
-    from msa.cache.blocks import Blocks
+    from msa.cache.storage.mirror import Blocks
 
 PARTS = ("index", "views", "manifests", "zarr.json")  # of a store, or of one that was only half made
 
@@ -80,12 +85,12 @@ class FeatureStore:
             ) from None
         except (ValueError, NotADirectoryError, AssertionError) as error:
             raise StoreError(f"{path} is not a store: {error}", fix="name the folder `msa extract` wrote to") from None
-        manifest.check_format(path, trust.format_of(path / "zarr.json", root))
+        manifest.check_format(path, limits.format_of(path / "zarr.json", root))
         return cls(path, manifest.read(path, None if generation is None else history.number(path, generation)))
 
     @classmethod
     def _open_elsewhere(cls, url: str, generation: int | str | None) -> "FeatureStore":
-        from msa.cache.blocks import Blocks
+        from msa.cache.storage.mirror import Blocks
 
         site = remote.connect(url)
         remote.check_root(site)
@@ -106,16 +111,16 @@ class FeatureStore:
         path = Path(path)
         if (path / "zarr.json").exists():
             return cls.open(path)
-        if path.exists() and (not path.is_dir() or not set(inside.listed(path, path)) <= {*PARTS}):
+        if path.exists() and (not path.is_dir() or not set(local_files.listed(path, path)) <= {*PARTS}):
             raise StoreError(f"{path} exists and is not a store", fix="name a new or an empty folder with --store")
         root = layout.group_metadata({"msa_format": layout.FORMAT})
         with manifest.writable(path):
-            inside.make_folder(path, path)
-            inside.make_folder(path, path / "manifests")
+            local_files.make_folder(path, path)
+            local_files.make_folder(path, path / "manifests")
             for folder in ("index", "views"):
-                inside.make_folder(path, path / folder)
-                inside.write(path, path / folder / "zarr.json", json.dumps(layout.group_metadata({})).encode())
-            inside.write(path, path / "zarr.json", json.dumps(root).encode())  # last: it makes the folder a store
+                local_files.make_folder(path, path / folder)
+                local_files.write(path, path / folder / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+            local_files.write(path, path / "zarr.json", json.dumps(root).encode())  # last: it makes the folder a store
         return cls.open(path)
 
     # reading
@@ -172,7 +177,7 @@ class FeatureStore:
     def attributes(self, view_id: str) -> dict[str, Any]:
         """The provenance of a view."""
         folder = self._there(self.path / "views" / view_id, self.manifest["views"][view_id]["files"])
-        return trust.view_attributes(folder / "zarr.json")
+        return limits.view_attributes(folder / "zarr.json")
 
     def reader(self, view: View) -> "ViewReader":
         """Random access to the hidden states of a view."""
@@ -191,13 +196,13 @@ class FeatureStore:
 
     # for other people's analysis and training: see access.py
 
-    def states(self, dataset: str, modality: str, view: str | None = None) -> "access.States":
+    def states(self, dataset: str, modality: str, view: str | None = None) -> "interop.States":
         """Id -> hidden states (T, D) of a modality, a mapping that reads what it is asked for.
 
         `view` names a backbone where the newest view is not meant, here as in what follows. Raises StoreError and
         UnknownNameError.
         """
-        return access.states(self, dataset, modality, view)
+        return interop.states(self, dataset, modality, view)
 
     def numpy(
         self, dataset: str, modality: str, view: str | None = None, split: str | None = None
@@ -206,7 +211,7 @@ class FeatureStore:
 
         Sample i of the index, or of one part of it, is `values[offsets[i]:offsets[i + 1]]`; empty where it has none.
         """
-        return access.as_numpy(self, dataset, modality, view, split)
+        return interop.as_numpy(self, dataset, modality, view, split)
 
     def dask(
         self, modality: str, dataset: str | None = None, view: str | None = None, split: str | None = None
@@ -215,7 +220,7 @@ class FeatureStore:
 
         For statistics over more than fits into memory. `dataset` may be left out where the store holds one.
         """
-        return access.as_dask(self, modality, dataset, view, split)
+        return interop.as_dask(self, modality, dataset, view, split)
 
     def torch(
         self,
@@ -223,13 +228,13 @@ class FeatureStore:
         modalities: Sequence[str] | None = None,
         split: str | None = None,
         views: Mapping[str, str] | None = None,
-    ) -> "access.Samples":
+    ) -> "interop.Samples":
         """The labelled samples of a corpus, or of a part, as a map-style torch dataset with a `collate`.
 
         Items are dicts of tensors, (T, D) float32 per modality: see `access.Samples`. `views` names a backbone for
         modalities whose newest view is not meant.
         """
-        return access.as_torch(self, dataset, modalities, split, views or {})
+        return interop.as_torch(self, dataset, modalities, split, views or {})
 
     # writing
 
@@ -276,12 +281,12 @@ class FeatureStore:
         """
         refuse_view(attributes)
         folder = self.path / "views" / view_id
-        inside.make_folder(self.path, folder / "seg")  # first: a sweep takes it away before the rest
-        if not inside.lstat(self.path, folder / "seg" / "zarr.json"):
-            inside.write(self.path, folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
+        local_files.make_folder(self.path, folder / "seg")  # first: a sweep takes it away before the rest
+        if not local_files.lstat(self.path, folder / "seg" / "zarr.json"):
+            local_files.write(self.path, folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
         about = json.dumps(layout.group_metadata(attributes), indent=1).encode()
         while not _touch(self.path, folder / "zarr.json"):
-            inside.write(self.path, folder / "zarr.json", about)
+            local_files.write(self.path, folder / "zarr.json", about)
 
     def writer(
         self, view_id: str, dataset: str, form: Form, run: Mapping[str, Any], flush_s: float = segment.FLUSH_AFTER_S
@@ -335,7 +340,7 @@ class FeatureStore:
             return []
         about = self.path / "views" / view_id / "zarr.json"
         admission.soon(about.exists)  # a sweep that found us here puts it back
-        files = {about.name: [about.stat().st_size, trust.sha256(about)]}
+        files = {about.name: [about.stat().st_size, limits.sha256(about)]}
         folder = self.path / "views" / view_id / "seg"
         mine = [dict(entry) for entry in entries]
 
@@ -358,20 +363,20 @@ class FeatureStore:
             segment.close(folder / entry["id"])
         for superfluous in {entry["id"] for entry in entries} - {entry["id"] for entry in mine}:
             with suppress(FileNotFoundError):
-                inside.remove_tree(self.path, folder / superfluous)
+                local_files.remove_tree(self.path, folder / superfluous)
         return mine
 
 
 def refuse_view(attributes: Mapping[str, Any]) -> None:
     """Raise StoreError where the attributes of a view could not be read back, and so must not be written."""
-    with trust.writing(f"a view called {str(attributes.get('backbone'))[:60]!r}"):
-        trust.check_view("its zarr.json", trust.as_read("its zarr.json", attributes))
+    with limits.writing(f"a view called {str(attributes.get('backbone'))[:60]!r}"):
+        limits.check_view("its zarr.json", limits.as_read("its zarr.json", attributes))
 
 
 def _touch(store: Path, path: Path) -> bool:
     """Is there such a file? If so it counts as new from now on: what is about to be used again is not swept."""
     try:
-        inside.touch(store, path)
+        local_files.touch(store, path)
     except FileNotFoundError:
         return False
     except OSError:

@@ -8,7 +8,7 @@ from msa.demo import data
 
 if TYPE_CHECKING:
     from msa.cache.progress import Progress
-    from msa.fuse.run import Run
+    from msa.fuse.runs.run import Run
 
 CORPORA = {"mvsa-single": "mvsa_single", "tess": "tess"}  # dataset -> folder
 
@@ -17,7 +17,7 @@ def take(folder: Path, seeds: int, progress: "Progress", watch: Callable[[str], 
     """Make data below `folder`, extract it with the classic preset and train CM-STA beside a linear probe."""
     from msa.cache.store import FeatureStore
     from msa.extract.job import Job, execute, recipes, survey
-    from msa.fuse.request import Request, train
+    from msa.fuse.experiments.request import Request, train
 
     watch(f"making posts, pictures and voices in {folder}")
     data.make(folder)

@@ -10,17 +10,18 @@ import numpy as np
 from msa import catalog
 from msa.cache.index import Index
 from msa.cache.progress import Progress, Unwatched
-from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.config import modality as modality_of
 from msa.errors import BackboneError, ConfigError, SourceError, UnknownNameError
-from msa.extract import media, pipeline, presets, scan
+from msa.extract import pipeline, presets, scan
 from msa.extract.device import pick_device
-from msa.extract.forward import Failure, attempt, hidden_states
+from msa.extract.media import decode
 from msa.extract.pipeline import Elsewhere, Limits, Report
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
-from msa.extract.work import PIPELINE, SERIAL, Engine
+from msa.extract.work.forward import Failure, attempt, hidden_states
+from msa.extract.work.units import PIPELINE, SERIAL, Engine
 from msa.names import shell_command
 from msa.types import Modality, Source
 
@@ -47,7 +48,7 @@ class Job:
 
 def engine(name: str, workers: int = 2, scheduler: str | None = None, timeout_s: float = 600.0) -> Engine | Elsewhere:
     """How the work is done, by the name a person gives it."""
-    from msa.extract.cluster import Cluster
+    from msa.extract.work.cluster import Cluster
 
     engines: dict[str, Engine | Elsewhere] = {
         "pipeline": replace(PIPELINE, timeout_s=timeout_s),
@@ -137,7 +138,7 @@ def recipes(job: Job, found: Scan, store: FeatureStore | None) -> list[Recipe]:
     """The recipe of every modality the corpus has. All weights are found before anything is extracted."""
     wanted = chosen(job, found)
     if wanted.get(Modality.FACE, "").startswith("openface") and not any(
-        media.is_table(raw[Modality.FACE]) for raw in found.raws if Modality.FACE in raw
+        decode.is_table(raw[Modality.FACE]) for raw in found.raws if Modality.FACE in raw
     ):
         raise ConfigError(
             f"{wanted[Modality.FACE]} reads tables that OpenFace wrote, and {found.index.name} names videos for faces",
@@ -221,7 +222,7 @@ def _estimate(job: Job, found: Scan, store: FeatureStore | None, modality: Modal
         return Estimate(modality, name, problem=str(error), **facts)
     tried = rows[np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(int)]
     raws = [found.raws[row][modality] for row in tried]
-    clips = [attempt(lambda raw=raw: media.clip(modality, raw, recipe.sampling, job.limits.clip)) for raw in raws]  # type: ignore[misc]
+    clips = [attempt(lambda raw=raw: decode.clip(modality, raw, recipe.sampling, job.limits.clip)) for raw in raws]  # type: ignore[misc]
     with recipe.loaded(pick_device(job.device)) as backbone:
         encoded = hidden_states(backbone, tried.tolist(), clips).values()
         dim = backbone.dim

@@ -11,22 +11,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from msa.cache import housekeeping
-from msa.cache.files import naming_a_full_disk
+from msa.cache.format.files import naming_a_full_disk
+from msa.cache.maintain import remove
 from msa.cache.progress import Progress, Unwatched
-from msa.cache.segment import FLUSH_AFTER_S, Form, SegmentWriter
+from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
-from msa.cache.view import View
+from msa.cache.write.segment import FLUSH_AFTER_S, Form, SegmentWriter
 from msa.errors import BackboneError, StoreError
-from msa.extract import atwork, isolation, media
-from msa.extract.atwork import Note
 from msa.extract.backbone import Backbone
 from msa.extract.device import fitting, pick_device
-from msa.extract.plan import Plan, plan
+from msa.extract.media import decode
 from msa.extract.recipe import Recipe, run_facts
 from msa.extract.scan import Scan
-from msa.extract.stages import Meter
-from msa.extract.work import Engine, Piece, Station, Tally, work_through
+from msa.extract.work import crash_journal, isolation
+from msa.extract.work.crash_journal import Note
+from msa.extract.work.plan import Plan, plan
+from msa.extract.work.stages import Meter
+from msa.extract.work.units import Engine, Piece, Station, Tally, work_through
 from msa.types import Modality
 
 CPU_BATCH = 8  # where a backbone states no budget: a CPU gains nothing from more
@@ -69,7 +70,7 @@ class Limits:
     flush_s: float = FLUSH_AFTER_S  # commit at least so often
     budget: int | None = None  # of a batch, in tokens, frames or samples; None: what the backbone says
     share: tuple[int, int] = (1, 1)  # the i-th of n parts of the work
-    clip: media.Bounds = media.BOUNDS  # of what one sample may decode to
+    clip: decode.Bounds = decode.BOUNDS  # of what one sample may decode to
 
 
 class Elsewhere(Protocol):
@@ -95,7 +96,7 @@ def extract(
     with naming_a_full_disk(store.path):
         before = store.datasets.get(scan.index.name)
         dataset = store.add_index(scan.index)
-        carried = housekeeping.carry_over(store, scan.index, before)
+        carried = remove.carry_over(store, scan.index, before)
         runs = [Run(store, scan, recipe, dataset, limits) for recipe in recipes]
         for run in runs:
             run.report.borrowed += carried.get(run.recipe.view_id, 0)
@@ -214,16 +215,16 @@ class Run:
         view_id = self.recipe.view_id
         if (self.folder / "seg").exists():
             self.report.recovered = self.store.recover(view_id)
-        self.suspects = atwork.suspects(self.folder, self.dataset)
+        self.suspects = crash_journal.suspects(self.folder, self.dataset)
         view = self._view()
         if self.limits.retry_errors and view is not None:
             failures = self.store.reader(view).failures
             self.suspects |= {row for row, why in failures.items() if why["reason"].startswith(isolation.KILLED)}
-            housekeeping.retract_failures(self.store, view)
+            remove.retract_failures(self.store, view)
         todo, self.failed_before = self._without_states()
         if todo:
             digests = self.scan.index.digests[self.recipe.spec.modality]
-            self.report.borrowed = housekeeping.borrow(self.store, view_id, self.dataset, digests, sorted(todo))
+            self.report.borrowed = remove.borrow(self.store, view_id, self.dataset, digests, sorted(todo))
         if self.report.borrowed:
             todo, self.failed_before = self._without_states()
         return todo
@@ -238,7 +239,7 @@ class Run:
     def forget_suspects(self) -> None:
         """Remove what dead runs noted, as far as nothing of it is left to be done by this run or another one."""
         unsettled = self._without_states()[0] if self.suspects else self.todo
-        atwork.forget(self.folder, self.dataset, unsettled | self.suspects.difference(self.rows))
+        crash_journal.forget(self.folder, self.dataset, unsettled | self.suspects.difference(self.rows))
 
     @contextmanager
     def loaded(self, device: str) -> Iterator[None]:
@@ -255,7 +256,7 @@ class Run:
         if self.backbone.sizes is None:
             return [1] * len(self.rows)
         texts, raws, of_text = self.scan.index.text, self.scan.raws, self.modality is Modality.TEXT
-        told = [texts[row] if of_text else media.seconds(raws[row][self.modality]) for row in self.rows]
+        told = [texts[row] if of_text else decode.seconds(raws[row][self.modality]) for row in self.rows]
         return list(self.backbone.sizes(told))
 
     def _writer(self, facts: Mapping[str, Any]) -> SegmentWriter:

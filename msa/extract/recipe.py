@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from msa import __version__, catalog
-from msa.cache import fingerprint, manifest
+from msa.cache.format import fingerprint, manifest
 from msa.cache.store import FeatureStore
 from msa.errors import BackboneError
-from msa.extract import media, presets, weights
+from msa.extract import presets, weights
 from msa.extract.backbone import Backbone, BackboneSpec, Weights, checked
-from msa.extract.container import Sampling
 from msa.extract.device import arithmetic
+from msa.extract.media import decode
+from msa.extract.media.container import Sampling
 from msa.names import shell_command
 from msa.types import Modality
 
@@ -59,7 +60,7 @@ class Recipe:
             "weights_sha256": self.weights.sha256,
             "libraries": {} if self.spec.weights else self._libraries(),
             "options": dict(self.spec.options),
-            "decoding": media.versions(self.spec.modality, self.spec.options),
+            "decoding": decode.versions(self.spec.modality, self.spec.options),
             "compute": COMPUTE,
             "dtype": self.spec.dtype,
         }
@@ -72,7 +73,7 @@ class Recipe:
     def sampling(self) -> Sampling:
         """Which frames of a video it wants."""
         options = self.spec.options
-        return Sampling(options["fps"], options["side"]) if "fps" in options else media.FRAMES
+        return Sampling(options["fps"], options["side"]) if "fps" in options else decode.FRAMES
 
     @property
     def label(self) -> str:

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from msa import catalog, splits
-from msa.cache import fingerprint
+from msa import catalog
+from msa.annotations import splits
+from msa.cache.format import fingerprint
 from msa.cache.index import Index
-from msa.cache.indexing import Corpus, Inputs, index_of
+from msa.cache.write.dataset_index import Corpus, Inputs, index_of
 from msa.config import taking, with_settings
 from msa.errors import SourceError
-from msa.extract import media
+from msa.extract.media import decode
 from msa.names import printable
 from msa.types import Dropped, Modality, Raw, Sample
 
@@ -122,11 +123,11 @@ def _inputs(
     for modality, raw in sample.raw.items():
         try:
             if modality is Modality.TEXT:
-                text, encoding = media.read_text(raw)
+                text, encoding = decode.read_text(raw)
                 digests[modality] = fingerprint.of_text(text)
             else:
-                digests[modality] = fingerprint.of_file(media.existing(raw), raw.start, raw.end)
-        except (OSError, media.MediaError):  # extraction will meet it again and record why; it equals no other
+                digests[modality] = fingerprint.of_file(decode.existing(raw), raw.start, raw.end)
+        except (OSError, decode.MediaError):  # extraction will meet it again and record why; it equals no other
             digests[modality] = fingerprint.of_text(f"unreadable {modality} of {sample.id}")
             if raw.path is not None:
                 lost.append((sample.id, modality, str(raw.path)))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from msa.cache import fingerprint
+from msa.cache.format import fingerprint
 from msa.cache.index import Index
-from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.types import SENTIMENT, Modality
 
 WIDTH = 8

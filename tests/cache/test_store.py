@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import zarr
 
-from msa.cache import housekeeping, manifest, recovery
-from msa.cache import shard as shards
-from msa.cache.segment import Form
+from msa.cache.format import manifest
+from msa.cache.format import shard as shards
+from msa.cache.maintain import remove
+from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.verify import verify
+from msa.cache.write import recovery
+from msa.cache.write.segment import Form
 from msa.errors import StoreError, UnknownNameError
 from msa.types import Modality, Split
 from tests.cache.conftest import FORM, WIDTH, fill, hidden, make_index
@@ -101,21 +103,21 @@ def test_a_corpus_with_other_splits_borrows_the_hidden_states(store, index):
     other.split[:] = 0
     dataset = store.add_index(other)
     assert dataset != index.fingerprint
-    assert housekeeping.borrow(store, "v" * 16, dataset, other.digests[Modality.AUDIO], range(20)) == 19
+    assert remove.borrow(store, "v" * 16, dataset, other.digests[Modality.AUDIO], range(20)) == 19
     reader = store.reader(store.view("tiny", Modality.AUDIO))
     np.testing.assert_array_equal(reader.read(7), hidden(7))
-    housekeeping.remove(store, dataset="tiny")
+    remove.remove(store, dataset="tiny")
     assert store.datasets == {}
 
 
 def test_removing_frees_what_nothing_else_needs(store, index):
     fill(store, index)
     fill(store, make_index(name="other", seed=1), view_id="w" * 16)
-    assert housekeeping.remove(store, view="v" * 16, now=True).freed > 0
+    assert remove.remove(store, view="v" * 16, now=True).freed > 0
     assert [view.id for view in store.views("other")] == ["w" * 16]
     assert not (store.path / "views" / ("v" * 16)).exists()
     with pytest.raises(UnknownNameError, match="tini"):
-        housekeeping.remove(store, dataset="tini")
+        remove.remove(store, dataset="tini")
 
 
 def test_failures_are_recorded_and_can_be_taken_back(store, index):
@@ -127,7 +129,7 @@ def test_failures_are_recorded_and_can_be_taken_back(store, index):
     store.publish("v", [writer.seal()])
     view = store.view("tiny", Modality.AUDIO)
     assert store.reader(view).failures[3]["reason"] == "zero-length audio"
-    assert housekeeping.retract_failures(store, view) == 1
+    assert remove.retract_failures(store, view) == 1
     assert store.reader(store.view("tiny", Modality.AUDIO)).failures == {}
 
 
@@ -340,7 +342,7 @@ def test_a_journal_without_a_first_line_stops_nobody(store, index):
 def test_removing_leaves_alone_what_another_run_is_writing(store, index):
     fill(store, index, view_id="v")
     living = started(store, make_index(name="other", seed=1), range(5))
-    housekeeping.remove(store, dataset="tiny")
+    remove.remove(store, dataset="tiny")
     store.publish("v", [living.seal()])
     assert store.view("other", Modality.AUDIO).samples == 5
 
@@ -353,7 +355,7 @@ def test_a_view_is_named_by_its_backbone_or_by_enough_of_its_id(store, index):
         with pytest.raises(StoreError, match="has no audio view"):
             store.view("tiny", Modality.AUDIO, name)
         with pytest.raises(UnknownNameError):
-            housekeeping.remove(store, view=name)
+            remove.remove(store, view=name)
 
 
 def test_a_writer_whose_segment_was_taken_over_says_so(store, index):

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import planted
-from msa.cache import trust
+from msa.cache.format import limits
+from msa.cache.maintain.verify import report
 from msa.cache.store import FeatureStore
-from msa.cache.verify import report
 from msa.errors import MsaError
 
 MOST_BYTES = 48 * 2**20  # of a store of 100 KB
@@ -123,7 +123,7 @@ def watched(store):
         str(store),
         sys.prefix,
         sys.base_prefix,
-        str(Path(trust.__file__).parents[2]),
+        str(Path(limits.__file__).parents[3]),
         str(Path(json.__file__).parent),
     )
     strange = [found for found in seen if found[0] != "open" or not found[1].startswith(own)]
@@ -183,7 +183,7 @@ def in_json(path, choose):
         else:
             at[key] = choose.choice(STRANGE)
     if "checksum" in known and choose.random() < 0.9:
-        known["checksum"] = trust.checksum(known)
+        known["checksum"] = limits.checksum(known)
     file.write_text(json.dumps(known))
 
 

@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 
 from msa import catalog
-from msa.cache.segment import SegmentWriter
+from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.verify import verify
+from msa.cache.write.segment import SegmentWriter
 from msa.errors import BackboneError, ConfigError, StoreError
-from msa.extract import job, media, pipeline, stages
+from msa.extract import job, pipeline
 from msa.extract.backbone import Backbone, BackboneSpec, Weights
+from msa.extract.media import decode
 from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
 from msa.extract.scan import of_store, scan
+from msa.extract.work import stages
 from msa.types import Modality
 from tests.extract import corpus
 
@@ -71,7 +73,7 @@ def test_what_stands_in_the_store_is_what_the_backbone_says_of_each_sample_alone
     extract(store, found, ngrams, "cpu")
     backbone = ngrams.load("cpu")
     for row, name in enumerate(found.index.ids):
-        alone = backbone.encode([media.clip(TEXT, found.raws[row][TEXT])])[0]
+        alone = backbone.encode([decode.clip(TEXT, found.raws[row][TEXT])])[0]
         assert states(store)[name] == alone.tobytes()
 
 
@@ -114,7 +116,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_in_the_same_bytes(tmp_pa
 
 
 def test_an_interrupted_run_keeps_what_it_has_done(store, table, ngrams, monkeypatch):
-    real, seen = media.clip, []
+    real, seen = decode.clip, []
 
     def clip(modality, raw, *rest):
         seen.append(raw)
@@ -123,7 +125,7 @@ def test_an_interrupted_run_keeps_what_it_has_done(store, table, ngrams, monkeyp
         return real(modality, raw, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(media, "clip", clip)
+        patch.setattr(decode, "clip", clip)
         patch.setattr(stages, "AHEAD", 0)
         with pytest.raises(KeyboardInterrupt):
             extract(store, scan("table", table), ngrams, "cpu")
@@ -360,7 +362,7 @@ class Brightness(Backbone):
 @pytest.fixture
 def films(tmp_path, monkeypatch):
     """A table of three videos with sound, one of them dark, and one that is missing; and recipes for both streams."""
-    from tests.extract.test_media import video
+    from tests.extract.media.test_decode import video
 
     for n, name in enumerate(["a", "b", "dark"]):
         video(tmp_path / f"{name}.mp4", seconds=1.0 + 0.4 * n, rate=5, sound=True, first=0 if name == "dark" else 40)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from msa.cache.segment import Form
+from msa.cache.write.segment import Form
 from msa.fuse.head import Batch
 from msa.types import Task
 from tests.fuse.conftest import AUDIO, TEXT, WIDTH, add_corpus, classes_of, memory_table, states_of

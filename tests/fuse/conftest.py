@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from msa.cache.index import Index
-from msa.cache.segment import Form
+from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
-from msa.cache.view import View
-from msa.fuse import race, tune
-from msa.fuse.data import Column, Table
+from msa.cache.write.segment import Form
+from msa.fuse.data.table import Column, Table
+from msa.fuse.experiments import sweep, tune
 from msa.types import SENTIMENT, Modality, Task
 
 TEXT, IMAGE, AUDIO, FACE = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.FACE
@@ -147,7 +147,7 @@ class Now:
         return False
 
     def submit(self, do, *args):
-        future = race.Future()
+        future = sweep.Future()
         try:
             future.set_result(do(*args))
         except Exception as error:
@@ -158,7 +158,7 @@ class Now:
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Trainings one after the other, here: a spawned process takes seconds to import torch."""
-    monkeypatch.setattr(race, "pool", lambda workers: Now())
+    monkeypatch.setattr(sweep, "pool", lambda workers: Now())
     monkeypatch.setattr(tune, "pool", lambda workers: Now())
 
 

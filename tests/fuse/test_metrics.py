@@ -12,8 +12,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from msa import results
 from msa.fuse import metrics
+from msa.fuse.experiments import tables
 from msa.types import SENTIMENT, Task
 from tests.fuse.batches import EMOTIONS
 from tests.fuse.conftest import VALUES
@@ -296,7 +296,7 @@ def test_no_constant_comes_nearer_in_mae_than_the_majority_of_values():
 @pytest.mark.parametrize("task", TASKS, ids=str)
 def test_a_table_shows_only_metrics_that_are_computed_and_have_a_title(task):
     found = metrics.score(task, *case_of(task, 60)).values
-    assert set(metrics.headline(task)) <= set(found) & set(results.TITLES)
+    assert set(metrics.headline(task)) <= set(found) & set(tables.TITLES)
     name, sign = metrics.decisive(task)
     assert name in metrics.headline(task)
     better = case_of(task, 60)[0]

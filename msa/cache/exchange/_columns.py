@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from msa.annotations.splits import NAMES
 from msa.cache.exchange._arrays import ArrayOnFile, Payload
 from msa.errors import SourceError
-from msa.splits import NAMES
 from msa.types import Split
 
 FEATURES = ("text", "audio", "vision")

@@ -9,10 +9,10 @@ from typing import Any
 
 import xxhash
 
-from msa import records
-from msa.cache.foreign import Bundle, Feature, unknown_source
+from msa.annotations import rows
+from msa.annotations.labels import NEAR
+from msa.cache.exchange._foreign import Bundle, Feature, unknown_source
 from msa.errors import ConfigError, SourceError, UnknownNameError
-from msa.labels import NEAR
 from msa.names import printable
 from msa.types import Modality, Source, Task
 
@@ -61,7 +61,7 @@ def json_in(text: str | bytes) -> Any:
     text = text.decode("utf-8") if isinstance(text, bytes) else str(text)
     if len(text) > LONGEST_JSON:
         raise ValueError(f"{len(text):,} characters; at most {LONGEST_JSON:,} are read")
-    return json.loads(records.shallow(text), parse_constant=lambda name: None)
+    return json.loads(rows.shallow(text), parse_constant=lambda name: None)
 
 
 def modality_of(name: str) -> Modality | None:

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from msa import labels, records, regular
-from msa.cache import fingerprint, layout
+from msa import regular
+from msa.annotations import labels
+from msa.annotations import rows as records
+from msa.annotations.labels import Row
+from msa.annotations.tasks import Settings
 from msa.cache.exchange import _corpus, _table
-from msa.cache.foreign import Feature, Foreign, Unreadable
-from msa.cache.indexing import Corpus
+from msa.cache.exchange._foreign import Feature, Foreign, Unreadable
+from msa.cache.format import fingerprint, layout
+from msa.cache.write.dataset_index import Corpus
 from msa.config import checked, settings_of
 from msa.errors import SourceError
-from msa.labels import Row
-from msa.tasks import Settings
 from msa.types import Dropped, Modality, Task
 
 LARGEST_FILE = 4 * layout.SHARD_BYTES  # bytes: of a sample in float64, and twice that

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from msa import regular
-from msa.cache.foreign import Unreadable
+from msa.cache.exchange._foreign import Unreadable
 
 LONGEST_HEADER = 1 << 20  # bytes: the 6,373 columns of ComParE take a third of it
 LARGEST_CSV = 1 << 28  # bytes

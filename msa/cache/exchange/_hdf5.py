@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from msa import regular
-from msa.cache import layout
-from msa.cache.foreign import Unreadable
+from msa.cache.exchange._foreign import Unreadable
+from msa.cache.format import layout
 from msa.errors import SourceError
 from msa.names import printable
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from msa.cache.exchange._arrays import ArrayOnFile
 from msa.cache.exchange._columns import Part, is_column, items, number
-from msa.cache.foreign import Unreadable
+from msa.cache.exchange._foreign import Unreadable
 
 NOTHING = "nothing but padding"
 MASK, ZEROS = "the mask in text_bert", "rows of nothing but zeros at the %s are padding"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msa.cache.files import TEMPORARY, is_full, sync_folder, sync_tree, told
+from msa.cache.format.files import TEMPORARY, is_full, sync_folder, sync_tree, told
 from msa.errors import StoreError
 
 

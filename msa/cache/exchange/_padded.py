@@ -8,17 +8,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import xxhash
 
-from msa import tasks
-from msa.cache import fingerprint
+from msa.annotations import tasks
+from msa.annotations.rows import natural
+from msa.annotations.tasks import SAY, Decision
 from msa.cache.exchange._columns import FEATURES, Part, names_of
 from msa.cache.exchange._corpus import corpus_name
+from msa.cache.exchange._foreign import Feature, Foreign, Unreadable, unknown_source
 from msa.cache.exchange._lengths import NOTHING, Bounds, Padding, Rows, bounds_of, filled
-from msa.cache.foreign import Feature, Foreign, Unreadable, unknown_source
-from msa.cache.indexing import Corpus
+from msa.cache.format import fingerprint
+from msa.cache.write.dataset_index import Corpus
 from msa.config import settings_of
 from msa.errors import SourceError
-from msa.records import natural
-from msa.tasks import SAY, Decision
 from msa.types import Dropped, Modality, Raw, Sample, Split, Task
 
 TaskName = Literal["auto", "mosi", "sims", "classes", "regression", "labels"]

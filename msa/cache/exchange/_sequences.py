@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from msa.cache import fingerprint
 from msa.cache.exchange import _corpus, _hdf5
-from msa.cache.foreign import Feature, Unreadable
+from msa.cache.exchange._foreign import Feature, Unreadable
+from msa.cache.format import fingerprint
 from msa.errors import SourceError
 from msa.types import Modality
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from msa import labels, records
-from msa.cache import layout
+from msa.annotations import labels
+from msa.annotations import rows as records
+from msa.annotations.cells import Writer
+from msa.annotations.labels import Row
+from msa.annotations.tasks import Decision, Settings
 from msa.cache.exchange import _corpus
+from msa.cache.format import layout
 from msa.cache.index import Index
-from msa.cells import Writer
 from msa.errors import SourceError, StoreError
-from msa.labels import Row
-from msa.tasks import Decision, Settings
 from msa.types import Modality, Raw, Sample, Task
 
 Columns = Sequence[str]

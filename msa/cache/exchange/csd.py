@@ -24,14 +24,14 @@ from typing import Literal
 
 import numpy as np
 
+from msa.annotations.labels import check_range
+from msa.annotations.tasks import SAY, Decision, Settings, of_numbers
 from msa.cache.exchange import _corpus, _hdf5
+from msa.cache.exchange._foreign import Foreign, Unreadable, unknown_source
 from msa.cache.exchange._sequences import EPSILON, Segment, Track, in_time
-from msa.cache.foreign import Foreign, Unreadable, unknown_source
-from msa.cache.indexing import Corpus
+from msa.cache.write.dataset_index import Corpus
 from msa.config import checked, settings_of
 from msa.errors import SourceError, UnknownNameError
-from msa.labels import check_range
-from msa.tasks import SAY, Decision, Settings, of_numbers
 from msa.types import Dropped, Modality, Raw, Sample, Task
 
 LABELS, WORDS = "labels", "words"  # what a sequence may be besides a modality

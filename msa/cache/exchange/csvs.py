@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from msa.cache.exchange import _corpus, _folder, _frames
+from msa.cache.exchange._foreign import Feature, Foreign, Unreadable
 from msa.cache.exchange._frames import Header
-from msa.cache.foreign import Feature, Foreign, Unreadable
 from msa.errors import MsaError
 
 SUFFIX = ".csv"

@@ -20,12 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from msa import labels, tasks
+from msa.annotations import labels, tasks
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._arrays import ArrayOnFile, Payload
 from msa.cache.exchange._columns import Part, check_rows, is_column, number, string
+from msa.cache.exchange._foreign import Foreign
 from msa.cache.exchange._padded import Row, TaskName, assembled, classed, told
-from msa.cache.foreign import Foreign
 from msa.config import checked
 from msa.errors import ConfigError, SourceError
 from msa.types import Split

@@ -8,7 +8,7 @@ Lengths  `length` rows from `start` on; nothing is padded. -1: the sample lacks 
          and `reason` (n,), where it is there, says why it has not.
 Needed   id and one group of features. Without start the samples' rows follow one another; without length, too, each
          sample has one row. Without split, parts are drawn. Without task it is judged from the labels
-         (msa/tasks.py), or said by the settings task, range, classes.
+         (msa/annotations/tasks.py), or said by the settings task, range, classes.
 Traps    Links and data in other files are not followed; rows that were never written are failures, not zeros.
 """
 
@@ -22,19 +22,19 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from msa import labels, tasks
-from msa.cache import fingerprint, layout
+from msa.annotations import labels, tasks
+from msa.annotations.splits import NAMES
+from msa.annotations.tasks import Decision, Settings
 from msa.cache.exchange import _corpus, _hdf5
 from msa.cache.exchange._columns import names_of
+from msa.cache.exchange._foreign import Bundle, Feature, Foreign, Unreadable
 from msa.cache.exchange._output import whole
-from msa.cache.foreign import Bundle, Feature, Foreign, Unreadable
+from msa.cache.format import fingerprint, layout
 from msa.cache.index import Index
-from msa.cache.indexing import Corpus
-from msa.cache.view import ViewReader
+from msa.cache.read.view import ViewReader
+from msa.cache.write.dataset_index import Corpus
 from msa.config import checked, settings_of
 from msa.errors import SourceError, StoreError
-from msa.splits import NAMES
-from msa.tasks import Decision, Settings
 from msa.types import Modality, Raw, Sample, Split, Task
 
 FORMAT, VERSION = "msa", 1

@@ -4,7 +4,7 @@ Layout   {split: [((words, visual, acoustic), label, segment), ...]}: words is a
          acoustic (n, D) are aligned to them, label one number or an array (1, 1), segment the id.
 Ids      The segment: `video[3]` or `video$_$3` are grouped by video, in the order of their numbers.
 Features audio and vision. The words become the text, from which hidden states of any text encoder can be extracted.
-Labels   A scale from -3 to 3 as in CMU-MOSI, or classes, as msa/tasks.py decides and the import prints.
+Labels   A scale from -3 to 3 as in CMU-MOSI, or classes, as msa/annotations/tasks.py decides and the import prints.
 Lengths  Every row is true: nothing is padded.
 """
 
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from msa import labels
+from msa.annotations import labels
+from msa.annotations.splits import NAMES
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._columns import Part, check_rows, is_column, items, number, string
+from msa.cache.exchange._foreign import Foreign
 from msa.cache.exchange._padded import Row, TaskName, assembled, in_clips, judged, told
-from msa.cache.foreign import Foreign
 from msa.config import checked
 from msa.errors import SourceError
-from msa.splits import NAMES
 
 LAYOUT = "{train, dev, test}[((words, visual, acoustic), label, segment)]"
 FIX = f"is it the right file? Known are {LAYOUT}"

@@ -5,7 +5,7 @@ Layout   FOLDER/X_train.h5 and y_train.h5, and the same of valid and test: each 
 Columns  Nothing in the files says which are of what: modality=text:0:300,audio:300:374,face:374:409 does, with the
          first column and the one after the last. What is in none of them is left out.
 Ids      There are none: samples are called by their split and place.
-Labels   A scale, classes, or several columns, as msa/tasks.py decides and the import prints.
+Labels   A scale, classes, or several columns, as msa/annotations/tasks.py decides and the import prints.
 Lengths  Rows of nothing but zeros before the first value are padding, as in MulT's pickles: the modalities are aligned,
          so sound and face have the rows the text has, and any before them that hold values.
 """
@@ -19,17 +19,18 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from msa import labels, regular, tasks
-from msa.cache import fingerprint
+from msa import regular
+from msa.annotations import labels, tasks
+from msa.annotations.splits import NAMES
 from msa.cache.exchange import _corpus, _hdf5
 from msa.cache.exchange._columns import check_rows
+from msa.cache.exchange._foreign import Feature, Foreign, Unreadable, unknown_source
 from msa.cache.exchange._lengths import NOTHING, ZEROS, Padding, as_text, filled, is_padded, trimmed
 from msa.cache.exchange._padded import TaskName
-from msa.cache.foreign import Feature, Foreign, Unreadable, unknown_source
-from msa.cache.indexing import Corpus
+from msa.cache.format import fingerprint
+from msa.cache.write.dataset_index import Corpus
 from msa.config import checked, settings_of
 from msa.errors import ConfigError, SourceError
-from msa.splits import NAMES
 from msa.types import Modality, Sample
 
 LAYOUT = "FOLDER/X_train.h5 and y_train.h5, X_valid.h5, ..., each with a dataset data: (n, T, D) and (n,)"

@@ -8,7 +8,7 @@ Ids      video$_$clip: samples of a video are a group, in the natural order of t
          called by its place, train_0.
 Labels   regression_labels, or else labels, or else classification_labels, of which 0, 1, 2 are negative, neutral,
          positive and -1 is none; NaN is none. Fractions are a scale, [-3, 3] as in MOSI or [-1, 1] as in CH-SIMS;
-         whole numbers such as 0 to 4 are classes. msa/tasks.py decides; what it decided is printed; see `task`.
+         whole numbers such as 0 to 4 are classes. annotations/tasks.py decides; what it decided is printed; see `task`.
 Lengths  audio_lengths and vision_lengths where the file has them, cut to the array. Text: the mask in text_bert, since
          BERT's states of padding are not zero. In aligned files sound and face have the rows the text has, and any
          others that hold values. Otherwise rows of nothing but zeros at the end are padding.
@@ -29,13 +29,13 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
-from msa import labels, tasks
-from msa.cache import layout
+from msa.annotations import labels, tasks
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._columns import Part, parts
+from msa.cache.exchange._foreign import Bundle, Foreign
 from msa.cache.exchange._output import whole
 from msa.cache.exchange._padded import Row, TaskName, assembled, classed, in_clips, judged, placed, told, without_ids
-from msa.cache.foreign import Bundle, Foreign
+from msa.cache.format import layout
 from msa.config import checked
 from msa.errors import ConfigError, SourceError, StoreError
 from msa.types import SENTIMENT, Modality, Split

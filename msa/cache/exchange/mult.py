@@ -1,7 +1,7 @@
 """MulT's and MultiBench's pickles: {train, valid, test} of arrays padded at the front. Read only.
 
 Layout   {split: {text, vision, audio, labels, id}}: text is word vectors (GloVe, 300 wide), labels (n, 1, 1) one value
-         each: a scale or classes, as msa/tasks.py decides and the import prints. Several columns, such as IEMOCAP's
+         each: a scale or classes, see annotations/tasks.py; the import prints which. Several columns, such as IEMOCAP's
          (n, 4, 2) of no and yes or MOSEI's (n, 6), are labels that hold several at a time; where exactly one of them
          is 1 in each row, they are classes.
 Ids      (n,), or (n, 3) of video, start and end in seconds, text or bytes: then samples are called video[start-end],
@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from msa import labels, tasks
+from msa.annotations import labels, tasks
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._arrays import ArrayOnFile
 from msa.cache.exchange._columns import Part, is_column, items, number, parts, string
+from msa.cache.exchange._foreign import Foreign
 from msa.cache.exchange._padded import (
     LONGEST_ID,
     Row,
@@ -34,7 +35,6 @@ from msa.cache.exchange._padded import (
     told,
     without_ids,
 )
-from msa.cache.foreign import Foreign
 from msa.config import checked
 from msa.errors import SourceError
 

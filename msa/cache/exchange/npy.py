@@ -4,7 +4,7 @@ Layout   FOLDER/samples.csv (id, split, label, text, group, position; also .tsv 
          FOLDER/MODALITY/ID.npy of shape (T, D), or (D,) which is one row. The folders are called text, audio, image,
          face (or vision, video); others are named by a setting: modality=covarep:audio. An id may hold a slash (a file
          in a folder of the folder); what no file name can hold is written as in web addresses: %2F.
-Labels   As msa/labels.py says: classes or a scale, judged, printed, or said by task, range, classes. label_text,
+Labels   See annotations/labels.py: classes or a scale, judged, printed, or said by task, range, classes. label_text,
          label_audio, ... label one modality alone. Several at once are a column each: labels=happy,sad. Where a
          corpus.json lies beside the table, as in what is exported, it says the task.
 Lengths  T of each file; nothing is padded. Values stay as they are; float16 stays float16 where every file has it.
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from msa.cache.exchange import _corpus, _folder, _table
+from msa.cache.exchange._foreign import Bundle, Feature, Foreign, Unreadable
 from msa.cache.exchange._output import whole
-from msa.cache.foreign import Bundle, Feature, Foreign, Unreadable
 from msa.errors import StoreError
 
 SUFFIX = ".npy"

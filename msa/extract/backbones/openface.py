@@ -24,7 +24,7 @@ from msa.extract.encoders import rows
 from msa.types import Modality
 
 if TYPE_CHECKING:
-    from msa.extract.media import Columns
+    from msa.extract.media.decode import Columns
 
 EYE, FACE, SHAPE = 56, 68, 34  # landmarks of the eyes, of the face, and parameters of the shape model
 INTENSITIES = ["01", "02", "04", "05", "06", "07", "09", "10", "12", "14", "15", "17", "20", "23", "25", "26", "45"]
@@ -93,7 +93,7 @@ class OpenFace(Backbone):
         return {what: number for what, number in counted.items() if number}
 
     def _rows(self, clip: "Columns") -> np.ndarray:
-        from msa.extract.media import Columns, MediaError
+        from msa.extract.media.decode import Columns, MediaError
 
         if not isinstance(clip, Columns):
             raise MediaError("a video, not a table of OpenFace's: --face pyfeat reads videos")

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from msa import records
+from msa.annotations import rows as records
+from msa.annotations.rows import natural
+from msa.annotations.splits import NAMES
 from msa.config import checked
 from msa.errors import SourceError
 from msa.extract.datasets._layout import files, in_order, misplaced
-from msa.records import natural
-from msa.splits import NAMES
 from msa.types import Dropped, Modality, Raw, Sample, Source, Split
 
 LABELS = "label.csv"

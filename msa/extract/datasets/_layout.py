@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from msa.cache import fingerprint
+from msa.annotations.rows import natural
+from msa.cache.format import fingerprint
 from msa.errors import SourceError
-from msa.records import natural
 from msa.types import Dropped, Sample, Source
 
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from msa import labels, records
+from msa.annotations import labels
+from msa.annotations import rows as records
+from msa.annotations.labels import Row
+from msa.annotations.rows import natural
+from msa.annotations.tasks import Decision
 from msa.errors import SourceError
 from msa.extract.datasets import table
 from msa.extract.datasets._layout import files, misplaced
-from msa.labels import Row
-from msa.records import natural
-from msa.tasks import Decision
 from msa.types import Dropped, Sample, Source, Task
 
 TASK: Task | None = None  # depends on the labels: see task()

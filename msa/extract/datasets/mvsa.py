@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from msa import records
+from msa.annotations import rows as records
 from msa.config import checked
 from msa.errors import SourceError
 from msa.extract.datasets._layout import in_order, misplaced

@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from msa import labels, records
+from msa.annotations import labels
+from msa.annotations import rows as records
+from msa.annotations.labels import Row
+from msa.annotations.tasks import Decision, Settings
 from msa.config import checked
 from msa.errors import ConfigError, SourceError, UnknownNameError
 from msa.extract.datasets._layout import in_order, misplaced
-from msa.labels import Row
 from msa.names import shell_command
-from msa.tasks import Decision, Settings
 from msa.types import Dropped, Modality, Raw, Sample, Source, Task
 
 TASK: Task | None = None  # depends on the labels: see task()

@@ -18,7 +18,7 @@ from msa.extract.encoders import library_versions, rows
 from msa.extract.encoders.apart import Apart, ApartError
 
 if TYPE_CHECKING:
-    from msa.extract.media import Frames
+    from msa.extract.media.decode import Frames
 
 # `fps`: an expression lasts half a second to four (Matsumoto and Hwang, 2011), so five frames a second meet the
 # shortest twice, at a sixth of what every frame of a video would cost.
@@ -68,7 +68,7 @@ class FaceEncoder(Backbone):
         self.process.close()
 
     def _encode(self, clip: "Frames") -> np.ndarray:
-        from msa.extract.media import Frames, MediaError
+        from msa.extract.media.decode import Frames, MediaError
 
         if not isinstance(clip, Frames):
             raise MediaError("a table, not a video: --face openface.csv reads what OpenFace wrote")

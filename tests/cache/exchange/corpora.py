@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from msa.cache import fingerprint
-from msa.cache.foreign import Bundle
-from msa.cache.importing import bring_in
+from msa.cache.exchange._foreign import Bundle
+from msa.cache.exchange._import import bring_in
+from msa.cache.format import fingerprint
 from msa.cache.index import Index
-from msa.cache.segment import Form
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.types import SENTIMENT, Modality, Task
 
 TEXT, AUDIO, FACE = Modality.TEXT, Modality.AUDIO, Modality.FACE

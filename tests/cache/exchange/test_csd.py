@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from msa.cache.exchange import csd
-from msa.cache.importing import bring_in, lacking
+from msa.cache.exchange._import import bring_in, lacking
 from msa.cache.store import FeatureStore
 from msa.errors import SourceError, UnknownNameError
 from msa.types import Dropped, Modality, Split, Task

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from msa.cache.exchange import dialogues
-from msa.cache.importing import bring_in
+from msa.cache.exchange._import import bring_in
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, SourceError
 from msa.types import Modality, Split

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from msa.cache.exchange import _hdf5, hdf5
-from msa.cache.foreign import Bundle, Unreadable
-from msa.cache.importing import bring_in
-from msa.cache.segment import Form
+from msa.cache.exchange._foreign import Bundle, Unreadable
+from msa.cache.exchange._import import bring_in
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.errors import SourceError, StoreError
 from msa.types import SENTIMENT, Modality, Split, Task
 from tests.cache.conftest import make_index

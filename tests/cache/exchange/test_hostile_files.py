@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from msa.cache.exchange import _corpus, _hdf5, csd, hdf5, npy
-from msa.cache.foreign import Unreadable
-from msa.cache.importing import finite
+from msa.cache.exchange._foreign import Unreadable
+from msa.cache.exchange._import import finite
 from msa.errors import SourceError
 
 

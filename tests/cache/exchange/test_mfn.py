@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from msa.cache.exchange import mfn
-from msa.cache.foreign import Unreadable
-from msa.cache.importing import bring_in
+from msa.cache.exchange._foreign import Unreadable
+from msa.cache.exchange._import import bring_in
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, SourceError
 from msa.types import Modality, Split, Task

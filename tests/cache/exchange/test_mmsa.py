@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from msa.cache import importing
+from msa.cache.exchange import _import as importing
 from msa.cache.exchange import mmsa
-from msa.cache.foreign import Bundle
-from msa.cache.segment import Form
+from msa.cache.exchange._foreign import Bundle
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.errors import ConfigError, SourceError, StoreError
 from msa.types import SENTIMENT, Modality, Split, Task
 from tests.cache.conftest import make_index

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from msa.cache import importing
+from msa.cache.exchange import _import as importing
 from msa.cache.exchange import mult
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, SourceError

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from msa.cache import importing
+from msa.cache.exchange import _import as importing
 from msa.cache.exchange import npy
-from msa.cache.foreign import Unreadable
-from msa.cache.importing import bring_in, lacking
-from msa.cache.segment import Form
+from msa.cache.exchange._foreign import Unreadable
+from msa.cache.exchange._import import bring_in, lacking
 from msa.cache.store import FeatureStore
+from msa.cache.write.segment import Form
 from msa.errors import ConfigError, SourceError, StoreError, UnknownNameError
 from msa.types import SENTIMENT, Dropped, Modality, Split, Task
 from tests.cache.exchange.corpora import AUDIO, EMOTIONS, FACE, IDS, TASKS, TEXT, assert_equal, fill, there_and_back

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from msa.cache.exchange import _columns, _pickle, _values, mmsa, mult
+from msa.cache.exchange._foreign import Unreadable
 from msa.cache.exchange._values import PER_BYTE
-from msa.cache.foreign import Unreadable
 from msa.errors import SourceError
 
 M61 = 2**61 - 1  # Python's modulus of hashes of numbers

@@ -1,0 +1,225 @@
+"""What is left of a part of a store, whatever was done to it: an index here, a segment in examine_segment.py.
+
+Nothing here raises for damage: it is what these functions return.
+"""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa.annotations.labels import NEAR
+from msa.cache.format import layout, limits
+from msa.cache.format.fingerprint import DIGEST
+from msa.cache.index import Index
+from msa.errors import MsaError
+
+Files = Mapping[str, Sequence[Any]]  # of a manifest: path -> [bytes, SHA-256]
+READABLE = (MsaError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A fault: where it lies, what is wrong, and whose hidden states, labels or texts it touches."""
+
+    where: str
+    what: str
+    samples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        named = ", ".join(self.samples[:5]) + (f" and {len(self.samples) - 5} more" if len(self.samples) > 5 else "")
+        return f"{self.where}: {self.what}" + (f" (samples {named})" if named else "")
+
+
+@dataclass
+class Corpus:
+    """An index as far as it can be read. `ids` is None where it says nothing reliable about who its samples are."""
+
+    name: str
+    n: int
+    ids: list[str] | None = None
+    digests: dict[str, np.ndarray] = field(default_factory=dict)  # modality -> (n, 16) uint8
+    problems: list[Problem] = field(default_factory=list)
+
+    def named(self, rows: Iterable[int]) -> tuple[str, ...]:
+        """Ids of rows, or their numbers where ids cannot be had."""
+        ids = self.ids
+        return tuple(ids[row] if ids is not None and 0 <= row < len(ids) else f"row {row}" for row in rows)
+
+
+def faults(root: Path, folder: Path, files: Files) -> dict[str, str]:
+    """Published file -> what is wrong with it: missing, of another size, other bytes, or no file at all."""
+    known = {digest: name for name, (_, digest) in files.items()}
+    found = {}
+    for name, (size, digest) in files.items():
+        path = folder / name
+        try:
+            limits.check_inside(root, path)
+            about = path.lstat()
+            if not stat.S_ISREG(about.st_mode):
+                found[name] = "is not a regular file"
+            elif about.st_size != size:
+                found[name] = f"has {about.st_size} bytes, the manifest says {size}"
+            elif (actual := limits.sha256(path)) != digest:
+                found[name] = "does not match the SHA-256 in the manifest"
+                if other := known.get(actual):
+                    found[name] += f": it holds what belongs into {other}"
+        except (FileNotFoundError, NotADirectoryError):
+            found[name] = "is missing"
+        except (OSError, MsaError) as error:
+            found[name] = f"cannot be read: {getattr(error, 'what', error)}"
+    return found
+
+
+def arrays(folder: Path, files: Files, bad: Mapping[str, str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The small arrays of a folder that can be believed, and of the others why they cannot."""
+    found, why = {}, {}
+    for name in sorted({file.partition("/")[0] for file in files if "/" in file} - {"data"}):
+        if any(file.startswith(f"{name}/") for file in bad):
+            continue  # its files were named already
+        try:
+            missing = next((chunk for chunk in chunks(folder / name) if f"{name}/{chunk}" not in files), None)
+            if missing is not None:
+                why[name] = f"needs {missing}, which the manifest does not name"
+            else:
+                found[name] = layout.read_array(folder / name)
+        except READABLE as error:
+            why[name] = f"cannot be read: {getattr(error, 'what', error)}"
+    return found, why
+
+
+def chunks(path: Path) -> Iterator[str]:
+    """The files of an array besides its zarr.json. Raises StoreError and OSError."""
+    meta = limits.read_json(path / "zarr.json")
+    shape = limits.check_array(path / "zarr.json", meta)
+    size = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    separator = meta["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
+    grid = [range(-(-n // of)) for n, of in zip(shape, size, strict=True)]
+    for place in product(*grid):
+        yield separator.join(["c", *map(str, place)])
+
+
+def corpus(root: Path, fingerprint: str, about: Mapping[str, Any]) -> Corpus:
+    """Everything that can be said of an index."""
+    folder, where = root / "index" / fingerprint, f"index/{fingerprint}"
+    found = Corpus(about["name"], about["samples"])
+    if not os.path.lexists(folder):  # said once, not of every file
+        found.problems.append(Problem(where, "is missing", found.named(range(found.n))))
+        return found
+    bad = faults(root, folder, about["files"])
+    table, why = arrays(folder, about["files"], bad)
+    found.ids = _ids(table, found.n)
+    for file, what in bad.items():
+        rows = _rows_of(folder, file, table, found.n)
+        found.problems.append(Problem(f"{where}/{file}", what, found.named(rows)))
+    found.problems += [Problem(f"{where}/{name}", what, found.named(range(found.n))) for name, what in why.items()]
+    digests = {name.removeprefix("digest_"): values for name, values in table.items() if name.startswith("digest_")}
+    found.digests = {name: values for name, values in digests.items() if values.shape == (found.n, DIGEST)}
+    if not found.problems:
+        found.problems += [
+            Problem(where, what, found.named(rows)) for what, rows in _contents(folder, fingerprint, about, table)
+        ]
+    return found
+
+
+def _contents(
+    folder: Path, fingerprint: str, about: Mapping[str, Any], table: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, Iterable[int]]]:
+    """What is wrong with an index all of whose files are those that were written, and the rows it concerns."""
+    n = about["samples"]
+    wanted = {
+        "split": n,
+        "labels": n,
+        "position": n,
+        "id_offsets": n + 1,
+        "group_offsets": n + 1,
+        "text_offsets": n + 1,
+    }
+    for name in {*wanted, *(m for m in table if m.startswith("digest_"))}:
+        if name not in table:
+            yield f"has no array {name}", range(n)
+        elif len(table[name]) != wanted.get(name, n):
+            yield f"has {len(table[name])} of {name}, the manifest says {n} samples", range(n)
+    for name in ("id", "group", "text"):
+        if not {f"{name}_bytes", f"{name}_offsets"} <= table.keys():
+            continue
+        if rows := _unreadable(table[f"{name}_bytes"], table[f"{name}_offsets"]):
+            yield f"has offsets in {name}_offsets that cut no text out of {name}_bytes", rows
+    try:
+        index = Index.read(folder)
+        if index.name != about["name"]:
+            yield f"is called {index.name!r}, the manifest says {about['name']!r}", range(n)
+        yield from _values(index, table)
+        if index.fingerprint != fingerprint:
+            yield "does not hold what its name, a hash of its contents, stands for", range(n)
+    except READABLE as error:
+        yield f"cannot be read: {getattr(error, 'what', error)}", range(n)
+
+
+def _values(index: Index, table: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Iterable[int]]]:
+    """Ids, parts and labels that no index may hold."""
+    often = {id for id, count in Counter(index.ids).items() if count > 1}
+    if often:
+        yield "has sample ids that stand twice", [row for row, id in enumerate(index.ids) if id in often]
+    odd = ~np.isin(table["split"], [*range(len(layout.SPLITS)), layout.NO_SPLIT])
+    if odd.any():
+        yield "has parts that are none", np.flatnonzero(odd).tolist()
+    task, labels = index.task, np.asarray(table["labels"])
+    odd = limits.odd_labels(labels, len(task.classes) if task.single else 0)
+    if odd.any():
+        yield "has labels that are no class and no number", np.flatnonzero(odd).tolist()
+    elif not task.classes and task.low < task.high:
+        outside = (labels < task.low - NEAR) | (labels > task.high + NEAR)
+        if outside.any():
+            yield f"has labels outside of {task.low:g} to {task.high:g}", np.flatnonzero(outside.any(1)).tolist()
+
+
+def _ids(table: Mapping[str, np.ndarray], n: int) -> list[str] | None:
+    if "id_bytes" not in table or "id_offsets" not in table or len(table["id_offsets"]) != n + 1:
+        return None
+    data, offsets = table["id_bytes"].tobytes(), table["id_offsets"].tolist()
+    if _unreadable(table["id_bytes"], table["id_offsets"]):
+        return None
+    return [data[a:b].decode() for a, b in pairwise(offsets)]
+
+
+def _unreadable(data: np.ndarray, offsets: np.ndarray) -> list[int]:
+    """Rows whose bytes are not in there or no UTF-8."""
+    bounds, joined = offsets.astype(np.int64), data.tobytes()
+    wrong = (bounds[:-1] < 0) | (bounds[1:] < bounds[:-1]) | (bounds[1:] > len(joined))
+    if len(bounds) and (bounds[0] != 0 or bounds[-1] != len(joined)):
+        wrong[:] = True
+    if wrong.any():
+        return np.flatnonzero(wrong).tolist()
+    found = []
+    for row, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+        try:
+            joined[a:b].decode()
+        except UnicodeDecodeError:
+            found.append(row)
+    return found
+
+
+def _rows_of(folder: Path, file: str, table: Mapping[str, np.ndarray], n: int) -> Iterable[int]:
+    """The rows of an index that one of its files concerns."""
+    name, _, number = file.partition("/c/")
+    try:
+        size = limits.read_json(folder / name / "zarr.json")["chunk_grid"]["configuration"]["chunk_shape"][0]
+        low = int(number.partition("/")[0]) * size
+    except READABLE:
+        return range(n)  # its attributes, or an array whose zarr.json says nothing any more
+    if name.endswith("_offsets"):
+        return range(max(0, low - 1), min(n, low + size))
+    if not name.endswith("_bytes"):
+        return range(low, min(n, low + size))
+    offsets = table.get(name.replace("_bytes", "_offsets"))
+    if offsets is None or len(offsets) != n + 1:
+        return range(n)
+    touched = (offsets[:-1] < low + size) & (offsets[1:] > low) & (offsets[1:] > offsets[:-1])
+    return np.flatnonzero(touched).tolist()

@@ -1,0 +1,281 @@
+"""Which part of a store is meant, as a manifest of its own: whole segments where all of one is wanted, else made anew.
+
+Of a segment some samples are wanted of: where they hold most of its rows its data is taken as it is, under a small
+borrowed segment that names those samples alone; else their rows are copied into a smaller segment. Either has a name
+that follows from what it was made of, so that the same selection gives the same files, on any machine and on any day.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa.annotations import rows as records
+from msa.cache.format import layout, limits, local_files
+from msa.cache.format.manifest import EMPTY, Manifest, in_order
+from msa.cache.format.small_arrays import Lazy
+from msa.cache.format.zarr_array import Data
+from msa.cache.read.view import View, ViewReader
+from msa.cache.store import FeatureStore
+from msa.cache.write import segment
+from msa.cache.write.segment import Form, Row, SegmentWriter
+from msa.errors import ConfigError, StoreError, UnknownNameError
+from msa.types import Split
+
+MOST = 0.75  # of a segment's rows: from here on its data travels whole
+PIECE_BYTES = 2**24  # of hidden states that are copied at a time
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was asked for; nothing said means all."""
+
+    datasets: Sequence[str] = ()  # names, or name@fingerprint
+    views: Sequence[str] = ()  # backbone, id, or backbone@id
+    splits: Sequence[str] = ()
+    samples: Path | None = None  # ids, one a line, or a table with a column `id`
+
+    @property
+    def by_sample(self) -> bool:
+        """Are there samples to be left out?"""
+        return bool(self.splits or self.samples)
+
+
+@dataclass
+class Parcel:
+    """A part of a store: a manifest, and where files lie that were made for it."""
+
+    store: FeatureStore
+    staging: Path  # laid out like a store
+    manifest: Manifest = field(default_factory=lambda: {**EMPTY, "datasets": {}, "views": {}})
+    made: set[str] = field(default_factory=set)  # folders that lie in `staging`
+
+    def tables(self, view_id: str, entry: Mapping[str, Any]) -> Path:
+        """The folder of a segment of this parcel, with its small arrays."""
+        name = f"views/{view_id}/seg/{entry['id']}"
+        return self.staging / name if name in self.made else self.store.tables(view_id, entry)
+
+
+def select(store: FeatureStore, wanted: Selection, staging: Path, known: Mapping[str, Entry] | None = None) -> Parcel:
+    """The part of a store that is meant. Raises UnknownNameError or ConfigError where there is no such part.
+
+    `known` are segments, by id, that the other side has: they are not made again.
+    """
+    parcel = Parcel(store, staging)
+    datasets, views, rows = meant(store, wanted)
+    there = [(v, e) for v, about in in_order(store.manifest["views"]) for e in about["segments"]]
+    there = [(v, e) for v, e in there if v in views and e["dataset"] in datasets]
+    for fingerprint, about in in_order(store.manifest["datasets"]):
+        if fingerprint in datasets:
+            parcel.manifest["datasets"][fingerprint] = about
+    for view_id, entry in there:
+        part = entry if rows is None else _part(parcel, view_id, entry, rows[entry["dataset"]], known or {})
+        if part:
+            about = store.manifest["views"][view_id]
+            mine = parcel.manifest["views"].setdefault(view_id, about | {"segments": []})
+            mine["segments"].append(part)
+    return parcel
+
+
+def meant(store: FeatureStore, wanted: Selection) -> tuple[set[str], set[str], dict[str, np.ndarray] | None]:
+    """Which corpora, which views, and of each corpus which samples, (n,) bool; None: all of them.
+
+    A corpus of which no sample is meant is left out: texts and labels of others are nobody's business. Raises
+    UnknownNameError or ConfigError where there is no such part.
+    """
+    datasets = {store.dataset(name) for name in wanted.datasets} or set(store.manifest["datasets"])
+    views = _views(store, wanted.views)
+    if wanted.views:
+        datasets &= {e["dataset"] for v in views for e in store.manifest["views"][v]["segments"]}
+    if (wanted.datasets or wanted.views) and not datasets:
+        raise ConfigError(
+            f"{store.where} has no {', '.join(wanted.views)} of {', '.join(wanted.datasets) or 'any dataset'}",
+            fix="see what there is with `msa cache ls`",
+        )
+    if not wanted.by_sample:
+        return datasets, views, None
+    rows = _rows(store, wanted, datasets)
+    return {fingerprint for fingerprint, kept in rows.items() if kept.any()}, views, rows
+
+
+def narrow(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entry | None:
+    """A segment that borrows the data of another and names only some of its samples, `kept` (n,) bool by row."""
+    home = parcel.tables(view_id, entry)
+    rows = _table(home, kept)
+    attributes = limits.segment_attributes(home / "zarr.json", len(kept))
+    failures = [f for f in attributes["failures"] if entry["failed"] and kept[f["sample"]]]
+    if not rows and not failures:
+        return None
+    owner = entry.get("data_of", entry["id"])
+    folder = _folder(parcel, view_id, _name(entry, kept, "borrowed"))
+    if not folder.exists():
+        local_files.make_folder(parcel.staging, folder)
+        segment.write_small(folder, rows, attributes | {"failures": failures, "data_of": owner})
+    own = {name: facts for name, facts in entry["files"].items() if name.startswith("data/")}
+    return {
+        "id": folder.name,
+        "dataset": entry["dataset"],
+        "samples": len(rows),
+        "failed": len(failures),
+        "files": segment.files(parcel.staging, folder),
+        "data_of": owner,
+        "data_files": entry.get("data_files", own),
+    }
+
+
+def _part(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray, known: Mapping[str, Entry]) -> Entry | None:
+    """What travels of a segment, of which the samples in `kept` (n,) bool are wanted; None: nothing."""
+    home = parcel.tables(view_id, entry)
+    sample, start, length = segment.places(home, len(kept))
+    wanted = kept[sample]
+    failures = limits.segment_attributes(home / "zarr.json", len(kept))["failures"] if entry["failed"] else []
+    if wanted.all() and all(kept[failure["sample"]] for failure in failures):
+        return entry
+    for how in ("borrowed", "copied"):
+        if (name := _name(entry, kept, how)) in known:
+            return known[name]
+    if _share(start, length, wanted) >= MOST:
+        return narrow(parcel, view_id, entry, kept)
+    return _copied(parcel, view_id, entry, kept)
+
+
+def _share(start: np.ndarray, length: np.ndarray, wanted: np.ndarray) -> float:
+    """How much of the rows of a segment are those of the samples wanted, each row once."""
+    _, first = np.unique(start, return_index=True)
+    _, mine = np.unique(start[wanted], return_index=True)
+    return float(length[wanted][mine].sum() / max(1, length[first].sum()))
+
+
+def _copied(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entry | None:
+    """A new segment with the hidden states of some samples of another."""
+    home = parcel.tables(view_id, entry)
+    attributes = limits.segment_attributes(home / "zarr.json", len(kept))
+    rows = _table(home, kept)
+    failures = [f for f in attributes["failures"] if entry["failed"] and kept[f["sample"]]]
+    if not rows and not failures:
+        return None
+    store = parcel.store
+    view = View(view_id, entry["dataset"], store.attributes(view_id), [entry])
+    samples = store.manifest["datasets"][view.dataset]["samples"]
+    reader = ViewReader(store.path / "views" / view_id / "seg", view, samples, store.blocks)
+    form = _form(store, view, entry)
+    folder = _folder(parcel, view_id, _name(entry, kept, "copied"))
+    local_files.make_folder(parcel.staging, folder.parent)
+    writer = SegmentWriter(folder, view.dataset, form, attributes["run"], flush_after_s=float("inf"))
+    many = max(1, PIECE_BYTES // max(1, 4 * view.dim * int(np.mean([row.length for row in rows] or [1]))))
+    for begin in range(0, len(rows), many):
+        piece = rows[begin : begin + many]
+        values, offsets = reader.flat(np.array([row.sample for row in piece], np.int64))
+        for row, a, b in zip(piece, offsets[:-1], offsets[1:], strict=True):
+            writer.write(row.sample, bytes.fromhex(row.digest), _as_stored(values[a:b], form), row.counts)
+    for failure in failures:
+        writer.fail(
+            failure["sample"],
+            bytes.fromhex(failure["digest"]),
+            failure["stage"],
+            failure["reason"],
+            failure.get("counts"),
+        )
+    made = writer.seal()
+    if made:
+        segment.close(folder)
+    return made
+
+
+def _table(home: Path, kept: np.ndarray) -> list[Row]:
+    """Those samples of a segment that are kept; of a large table no more than that is made."""
+    sample, start, length = segment.places(home, len(kept))
+    at = np.flatnonzero(kept[sample])
+    start, length, digest = start[at], length[at], Lazy(home / "digest")[at]
+    names, numbers = segment.counted(home)
+    counts = [[]] * len(at) if numbers is None else numbers[at].tolist()
+    counted = [{name: n for name, n in zip(names, row, strict=True) if n} for row in counts]
+    hashes = [row.tobytes().hex() for row in digest]
+    columns = (sample[at].tolist(), start.tolist(), length.tolist(), hashes, counted)
+    return [Row(*row) for row in zip(*columns, strict=True)]
+
+
+def _form(store: FeatureStore, view: View, entry: Entry) -> Form:
+    """How the data of a segment is cut, where it is cut as we do it; else how we would."""
+    data = Data(store.path / "views" / view.id / "seg" / str(entry.get("data_of", entry["id"])) / "data", store.blocks)
+    if data.grid is None:
+        return Form.of(view.dim, str(view.attributes["dtype"]))
+    return Form(data.width, data.dtype, data.grid.chunk_rows, data.file_rows)
+
+
+def _as_stored(values: np.ndarray, form: Form) -> np.ndarray:
+    if form.dtype == "bfloat16":  # read as float32, whose lower half is 0
+        return np.ascontiguousarray(values, np.float32).view(np.uint32).__rshift__(16).astype(np.uint16)
+    return values
+
+
+def _folder(parcel: Parcel, view_id: str, name: str) -> Path:
+    within = f"views/{view_id}/seg/{name}"
+    parcel.made.add(within)
+    return parcel.staging / within
+
+
+def _name(entry: Entry, kept: np.ndarray, how: str) -> str:
+    """A name that follows from a segment and the samples kept of it: its time, and a hash in place of chance."""
+    what = hashlib.sha256(f"{how} {entry['id']} {entry['failed']} ".encode() + np.packbits(kept).tobytes())
+    return entry["id"][:16] + what.hexdigest()[:8]
+
+
+def _views(store: FeatureStore, wanted: Sequence[str]) -> set[str]:
+    known = {v.id: v for fingerprint in store.manifest["datasets"] for v in store.views(fingerprint)}
+    if not wanted:
+        return set(store.manifest["views"])
+    found = set()
+    for text in wanted:
+        fit = {view_id for view_id, view in known.items() if view.is_called(text)}
+        if not fit:
+            raise UnknownNameError("view in this store", text, sorted({v.name for v in known.values()} | set(known)))
+        found |= fit
+    return found
+
+
+def _rows(store: FeatureStore, wanted: Selection, datasets: set[str]) -> dict[str, np.ndarray]:
+    """Dataset -> (n,) bool: which samples are wanted."""
+    ids = sorted(_ids(wanted.samples)) if wanted.samples else None
+    if unknown := [split for split in wanted.splits if split not in list(Split)]:
+        raise UnknownNameError("split", unknown[0], list(Split))
+    found, seen = {}, set[str]()
+    for fingerprint in datasets:
+        index = store.index(fingerprint)
+        kept = np.isin(index.split, [layout.SPLITS.index(Split(s)) for s in wanted.splits or list(Split)])
+        if not wanted.splits:
+            kept[:] = True
+        if ids is not None:
+            rows = index.find(ids)
+            named = np.zeros(len(index), bool)
+            named[rows[rows >= 0]] = True
+            kept &= named
+            seen.update(id for id, row in zip(ids, rows.tolist(), strict=True) if row >= 0)
+        found[fingerprint] = kept
+    if ids is not None and (lost := [id for id in ids if id not in seen]):
+        raise ConfigError(
+            f"{wanted.samples} names {len(lost)} of {len(ids)} samples that {store.where} does not have: "
+            f"{', '.join(lost[:5])}{' ...' if len(lost) > 5 else ''}",
+            fix="take them out, or name the dataset they are of",
+        )
+    if not any(kept.any() for kept in found.values()):
+        raise ConfigError(f"no sample of {store.where} is meant", fix="see the splits with `msa cache info`")
+    return found
+
+
+def _ids(path: Path) -> set[str]:
+    """Ids of a text file, one a line, or of the column `id` of a CSV, TSV or JSONL file."""
+    try:
+        if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson"):
+            found = {str(cells["id"]) for _, cells in records.read(path)[1] if "id" in cells}
+        else:
+            found = {line.strip() for line in records.text_of(path).splitlines() if line.strip()}
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}", fix="name a file with one id a line") from None
+    if not found:
+        raise ConfigError(f"{path} names no sample", fix="give one id a line, or a CSV or JSONL with a column `id`")
+    return found

@@ -1,0 +1,270 @@
+"""Moving files of a store from one place to another: only what is missing, checked before it has its name.
+
+A file for a folder grows under a temporary name that says which content it will have, so that an interrupted transfer
+goes on in the middle of it. It is compared with its SHA-256 and then renamed. A file for an object store is checked
+here and put in one piece: it is there whole or not at all.
+"""
+
+import fcntl
+import hashlib
+import math
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from msa.cache.format import limits, local_files
+from msa.cache.format.files import TEMPORARY
+from msa.cache.storage.site import Disk, Site, persistently
+from msa.cache.storage.wire import PIECE
+from msa.errors import StoreError
+
+AT_ONCE = 8  # files
+
+
+class Watch(Protocol):
+    """Somebody who watches bytes travel."""
+
+    def begin(self, what: str, total: int) -> None:
+        """A transfer of so many bytes begins."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many more are there."""
+
+    def end(self) -> None:
+        """It is finished or given up."""
+
+
+class Unwatched:
+    """Nobody watches."""
+
+    def begin(self, what: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, nbytes: int) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is to travel: where it is, and what it must be."""
+
+    source: Site
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass
+class Sent:
+    """What a transfer moved; files that were there already do not count."""
+
+    files: int = 0
+    nbytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, nbytes: int) -> None:
+        """One more file, of which so many bytes travelled."""
+        with self._lock:
+            self.files, self.nbytes = self.files + 1, self.nbytes + nbytes
+
+
+def send(files: list[File], target: Site, watch: Watch | None = None) -> Sent:
+    """Bring files to a place, several at once, large ones first. Raises StoreError where one is not what it must be."""
+    sent, watch = Sent(), watch or Unwatched()
+    if isinstance(target, Disk):
+        _check_room(files, target)
+    watch.begin(f"to {target}", sum(file.size for file in files))
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="msa-transfer")
+    try:
+        tasks = [pool.submit(_bring, file, target, sent, watch) for file in sorted(files, key=lambda f: -f.size)]
+        for task in tasks:
+            task.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # what was begun is finished or left to be gone on with
+        watch.end()
+    return sent
+
+
+def _check_room(files: Sequence[File], target: Disk) -> None:
+    """Raise StoreError where files need more of a disk than is free; what an earlier transfer left there counts."""
+    free = shutil.disk_usage(target.store).free
+    needed = sum(file.size for file in files)
+    if needed > free:
+        needed -= sum(_there(target.store / file.name, file) for file in files)
+    if needed > free:
+        raise StoreError(
+            f"{target}: {needed:,} bytes are to come, {free:,} bytes are free",
+            fix="free some space, name a folder on another disk, or pull a part: --dataset, --view, --split",
+        )
+
+
+def _there(path: Path, file: File) -> int:
+    """How many bytes of a file are on the disk, whole or under a temporary name."""
+    for known in (path, path.with_name(f"{TEMPORARY}{file.sha256[:32]}")):
+        with suppress(OSError):
+            return min(os.lstat(known).st_size, file.size)
+    return 0
+
+
+def settle(name: str, data: bytes, target: Site) -> bytes:
+    """Make a small file that others may be making too, with other content; returns what it holds in the end."""
+    return data if target.add(name, data) else target.read(name)
+
+
+def check(file: File, data: bytes) -> bytes:
+    """The same bytes, once they were found to be those of the file. Raises StoreError."""
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise damaged(file)
+    return data
+
+
+def damaged(file: File) -> StoreError:
+    """The error for a file that is not what the manifest of its store says."""
+    return StoreError(
+        f"{file.source}/{file.name} does not match the SHA-256 in its manifest, {file.sha256[:16]}…",
+        fix="nothing of it was taken over; `msa cache verify` where it lies says what else is damaged, and "
+        "`msa cache repair` mends it there",
+    )
+
+
+def _bring(file: File, target: Site, sent: Sent, watch: Watch) -> None:
+    if _has(target, file):
+        watch.advance(file.size)
+    elif isinstance(target, Disk):
+        _download(file, target.store, target.store / file.name, sent, watch)
+    elif isinstance(file.source, Disk):
+        path = file.source.store / file.name
+        _check(path, file)
+        persistently(lambda: target.put(file.name, path), patience_s=math.inf)
+        sent.add(file.size)
+        watch.advance(file.size)
+    else:
+        with tempfile.TemporaryDirectory(prefix="msa-transfer-") as folder:
+            path = Path(folder) / "file"
+            _download(file, Path(folder), path, sent, watch)
+            persistently(lambda: target.put(file.name, path), patience_s=math.inf)
+
+
+def _has(target: Site, file: File) -> bool:
+    """Did an earlier transfer bring it? In a folder it is read again; object stores take nothing that is not whole."""
+    if isinstance(target, Disk):
+        path = target.store / file.name
+        there = local_files.lstat(target.store, path)
+        if there is None or not stat.S_ISREG(there.st_mode) or there.st_size != file.size:
+            return False
+        if limits.sha256(path) != file.sha256:
+            return False
+        with suppress(OSError):
+            local_files.touch(target.store, path)  # new from now on, so that gc leaves it until it is published
+        return True
+    return target.size(file.name) == file.size
+
+
+def _check(path: Path, file: File) -> None:
+    try:
+        if path.stat().st_size == file.size and limits.sha256(path) == file.sha256:
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        raise absent(file) from None
+    raise damaged(file)
+
+
+def _download(file: File, root: Path, path: Path, sent: Sent, watch: Watch) -> None:
+    """Under a temporary name that tells the content, from where an earlier attempt stopped; then under its own."""
+    local_files.make_folder(root, path.parent)
+    temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}")
+    growing = _growing(root, temporary)
+    if not _alone(growing):  # another transfer brings the same: each its own
+        growing.close()
+        temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}-{os.getpid()}-{threading.get_ident()}")
+        growing = _growing(root, temporary)
+    with growing:
+        try:
+            found = _taken_up(growing, file, watch)
+            before = growing.tell()
+            persistently(lambda: _append(growing, found, file, watch), so_far=growing.tell)
+            if growing.tell() != file.size or found.hexdigest() != file.sha256:
+                growing.truncate(0)  # or it would be gone on with
+                raise damaged(file)
+            os.fsync(growing.fileno())
+            local_files.rename(root, temporary, path)
+        except StoreError:
+            if not growing.tell():
+                local_files.remove(root, temporary, missing_ok=True)
+            raise
+    local_files.sync(root, path.parent)
+    sent.add(file.size - before)
+
+
+def _growing(root: Path, path: Path) -> BinaryIO:
+    return open(local_files.opened(root, path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
+
+
+def _taken_up(growing: BinaryIO, file: File, watch: Watch) -> "hashlib._Hash":
+    """The hash of what is there already; the position is behind it."""
+    found = hashlib.sha256()
+    if growing.seek(0, os.SEEK_END) > file.size:
+        growing.truncate(0)
+    growing.seek(0)
+    while piece := growing.read(PIECE):
+        found.update(piece)
+        watch.advance(len(piece))
+    return found
+
+
+def _append(growing: BinaryIO, found: "hashlib._Hash", file: File, watch: Watch) -> None:
+    try:
+        if growing.tell() < file.size:
+            for piece in file.source.stream(file.name, growing.tell(), file.size):
+                if growing.tell() + len(piece) > file.size:
+                    raise _Grown
+                growing.write(piece)
+                growing.flush()  # also to whoever goes on with it after a kill
+                found.update(piece)
+                watch.advance(len(piece))
+    except FileNotFoundError:
+        raise absent(file) from None
+    except _Grown:
+        growing.truncate(0)
+        growing.seek(0)
+
+
+class _Grown(Exception):
+    """There is more of a file than there should be."""
+
+
+def _alone(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return os.fstat(file.fileno()).st_nlink > 0  # or it was renamed or removed while we waited to open it
+
+
+def absent(file: File) -> StoreError:
+    return StoreError(
+        f"{file.source} has no file {file.name}, which its manifest names",
+        fix="it was removed there, or did not arrive: `msa cache verify` where it lies says what it concerns",
+    )
+
+
+def files(source: Site, needed: Mapping[str, Mapping[str, list]]) -> list[File]:
+    """Those of some folders of a place, {folder: {name: [bytes, SHA-256]}}."""
+    return [
+        File(source, f"{folder}/{name}", size, digest)
+        for folder, there in needed.items()
+        for name, (size, digest) in there.items()
+    ]

@@ -1,0 +1,428 @@
+"""A local copy of a store that lies elsewhere, filled as it is read: what was brought once is not asked for again.
+
+The copy is laid out like the store (see remote.folder_of). Small files are brought whole and compared with the SHA-256
+of the manifest before they get their names. A shard is a sparse file of full length, which is made only once the place
+itself says that it has that length; beside it, `.have` says which of its blocks of 4 KiB are there:
+
+    inode of the shard (u64) | its bytes (u64) | start of the machine (16 bytes) | one byte per block: 1 = it is there
+
+A byte and not a bit, so that two processes never undo each other's marks, and a mark is made after its data: a killed
+process leaves at most data without marks, which are brought again. After a power cut marks may have outlived their
+data, so what the last start of the machine left is compared with the checksums it carries. The reader checks every
+chunk against its crc32c in any case.
+"""
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import stat
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+
+from msa.cache.format import limits, manifest
+from msa.cache.format.files import TEMPORARY, is_full
+from msa.cache.storage.site import Remote, cache_root, folder_of, wrong_size
+from msa.cache.storage.wire import NoRanges
+from msa.errors import ConfigError, StoreError
+
+BLOCK = 4096  # bytes: a page, the least a sparse file can hold
+GAP = 16 * BLOCK  # what is not wanted is brought too where it parts two requests by no more than this
+LARGEST = 8 * 2**20  # bytes of one request
+AT_ONCE = 64  # requests: a batch of 64 waits for one answer, not for two
+BESIDE = 32  # shards of a segment whose indexes are brought together
+HEADER = 32  # bytes
+DEFAULT_BYTES = 20 * 10**9  # of all shards together
+MARKS = ".have"
+LOCK = ".lock"  # where there are no hard links: who makes a file there holds it
+T = TypeVar("T")
+
+
+@dataclass
+class _Sparse:
+    """A shard file of ours: what has to be known to fill it."""
+
+    path: Path
+    name: str  # in the store
+    size: int
+    have: np.ndarray  # (blocks,) uint8, shared with other processes
+    whole: threading.Lock = field(default_factory=threading.Lock)  # held while all of it is brought
+
+
+class Blocks:
+    """What the reader asks where a store is a copy of one elsewhere: see shard.Blocks."""
+
+    def __init__(self, site: Remote, pinned: manifest.Manifest) -> None:
+        self.site = site
+        self.root = folder_of(site)
+        if self.root.is_symlink():
+            raise StoreError(
+                f"{self.root}, where a copy of {site} is kept, is a link to elsewhere",
+                fix="delete the link; MSA_CACHE should name a folder that others cannot write to",
+            )
+        self._files = {
+            f"{folder}/{name}": facts
+            for folder, files in manifest.needed(pinned).items()
+            for name, facts in files.items()
+        }
+        self._shards: dict[Path, _Sparse] = {}
+        self._lock = threading.Lock()
+        self._brought = 0  # bytes since the last look at how much there is
+        self._pid = os.getpid()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def files(self, folder: Path, files: Mapping[str, Sequence[object]]) -> None:
+        """Bring these small files, {name: [bytes, SHA-256]}. Shards among them are left where they are."""
+        missing = [
+            folder / name
+            for name, facts in files.items()
+            if not name.startswith("data/c/") and not _is_there(folder / name, facts)
+        ]
+        with _keeping(self.root):
+            for _ in self._each(self._small, missing):
+                pass
+
+    def shard(self, path: Path) -> None:
+        """Make the sparse file of a shard, with its chunk index; and those beside it, whose turn comes soon."""
+        with self._lock, _keeping(self.root):
+            if path in self._shards:
+                return
+            beside = path.parents[1].relative_to(self.root).as_posix() + "/"
+            names = [name for name in self._files if name.startswith(beside)]
+            paths = [self.root / name for name in names] if len(names) <= BESIDE else [path]
+            for _ in self._each(self._check_size, [one for one in paths if not one.exists()]):
+                pass
+            new = [self._open(one) for one in paths if one not in self._shards]
+            tails = [(known, known.size - _index_bytes(known.path, known.size), known.size) for known in new]
+            runs = [(known, *run) for known, begin, end in tails for run in _missing(known, [(begin, end)])]
+            for _ in self._each(lambda run: self._range(*run), runs):
+                pass
+            self._shards |= {known.path: known for known in new}  # last: who finds one here finds its index
+
+    def bring(self, wanted: Sequence[tuple[Path, int, int]]) -> None:
+        """Bring these parts of shards, (path, offset, bytes): all that is missing is asked for at once."""
+        runs = []
+        for path in dict.fromkeys(path for path, _, _ in wanted):
+            if path not in self._shards:
+                self.shard(path)
+            known = self._shards[path]
+            spans = [(offset, offset + size) for other, offset, size in wanted if other == path]
+            runs += [(known, begin, end) for begin, end in _missing(known, spans)]
+        with _keeping(self.root):
+            for _ in self._each(lambda run: self._range(*run), runs):
+                pass
+
+    def _each(self, way: Callable[[T], None], wanted: Sequence[T]) -> Iterable[None]:
+        """`way` of each, many at once; the first failure is raised."""
+        if os.getpid() != self._pid:  # the threads behind obstore did not come along
+            raise StoreError(
+                f"{self.site} was opened before this process was forked, and cannot be read after that",
+                fix="open the store in each worker, or start workers with the method `spawn`",
+            )
+        if len(wanted) < 2:
+            return map(way, wanted)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="msa-blocks")
+        return self._pool.map(way, wanted)
+
+    def _small(self, path: Path) -> None:
+        name = path.relative_to(self.root).as_posix()
+        size, digest = self._facts(name)
+        try:
+            data = self.site.read(name, size)
+        except FileNotFoundError:
+            raise _missing_there(self.site, name) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise StoreError(
+                f"{self.site}/{name} does not match the SHA-256 in the manifest",
+                fix="it was damaged there or on the way: try again, and tell those who published it",
+            )
+        self._folder(path)
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _range(self, known: _Sparse, begin: int, end: int) -> None:
+        try:
+            data = self.site.range(known.name, begin, end, known.size)
+        except FileNotFoundError:
+            raise _missing_there(self.site, known.name) from None
+        except NoRanges:
+            self._all(known)
+            return
+        with open(_ours(known.path), "r+b", buffering=0) as file:
+            _write(file, data, begin)
+        known.have[begin // BLOCK : -(-end // BLOCK)] = 1
+        self._brought += len(data)
+
+    def _all(self, known: _Sparse) -> None:
+        """Bring a whole shard, from a server that knows no ranges."""
+        with known.whole:
+            if known.have.all():
+                return
+            with open(_ours(known.path), "r+b", buffering=0) as file:
+                at = 0
+                for piece in self.site.stream(known.name, 0, known.size):
+                    _write(file, memoryview(piece), at)
+                    at += len(piece)
+            if at != known.size:
+                raise wrong_size(self.site, known.name, known.size, at)
+            known.have[:] = 1
+            self._brought += at
+
+    def _check_size(self, path: Path) -> None:
+        """Raise StoreError where a shard is not there, is of another size, or larger than all that may be kept."""
+        name = path.relative_to(self.root).as_posix()
+        size, _ = self._facts(name)
+        there = self.site.size(name)
+        if there is None:
+            raise _missing_there(self.site, name)
+        if there != size:
+            raise wrong_size(self.site, name, size, there)
+        if size > most_bytes():
+            raise StoreError(
+                f"{self.site}/{name} has {size:,} bytes, and no more than {most_bytes():,} of the disk may be used",
+                fix="if you trust the store, raise MSA_CACHE_BYTES (as in 500GB), or `msa cache pull` what you need",
+            )
+
+    def _folder(self, path: Path) -> None:
+        """Make the folder of a file of the copy, inside of it."""
+        limits.check_inside(self.root, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _facts(self, name: str) -> tuple[int, str]:
+        try:
+            size, digest = self._files[name]
+        except KeyError:
+            raise StoreError(
+                f"{self.site}: this generation names no file {name}", fix="ask whoever published it to verify the store"
+            ) from None
+        return int(size), str(digest)
+
+    def _open(self, path: Path) -> _Sparse:
+        """The sparse file and its marks, made or found; both are kept from being evicted while this process lives."""
+        name = path.relative_to(self.root).as_posix()
+        size, _ = self._facts(name)
+        self._folder(path)
+        marks = path.with_name(MARKS)
+        for _ in range(10):  # another process may make or evict it at the same time
+            _make(path, lambda file: file.truncate(size))
+            with suppress(FileNotFoundError):
+                header = path.stat().st_ino.to_bytes(8, "little") + size.to_bytes(8, "little")
+                _make(marks, lambda file, header=header: _begin_marks(file, header, size))  # type: ignore[misc]
+                with open(_ours(marks), "r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_SH)  # kept by the map below, which holds the same file open
+                    if _is_ours(file.fileno(), marks) and path.stat().st_size == size:
+                        found = mmap.mmap(file.fileno(), 0)
+                        if found[:16] == header and len(found) == HEADER + -(-size // BLOCK):
+                            known = _Sparse(path, name, size, np.frombuffer(found, np.uint8, offset=HEADER))
+                            if found[16:HEADER] != _boot():
+                                _reconsider(known)
+                                found[16:HEADER] = _boot()
+                            os.utime(marks)
+                            self._evict()
+                            return known
+                        marks.unlink(missing_ok=True)  # of a shard that is gone
+                    elif path.stat().st_size != size:
+                        path.unlink()
+        raise StoreError(f"{path} cannot be made", fix=f"delete {self.root}, which is only a copy, and try again")
+
+    def _evict(self) -> None:
+        """Delete the shards that were opened longest ago and by no living process, until MSA_CACHE_BYTES are kept."""
+        most = most_bytes()
+        if self._shards and self._brought < most // 50:
+            return
+        self._brought, found = 0, []
+        root = cache_root().resolve()
+        for marks in root.glob(f"*/views/*/seg/*/data/c/*/{MARKS}"):
+            with suppress(FileNotFoundError, StoreError):
+                limits.check_inside(root, marks)
+                found.append((marks.stat().st_mtime, marks.with_name("0").stat().st_blocks * 512, marks))
+        over = sum(size for _, size, _ in found) - most
+        for _, size, marks in sorted(found):
+            if over <= 0:
+                return
+            with suppress(OSError), open(marks, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where it is in use, here or elsewhere
+                marks.unlink()  # first: marks without a shard could be believed
+                marks.with_name("0").unlink()
+                over -= size
+
+
+def most_bytes() -> int:
+    """How much of the disk all shards brought from elsewhere may take: MSA_CACHE_BYTES, in bytes or like 50GB."""
+    text = os.environ.get("MSA_CACHE_BYTES", "")
+    if not text:
+        return DEFAULT_BYTES
+    number, unit = text.rstrip("BbKkMmGgTt"), text.lstrip("0123456789. ").rstrip("Bb").upper()
+    try:
+        return int(float(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[unit])
+    except (ValueError, KeyError):
+        raise ConfigError(f"MSA_CACHE_BYTES is {text!r}", fix="give bytes, or a number with a unit: 50GB") from None
+
+
+def _missing(known: _Sparse, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Byte ranges to ask for: blocks of these spans that are not there, near ones together, large ones in pieces."""
+    runs: list[list[int]] = []
+    for begin, end in sorted(spans):
+        first = begin // BLOCK
+        new = np.flatnonzero(known.have[first : -(-end // BLOCK)] == 0) + first
+        for part in np.split(new, np.flatnonzero(np.diff(new) > GAP // BLOCK) + 1) if len(new) else ():
+            a, b = int(part[0]) * BLOCK, min((int(part[-1]) + 1) * BLOCK, known.size)
+            if runs and a <= runs[-1][1] + GAP:
+                runs[-1][1] = max(runs[-1][1], b)
+            else:
+                runs.append([a, b])
+    return [(a, min(a + LARGEST, end)) for begin, end in runs for a in range(begin, end, LARGEST)]
+
+
+def _is_there(path: Path, facts: Sequence[object]) -> bool:
+    """Was this small file brought already? Metadata is compared whole.
+
+    Arrays lie in folders that are named after their content or by chance, and carry checksums: their size will do.
+    """
+    try:
+        if path.stat().st_size != facts[0]:
+            return False
+        return path.name != "zarr.json" or hashlib.sha256(path.read_bytes()).hexdigest() == facts[1]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _index_bytes(path: Path, size: int) -> int:
+    """How long the chunk index at the end of a shard is; all of the file where it is no shard of ours."""
+    meta = limits.read_json(path.parents[2] / "zarr.json")
+    codec = meta["codecs"][0]
+    if codec["name"] != "sharding_indexed" or codec["configuration"].get("index_location", "end") != "end":
+        return size
+    rows = meta["chunk_grid"]["configuration"]["chunk_shape"][0]
+    return min(size, rows // codec["configuration"]["chunk_shape"][0] * 16 + 4)
+
+
+def _reconsider(known: _Sparse) -> None:
+    """After a start of the machine: forget the blocks of every chunk that does not match its checksum."""
+    from msa.cache.format.small_arrays import holds
+
+    tail = _index_bytes(known.path, known.size)
+    data = np.memmap(known.path, np.uint8, "r")
+    index = data[known.size - tail :]
+    if tail == known.size or not _whole(known, known.size - tail, known.size) or not holds(index):
+        known.have[:] = 0
+        return
+    good, bad = np.zeros(len(known.have), bool), np.zeros(len(known.have), bool)
+    good[(known.size - tail) // BLOCK :] = True
+    for offset, size in index[:-4].copy().view("<i8").reshape(-1, 2).tolist():
+        inside = offset >= 0 and size > 4 and offset + size <= known.size - tail
+        if inside and _whole(known, offset, offset + size):
+            found = good if holds(data[offset : offset + size]) else bad
+            found[offset // BLOCK : -(-(offset + size) // BLOCK)] = True
+    known.have[~good | bad] = 0  # a block was written whole or not at all: one good chunk in it is enough
+
+
+def _whole(known: _Sparse, begin: int, end: int) -> bool:
+    return bool(known.have[begin // BLOCK : -(-end // BLOCK)].all())
+
+
+def _make(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Make a file, whole, unless there is one."""
+    if path.exists():
+        return
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            fill(file)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in manifest.NO_LINKS:
+                raise
+            with open(path.with_name(LOCK), "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():
+                    temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _begin_marks(file: BinaryIO, header: bytes, size: int) -> None:
+    file.write(header + _boot())
+    file.truncate(HEADER + -(-size // BLOCK))  # zeros that take no room
+
+
+def _write(file: BinaryIO, data: memoryview, at: int) -> None:
+    """Write all of `data` at some byte of a file; a full disk raises."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file.fileno(), data[written:], at + written)
+
+
+def _ours(path: Path) -> int:
+    """A descriptor to read and write a regular file of the copy; a link in its place is refused."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise _planted(path) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _planted(path)
+    return handle
+
+
+def _planted(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is a link, a folder or a device where a file of a copy should be",
+        fix=f"delete {path}, and let MSA_CACHE name a folder that others cannot write to",
+    )
+
+
+@contextmanager
+def _keeping(root: Path) -> Iterator[None]:
+    """Turn the reasons why nothing can be kept in the cache into a StoreError with a way out."""
+    try:
+        yield
+    except OSError as error:
+        fix = "let MSA_CACHE name a folder on a local disk that you may write to"
+        if is_full(error):
+            fix = "free some space, lower MSA_CACHE_BYTES, or let MSA_CACHE name a folder on another disk"
+        raise StoreError(
+            f"{root}, where a copy of what is read from elsewhere is kept, cannot be written to: {error.strerror}",
+            fix=fix,
+        ) from error
+
+
+def _is_ours(handle: int, path: Path) -> bool:
+    """Is the file that is open still the one of that name?"""
+    return os.fstat(handle).st_ino == path.stat().st_ino
+
+
+def _boot() -> bytes:
+    """16 bytes that change with every start of the machine; zeros where it does not say."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return uuid.UUID(text).bytes
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+def _missing_there(site: Remote, name: str) -> StoreError:
+    return StoreError(
+        f"{site} has no file {name}, which its manifest names",
+        fix="it was removed there, or never arrived: ask whoever published it, or open the store again",
+    )

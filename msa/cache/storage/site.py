@@ -1,0 +1,434 @@
+"""Where a store can lie: a folder, S3, Google Cloud Storage, or a web server (which can only be read from).
+
+    site = remote.site("s3://bucket/prefix")            # or gs://bucket/prefix, https://host/prefix, a folder
+    site.read("manifests/00000012.json")
+
+Names are those of the store's layout, relative to its root. Credentials come from where they usually do - AWS_* and
+GOOGLE_* variables, the profile of ~/.aws where boto3 is there, ~/.netrc - and go into request headers alone: every
+message, and `str(site)`, show an address without user, password and query.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, TypeVar
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.storage.object_store import Bucket
+from msa.cache.storage.wire import AGAIN, LEAST, PIECE, Body, NoRanges, Refused, Unreachable, Wire, paced
+from msa.errors import ConfigError, StoreError
+from msa.names import printable
+
+SCHEMES = ("s3", "gs", "http", "https")
+HINT = "manifests/latest.json"  # {"msa_format", "generation"}: where to begin to look, for servers that cannot list
+TRIES = 4  # of a request, or of a transfer that breaks in the middle
+PAUSE_S = 0.5  # before the second try, twice as long before each further one
+PATIENCE_S = 45.0  # after which nothing is tried again
+MOST_GENERATIONS = 10**8  # their names have eight digits
+CREDULOUS = 16  # steps this long are not believed before number 0, which no store has, is known to be missing
+T = TypeVar("T")
+
+
+class Site(manifest.Place, Protocol):
+    """The files of one store, wherever it lies. Every name is relative to its root."""
+
+    @property
+    def writable(self) -> bool:
+        """Can files be put there?"""
+
+    def size(self, name: str) -> int | None:
+        """How many bytes a file has; None where there is none."""
+
+    def read(self, name: str, limit: int = limits.MAX_JSON) -> bytes:
+        """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
+
+    def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
+
+    def put(self, name: str, source: Path) -> None:
+        """Make a file with the content of another: whole or not at all."""
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Make a small file, whole or not at all, unless there is one of that name; did we?"""
+
+    def hint(self, generation: int) -> None:
+        """Say which generation is the newest, to those who cannot list."""
+
+
+def is_url(text: object) -> bool:
+    """Is this an address, and no folder?"""
+    return isinstance(text, str) and "://" in text
+
+
+def shown(url: str) -> str:
+    """The address as it may be shown and kept: without user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as a bracket that is not closed
+        return f"{printable(url.partition('://')[0])}://..."
+    host = parts.netloc.rpartition("@")[2]
+    return printable(urlunsplit((parts.scheme.lower(), host, parts.path.rstrip("/"), "", "")))
+
+
+def site(where: str | Path) -> Site:
+    """The place of a store by address or folder; nothing is asked of it yet. Raises ConfigError for other addresses."""
+    return connect(str(where)) if is_url(where) else Disk(Path(where))
+
+
+def connect(url: str) -> "Remote":
+    """A place behind an address. Raises ConfigError where it is none of ours."""
+    name = shown(url)
+    parts = _parts(url)
+    if parts is None:
+        raise ConfigError(
+            f"{name} is no address of a store", fix=f"name a folder, or {', '.join(f'{s}://...' for s in SCHEMES)}"
+        )
+    scheme, host = parts.scheme.lower(), parts.hostname or ""
+    if parts.query or parts.fragment:
+        raise ConfigError(
+            f"{name} was given with a query (?...): every file of a store has an address of its own, and would need it",
+            fix="give the address of the store's folder alone, and credentials through the environment",
+        )
+    if scheme in ("s3", "gs"):
+        return Remote(name, Bucket(name))
+    from msa.cache.storage.web import Web  # urllib3 takes a while to import, and folders need it not
+
+    return Remote(name, Web(name, _authorization(url, host)))
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of an address that a store could have; None where it has odd letters, no host, or another scheme."""
+    try:
+        parts = urlsplit(url)
+        odd = parts.port == 0  # ValueError where it is no number, or too large
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # also a bracket that is not closed, and a host whose letters no host may have
+        return None
+    if odd or not url.isprintable() or not parts.hostname or parts.scheme.lower() not in SCHEMES:
+        return None
+    return parts
+
+
+@dataclass(frozen=True)
+class Disk(manifest.Folder):
+    """A store in a folder of this machine, or of a file server."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the file system agrees is found out by trying."""
+        return True
+
+    def __str__(self) -> str:
+        return str(self.store)
+
+    def size(self, name: str) -> int | None:
+        """How many bytes a file has; None where there is none."""
+        try:
+            return (self.store / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read(self, name: str, limit: int = limits.MAX_JSON) -> bytes:
+        """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
+        limits.check_inside(self.store, self.store / name)
+        return limits.read_bytes(self.store / name, limit)
+
+    def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
+        limits.check_inside(self.store, self.store / name)
+        with open(limits.open_regular(self.store / name), "rb") as file:
+            there = os.fstat(file.fileno()).st_size
+            if size is not None and there != size:
+                raise wrong_size(self, name, size, there)
+            file.seek(start)
+            while piece := file.read(PIECE):
+                yield piece
+
+    def put(self, name: str, source: Path) -> None:
+        """Make a file with the content of another: whole or not at all."""
+        path = self.store / name
+        local_files.make_folder(self.store, path.parent)
+        local_files.write(self.store, path, source.read_bytes())
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Make a small file, whole or not at all, unless there is one of that name; did we?"""
+        path = self.store / name
+        local_files.make_folder(self.store, path.parent)
+        return manifest.create_durably(self.store, path, data)
+
+    def hint(self, generation: int) -> None:
+        """Say which generation is the newest, to those to whom a web server shows this folder."""
+        with suppress(OSError):
+            local_files.write(self.store, self.store / HINT, _hint(generation))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A store behind an address. `url` is the address as it may be shown."""
+
+    url: str
+    wire: Wire = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def writable(self) -> bool:
+        """Can files be put there?"""
+        return self.wire.writable
+
+    # files
+
+    def size(self, name: str) -> int | None:
+        """How many bytes a file has; None where there is none."""
+        return persistently(lambda: self.wire.size(name))
+
+    def read(self, name: str, limit: int = limits.MAX_JSON) -> bytes:
+        """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
+        return persistently(lambda: self._whole(name, limit))
+
+    def range(self, name: str, start: int, end: int, size: int | None = None) -> memoryview:
+        """The bytes from `start` up to `end` of a file, which has `size` bytes where that is known.
+
+        Raises FileNotFoundError, StoreError where there are fewer or the file is of another size, and NoRanges where
+        the server sends whole files only.
+        """
+        return memoryview(persistently(lambda: self._part(name, start, end, size)))
+
+    def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
+        try:
+            body, skipped = self.wire.get(name, start), start
+        except NoRanges:
+            body, skipped = self.wire.get(name), 0
+        with closing(body):
+            self._check_size(name, body, size)
+            pieces = paced(body.pieces, f"{self.url}/{name}")
+            while skipped < start and (piece := next(pieces, b"")):
+                skipped += len(piece)
+                if skipped > start:
+                    yield piece[start - skipped :]
+            yield from pieces
+
+    def put(self, name: str, source: Path) -> None:
+        """Make a file with the content of another: whole or not at all."""
+        self._check_writable()
+        self.wire.put(name, source)
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Make a small file, whole or not at all, unless there is one of that name; did we?"""
+        self._check_writable()
+        # the answer to a put that had succeeded may have been lost, and what was then sent again met our own
+        return self.wire.create(name, data) or self.read(name) == data
+
+    def _whole(self, name: str, limit: int) -> bytes:
+        with closing(self.wire.get(name)) as body:
+            data = self._gathered(name, body, limit)
+        if body.size is not None and len(data) != body.size:
+            raise Unreachable(f"{self.url}/{name} broke off after {len(data)} of {body.size} bytes", fix=AGAIN)
+        return data
+
+    def _part(self, name: str, start: int, end: int, size: int | None) -> bytes:
+        with closing(self.wire.get(name, start, end)) as body:
+            self._check_size(name, body, size)
+            data = self._gathered(name, replace(body, size=None), end - start)
+        if len(data) != end - start:
+            raise StoreError(
+                f"{self.url}/{name}: asked for bytes {start} to {end - 1} and got {len(data)}",
+                fix="it was cut short or replaced: ask for a copy that `msa cache verify` finds whole",
+            )
+        return data
+
+    def _gathered(self, name: str, body: Body, limit: int) -> bytes:
+        """All that is sent. Raises StoreError as soon as it is, or says that it is, more than `limit` bytes."""
+        found, there = bytearray(), body.size or 0
+        if there <= limit:
+            for piece in paced(body.pieces, f"{self.url}/{name}"):
+                found += piece
+                if (there := len(found)) > limit:
+                    break
+        if there > limit:
+            raise StoreError(
+                f"{self.url}/{name} has {there:,} bytes or more, at most {limit:,} were expected",
+                fix="this is no store that msa wrote, or a damaged one: `msa cache verify` where it lies tells",
+            )
+        return bytes(found)
+
+    def _check_size(self, name: str, body: Body, size: int | None) -> None:
+        if size is not None and body.size is not None and body.size != size:
+            raise wrong_size(self, name, size, body.size)
+
+    # generations: see manifest.Place
+
+    def numbers(self) -> list[int]:
+        """The numbers of all generations, ascending; of a place that cannot be listed, the newest alone."""
+        listed = persistently(self.wire.manifests)
+        if listed is not None:
+            return listed
+        newest = self._newest()
+        return [newest] if newest else []
+
+    def get(self, number: int) -> bytes:
+        """The bytes of a generation. Raises FileNotFoundError where there is none."""
+        return self.read(_name(number))
+
+    def create(self, number: int, data: bytes) -> bool:
+        """Make a generation, whole, unless there is one of that number; did we?"""
+        made = self.add(_name(number), data)
+        if made:
+            self.hint(number)
+        return made
+
+    def hint(self, generation: int) -> None:
+        """Say which generation is the newest, to those who cannot list. It may be late: readers look beyond it."""
+        self.wire.put(HINT, _hint(generation))
+
+    def _newest(self) -> int:
+        """The largest number that is there, found by asking for single files; 0 where there is none.
+
+        Generations follow each other without gaps. From one that is there - the hint's, else the first - steps double
+        until one is missing, and halve again until its neighbour is found. Raises StoreError where the server has
+        whatever it is asked for, and so would never come to an end.
+        """
+        low, step = self._hinted(), 1
+        while self._has(low + step):
+            low, step = low + step, 2 * step
+            if (step == CREDULOUS and self._has(0)) or low + step >= MOST_GENERATIONS:
+                raise StoreError(
+                    f"{self.url}: the server says that it has whatever generation it is asked for, also number 0, "
+                    "which no store has",
+                    fix="check the address: the server answers with a page of its own where a file is missing",
+                )
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._has(middle) else (low, middle)
+        return low
+
+    def _hinted(self) -> int:
+        """The generation that the hint names, if it is there; else 0."""
+        try:
+            said = limits.parse(HINT, self.read(HINT)).get("generation")
+        except FileNotFoundError:
+            return 0
+        except Unreachable:
+            raise
+        except StoreError:  # a hint, and no more
+            return 0
+        return said if type(said) is int and 0 < said < MOST_GENERATIONS and self._has(said) else 0
+
+    def _has(self, number: int) -> bool:
+        try:  # servers that must not say what they have say "forbidden" of what they have not
+            return self.size(_name(number)) is not None
+        except Refused:
+            return False
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise StoreError(
+                f"{self.url} can only be read from: a web server takes no files",
+                fix="push to the folder or bucket it serves",
+            )
+
+
+def wrong_size(site: Site, name: str, said: int, there: int) -> StoreError:
+    """The error for a file that has another size than its manifest says."""
+    return StoreError(
+        f"{site}/{name} has {there:,} bytes, and its manifest says {said:,}",
+        fix="it was cut short or replaced, or the manifest lies: get a copy that `msa cache verify` finds whole",
+    )
+
+
+def persistently(
+    way: Callable[[], T],
+    wait: Callable[[float], None] = time.sleep,
+    so_far: Callable[[], int] = lambda: 0,
+    patience_s: float | None = None,
+) -> T:
+    """What `way` returns, tried again after a pause where the connection breaks; the last failure is raised.
+
+    Args:
+        way: What is tried. Only `Unreachable` is a reason to try again.
+        wait: Called with the seconds to wait.
+        so_far: How many bytes are there. Where a try brought more than a slow connection would, counting begins anew.
+        patience_s: Seconds after which nothing is tried again; PATIENCE_S where it is not given.
+    """
+    began, tries, reached = time.monotonic(), 0, so_far()
+    while True:
+        try:
+            return way()
+        except Unreachable:
+            now, there, tries = time.monotonic(), so_far(), tries + 1
+            if there - reached > LEAST * (now - began):
+                began, tries, reached = now, 1, there
+            elif tries == TRIES or now - began > (PATIENCE_S if patience_s is None else patience_s):
+                raise
+            wait(PAUSE_S * 2 ** (tries - 1))
+
+
+def folder_of(site: Remote) -> Path:
+    """Where what was brought from an address is kept: `MSA_CACHE`, or the user's cache folder, by host and address."""
+    from msa.cache.format.fingerprint import key
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if site.url.startswith("s3:") else ""
+    last = re.sub(r"[^A-Za-z0-9._-]+", "-", site.url.rpartition("/")[2])[:40]
+    return cache_root() / f"{key({'url': site.url, 'endpoint': shown(endpoint) if endpoint else ''})}-{last}"
+
+
+def cache_root() -> Path:
+    """The folder of everything that was brought from elsewhere. It may be deleted at any time."""
+    if named := os.environ.get("MSA_CACHE"):
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("msa") / "stores"
+
+
+def check_root(site: Site) -> None:
+    """Is there a store, of a format we know? Raises StoreError."""
+    try:
+        data = site.read("zarr.json")
+    except FileNotFoundError:
+        raise StoreError(
+            f"there is no store at {site}", fix="check the address; `msa cache push` makes a store there"
+        ) from None
+    if data.lstrip()[:1] == b"<":
+        raise StoreError(
+            f"there is no store at {site}: the server sends a web page in place of zarr.json",
+            fix="check the address; it has to be that of the folder that holds zarr.json",
+        )
+    attributes = limits.parse(f"{site}/zarr.json", data).get("attributes")
+    manifest.check_format(
+        f"{site}/zarr.json", attributes.get("msa_format") if isinstance(attributes, Mapping) else None
+    )
+
+
+def _name(number: int) -> str:
+    return f"manifests/{number:08d}.json"
+
+
+def _hint(generation: int) -> bytes:
+    return b'{"msa_format": %d, "generation": %d}\n' % (layout.FORMAT, generation)
+
+
+def _authorization(url: str, host: str) -> Mapping[str, str]:
+    """The header that names user and password: those of the address, else those of ~/.netrc (or NETRC)."""
+    import base64
+    import netrc
+    from urllib.parse import unquote
+
+    parts = urlsplit(url)
+    pair = (unquote(parts.username or ""), unquote(parts.password or "")) if parts.username else None
+    if pair is None:
+        path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
+        with suppress(OSError, netrc.NetrcParseError):
+            known = netrc.netrc(path).authenticators(host)
+            pair = (known[0], known[2] or "") if known else None
+    if pair is None:
+        return {}
+    return {"authorization": "Basic " + base64.b64encode(":".join(pair).encode()).decode()}

@@ -1,0 +1,420 @@
+"""Segments: the private part of a view that one writer fills, shard by shard, and then seals.
+
+While a segment is open, `journal.jsonl` says which shards are whole. A shard counts once its line is on disk; a
+killed writer loses the shard it was filling and nothing else. The next run takes over what the dead one left.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from msa.cache.format import layout, limits, local_files, shard
+from msa.cache.format.fingerprint import DIGEST
+from msa.cache.format.small_arrays import Lazy
+from msa.cache.write import heartbeat, journal
+from msa.cache.write.liveness import whoami
+from msa.errors import StoreError
+
+JOURNAL = journal.NAME
+FLUSH_AFTER_S = 60.0  # a slow backbone loses at most a minute, even where a shard takes an hour to fill
+SMALL = ("sample", "start", "length", "digest", "counts")  # arrays of a segment besides `data`
+
+
+class Row(NamedTuple):
+    """One sample of a segment: where its rows are, what they were made from, and what was counted of it."""
+
+    sample: int  # row number in the index
+    start: int
+    length: int
+    digest: str  # hexadecimal
+    counts: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The shape of a segment's `data` array, fixed before the first row is written."""
+
+    width: int
+    dtype: str
+    chunk: int  # rows
+    shard: int  # rows
+
+    @classmethod
+    def of(cls, width: int, dtype: str, shard_bytes: int = layout.SHARD_BYTES) -> "Form":
+        """The usual chunk and shard sizes for rows of this width."""
+        size = layout.stored(dtype).itemsize
+        return cls(width, dtype, layout.chunk_rows(width, size), layout.shard_rows(width, size, shard_bytes))
+
+    @property
+    def stored(self) -> np.dtype:
+        """The numpy dtype of the bytes on disk."""
+        return layout.stored(self.dtype)
+
+
+class SegmentWriter:
+    """Appends samples to a new segment. `write` and `fail` buffer; `flush` commits; `seal` makes it publishable."""
+
+    def __init__(
+        self, folder: Path, dataset: str, form: Form, run: Mapping[str, Any], flush_after_s: float = FLUSH_AFTER_S
+    ) -> None:
+        self.folder = folder
+        self.form = form
+        self.nbytes = 0  # of the rows written so far
+        self._flush_after_s = flush_after_s
+        self._shard = 0
+        self._noted = False  # is there a journal?
+        grid = shard.Grid(form.chunk, form.shard // form.chunk, form.width * form.stored.itemsize)
+        self._buffer = shard.Buffer(grid, form.stored.newbyteorder("<"))
+        self._samples: list[Row] = []
+        self._failures: list[dict[str, Any]] = []
+        self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
+        self._flushed = time.monotonic()
+        with limits.writing(f"segment {folder.name}"):
+            limits.check_run("the run", limits.as_read("the run", run))
+        self._store = layout.store_of(folder)
+        try:
+            local_files.make_folder(self._store, folder, new=True)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{folder.parent.parent} was removed from the store in this very moment",
+                fix="run the same command again if it was removed by mistake",
+            ) from None
+        local_files.make_folder(self._store, folder / "data" / "c")
+        self._note({"dataset": dataset, "form": vars(form), "run": dict(run), "writer": whoami()})
+        heartbeat.keep(folder / JOURNAL, self)
+        for made in (folder / "data" / "c", folder / "data", folder, folder.parent):
+            local_files.sync(self._store, made)
+
+    def write(self, sample: int, digest: bytes, rows: np.ndarray, counts: Mapping[str, int] | None = None) -> None:
+        """Add the hidden states (T, D) of a sample, and what has to be known of it, such as {"NaN set to 0": 2}.
+
+        Raises StoreError where they do not fit this segment.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.form.width or rows.dtype != self.form.stored or not len(rows):
+            raise StoreError(
+                f"{self.folder.parent.parent.name}: got {rows.dtype}{list(rows.shape)}, "
+                f"this view holds {self.form.stored}[T > 0, {self.form.width}]",
+                fix="this is a defect of the backbone: `encode` must return (T, dim) arrays of the spec's dtype",
+            )
+        if (known := self._seen.get(digest.hex())) is None:
+            if len(rows) > self.form.shard:
+                raise StoreError(
+                    f"a sample of {len(rows)} rows does not fit a shard of {self.form.shard}",
+                    fix="cut the sample into spans (`start`, `end`) or lower the backbone's maximum length",
+                )
+            if self._buffer.used + len(rows) > self.form.shard:
+                self.flush()
+            known = self._shard * self.form.shard + self._buffer.used, len(rows)
+            self._buffer.add(rows)
+            self.nbytes += rows.nbytes
+            self._seen[digest.hex()] = known
+        self._samples.append(Row(sample, *known, digest.hex(), dict(counts or {})))
+        if time.monotonic() - self._flushed > self._flush_after_s:
+            self.flush()
+
+    def fail(
+        self, sample: int, digest: bytes, stage: str, reason: str, counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Record that a sample cannot be had: it is neither dropped nor zeros. What was counted of it is kept too."""
+        record = {"sample": sample, "digest": digest.hex(), "stage": stage, "reason": reason}
+        self._failures.append(record | ({"counts": dict(counts)} if counts else {}))
+
+    def flush(self) -> None:
+        """Commit what is buffered: shard file first, then the journal line that makes it count."""
+        self._flushed = time.monotonic()
+        if not self._samples and not self._failures:
+            return
+        line: dict[str, Any] = {"samples": self._samples, "failures": self._failures}
+        used, number = self._buffer.used, self._shard
+        parts = self._buffer.finish() if used else []
+        self.discard()  # first: an interrupt below must not leave it to be committed twice
+        with self._unless_taken_over():
+            if used:
+                self._shard += 1
+                path = self.folder / "data" / "c" / str(number) / "0"
+                local_files.make_folder(self._store, path.parent, new=True)
+                with ThreadPoolExecutor(1) as beside:  # both take about as long, and neither holds the interpreter
+                    digest = beside.submit(_sha256, parts)
+                    local_files.write(self._store, path, *parts)
+                local_files.sync(self._store, path.parent.parent)
+                line |= {"shard": number, "rows": used, "sha256": digest.result()}
+            self._note(line)
+
+    def forget(self, digest: bytes) -> None:
+        """Store the next sample of this digest by itself: its hidden states are not those of the one before."""
+        self._seen.pop(digest.hex(), None)
+
+    def discard(self) -> None:
+        """Forget what is buffered and not committed: there is no room for it."""
+        self._samples, self._failures = [], []
+        self._buffer.used = 0
+
+    def seal(self) -> dict[str, Any] | None:
+        """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
+        self.flush()
+        with self._unless_taken_over():
+            entry = seal(self.folder)
+        heartbeat.keep(self.folder / JOURNAL) if entry else heartbeat.drop(self.folder / JOURNAL)  # until published
+        return entry
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        """Append a line, whole and durably, or nothing: another one may follow."""
+        left = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        flags = os.O_WRONLY | os.O_APPEND | (0 if self._noted else os.O_CREAT | os.O_EXCL)
+        with open(local_files.opened(self._store, self.folder / JOURNAL, flags), "ab", buffering=0) as file:
+            before = file.tell()
+            self._noted = True
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+                os.stat(self.folder / JOURNAL)  # else it was renamed meanwhile: whoever did it need not see this line
+            except BaseException:
+                with suppress(OSError):
+                    file.truncate(before)
+                raise
+
+    @contextmanager
+    def _unless_taken_over(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._seen.clear()  # what was not committed is nothing that a later sample could point to
+            if not isinstance(error, FileNotFoundError):
+                raise
+            raise StoreError(
+                f"{self.folder} was taken over by another run, which believed this one dead",
+                fix="run the command again: it continues after what the other run has done",
+            ) from None
+
+
+@dataclass
+class Journal:
+    """What a segment's journal says: its header and everything that was committed. See journal.py."""
+
+    header: dict[str, Any]
+    samples: list[Row] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Journal | None":
+        """Read it; None where not even the header was written.
+
+        Raises FileNotFoundError, and StoreError where it says what no writer says.
+        """
+        if (known := journal.read(folder / JOURNAL)) is None:
+            return None
+        header, lines = known
+        found = cls(header)
+        for line in lines:
+            found.samples += [Row(*row) for row in line["samples"]]
+            found.failures += line["failures"]
+            if "shard" in line:
+                found.shards[line["shard"]] = line
+        return found
+
+
+def seal(folder: Path) -> dict[str, Any] | None:
+    """Write the metadata of a segment from its journal; doing it twice changes nothing. Raises StoreError."""
+    store, noted = layout.store_of(folder), Journal.read(folder)
+    if noted is None or not (noted.samples or noted.failures):
+        local_files.remove_tree(store, folder)
+        return None
+    committed = {str(number) for number in noted.shards}
+    for name in local_files.listed(store, folder / "data" / "c"):
+        if name not in committed:  # written, and never committed: the disk was full, or the run was stopped
+            local_files.remove(store, folder / "data" / "c" / name)
+    form = Form(**noted.header["form"])
+    last = max(noted.shards, default=-1)
+    rows = last * form.shard + noted.shards[last]["rows"] if noted.shards else 0
+    metadata = layout.data_metadata(rows, form.width, form.dtype, form.chunk, form.shard)
+    local_files.write(store, folder / "data" / "zarr.json", json.dumps(metadata, indent=1).encode())
+    attributes = {
+        "dataset": noted.header["dataset"],
+        "run": noted.header["run"],
+        "failures": noted.failures,
+    }
+    write_small(folder, noted.samples, attributes)
+    return describe(folder)
+
+
+def close(folder: Path) -> None:
+    """Forget the journal of a segment that is published, or that nobody else can meet."""
+    heartbeat.drop(folder / JOURNAL)
+    local_files.remove(layout.store_of(folder), folder / JOURNAL, missing_ok=True)
+
+
+def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, Any]) -> None:
+    """Write `sample`, `start`, `length`, `digest`, `counts` and the attributes of a segment, durably.
+
+    They are sorted by sample, so that a reader finds one without reading all. The attribute `counted` names the columns
+    of `counts`; without any, neither is written.
+    """
+    samples = sorted(samples, key=attrgetter("sample"))
+    table = np.array([row[:3] for row in samples], np.int64).reshape(-1, 3)
+    digest = np.frombuffer(bytes.fromhex("".join(row.digest for row in samples)), np.uint8).reshape(-1, DIGEST)
+    names = sorted({what for row in samples for what in row.counts})
+    arrays: dict[str, np.ndarray] = {
+        "sample": table[:, 0],
+        "start": table[:, 1],
+        "length": table[:, 2].astype(np.int32),
+        "digest": digest,
+    }
+    attributes = {name: value for name, value in attributes.items() if name != "counted"}
+    if names:
+        arrays["counts"] = np.array([[row.counts.get(what, 0) for what in names] for row in samples], np.int64)
+        attributes["counted"] = names
+    with limits.writing(f"segment {folder.name}"):
+        limits.check_segment("its zarr.json", limits.as_read("its zarr.json", attributes))
+    store = layout.store_of(folder)
+    for name in (*SMALL, "zarr.json"):
+        local_files.remove(store, folder / name, missing_ok=True)
+    ascending = bool((np.diff(table[:, 0]) > 0).all())
+    known = {"sample": {"sorted": True}} if ascending else {}
+    layout.write_group(folder, arrays, attributes, known, root=store)
+    local_files.sync_tree(store, folder)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file. Raises StoreError."""
+    store = layout.store_of(folder)
+    attributes = limits.segment_attributes(folder / "zarr.json")
+    samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
+    found = {
+        "id": folder.name,
+        "dataset": attributes["dataset"],
+        "samples": samples,
+        "failed": len(attributes["failures"]),
+        "files": files(store, folder, known=_hashed(folder)),
+    }
+    if "data_of" in attributes:
+        owner = folder.parent / limits.check_name(folder, "data_of", attributes["data_of"], "segment")
+        found |= {"data_of": owner.name, "data_files": files(store, owner, "data")}
+    return found
+
+
+def table(folder: Path) -> list[Row]:
+    """Every sample of a sealed segment."""
+    sample, start, length = (values.tolist() for values in places(folder))
+    digest = [row.tobytes().hex() for row in layout.read_array(folder / "digest")]
+    names, values = _counts(folder)
+    numbers = values.reshape(len(sample), len(names)).tolist()
+    of_each = [{what: n for what, n in zip(names, row, strict=True) if n} for row in numbers]
+    return [Row(*row) for row in zip(sample, start, length, digest, of_each, strict=True)]
+
+
+def places(folder: Path, samples: int = limits.MAX_SAMPLES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`sample`, `start`, `length` (m,) of a sealed segment of a corpus of so many samples. Raises StoreError where its
+    tables are not of one length, or name what there cannot be."""
+    found = [layout.read_array(folder / name) for name in ("sample", "start", "length")]
+    sample, start, length = found
+    fits = all(values.shape == (len(sample),) and values.dtype.kind in "iu" for values in found)
+    fits = fits and Lazy(folder / "digest").shape == (len(sample), DIGEST)
+    if fits and len(sample):
+        fits = bool(sample.min() >= 0 and sample.max() < samples and start.min() >= 0 and length.min() > 0)
+    if not fits:
+        raise _damaged(folder, "its tables are not of one length, or name samples or rows that there cannot be")
+    return sample, start, length
+
+
+def counted(folder: Path) -> tuple[list[str], Lazy | None]:
+    """Names (k,) of what was counted of each sample, and the numbers (m, k), left where they lie; None for no names.
+
+    Raises StoreError where the numbers are none of these names.
+    """
+    names = limits.segment_attributes(folder / "zarr.json").get("counted", [])
+    if not names:
+        return [], None
+    values = Lazy(folder / "counts")
+    if values.shape != (Lazy(folder / "sample").shape[0], len(names)) or values.dtype.kind not in "iu":
+        raise _damaged(folder, f"its counts have shape {list(values.shape)}, and {len(names)} names")
+    return names, values
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """What was counted of the samples of a sealed segment, all together; not of its failures."""
+    names, values = _counts(folder)
+    return dict(zip(names, values.sum(0).tolist(), strict=True))
+
+
+def _counts(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Names (k,) and numbers (m, k) of what was counted of each sample."""
+    names, values = counted(folder)
+    return names, np.zeros((0, 0), np.int64) if values is None else values[:]
+
+
+def _damaged(folder: Path, what: str) -> StoreError:
+    return StoreError(f"damaged store: {folder}: {what}", fix="run `msa cache verify`, and then `msa cache repair`")
+
+
+def taken(parent: Path, segments: Iterable[Mapping[str, Any]], entry: Mapping[str, Any]) -> set[int]:
+    """Samples of the corpus of `entry` that published segments of the view hold already."""
+    others = [parent / old["id"] for old in segments if old["dataset"] == entry["dataset"]]
+    return {int(sample) for folder in others for sample in layout.read_array(folder / "sample")}
+
+
+def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str, Any] | None:
+    """The entry of a segment that is not published yet, without some samples; None where nothing is left."""
+    folder = parent / entry["id"]
+    rows = table(folder) if samples else []
+    kept = [row for row in rows if row.sample not in samples]
+    attributes = limits.segment_attributes(folder / "zarr.json")
+    failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
+    if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):
+        return entry
+    if not kept and not failures:
+        return None
+    write_small(folder, kept, attributes | {"failures": failures})
+    return describe(folder)
+
+
+def files(store: Path, folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
+    """Relative path -> [size in bytes, SHA-256] of every finished file of a folder, or of a part of it.
+
+    Args:
+        store: The store it lies in.
+        folder: Of an index or a segment.
+        below: The part of it that is meant.
+        known: Hashes that need not be taken again.
+
+    Raises:
+        StoreError: There is a link among them, or anything else that is no file.
+    """
+    local_files.refuse_links(store, folder / below)
+    taken, found = known or {}, {}
+    for path, about in local_files.tree(store, folder / below):
+        name = path.relative_to(folder).as_posix()
+        if S_ISREG(about.st_mode) and path.name != JOURNAL:
+            found[name] = [about.st_size, taken.get(name) or limits.sha256(path)]
+    return dict(sorted(found.items()))
+
+
+def _hashed(folder: Path) -> dict[str, str]:
+    """The shards of a segment whose hashes were taken when they were committed, while its journal is there."""
+    noted = Journal.read(folder) if (folder / JOURNAL).exists() else None
+    return {f"data/c/{number}/0": line["sha256"] for number, line in noted.shards.items()} if noted else {}
+
+
+def _sha256(parts: Iterable[bytes | memoryview]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest()
+
+
+def new_name() -> str:
+    """A name no other writer has: when it was opened, and chance."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,293 @@
+"""Many heads on one store under one protocol: same hidden states, splits, pairing, seeds, choice of the best epoch.
+
+bench.json      everything below as plain values
+bench.md, bench.csv, bench.png
+runs/<head>/    a run folder for each, as `msa fuse train` writes it
+
+Every table carries what it takes to believe it: linear probes of all modalities and of each alone, the majority
+class, what the parts of the data share, collapsed runs, and paired tests against the best.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa import catalog
+from msa.annotations.cells import Writer
+from msa.cache.store import FeatureStore
+from msa.errors import ConfigError
+from msa.fuse import metrics
+from msa.fuse.data.table import Table
+from msa.fuse.experiments import cost, leakage, papers
+from msa.fuse.experiments.bench_record import check_bench, check_cost
+from msa.fuse.experiments.experiment import Data, Experiment
+from msa.fuse.experiments.sweep import Workers, race, reason
+from msa.fuse.runs import plots
+from msa.fuse.runs.files import with_null, write_json, written
+from msa.fuse.runs.record import Node
+from msa.fuse.runs.run import Run, machine, make_folder
+from msa.fuse.train.device import own_device
+from msa.fuse.train.loop import Watch
+from msa.fuse.train.model import Model
+from msa.types import Split, Task
+
+RECORD = "bench.json"
+COST = "cost.json"  # in the folder of each run, so that a bench that is run again measures nothing twice
+SPENT = ("parameters", "flops", "step_bytes", "latency_ms", "per_sample_ms", "seconds_per_epoch")  # in bench.csv
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row: a model, and where it shall see less than all the modalities, which."""
+
+    model: Model
+    modalities: tuple[str, ...] = ()
+
+
+def heads(names: Sequence[str], preset: str = "default") -> dict[str, Entrant]:
+    """Entrants by name; `all` is every head but the probe, which stands beside them anyway."""
+    known = [name for name in catalog.names("head") if name != "probe"]
+    wanted = known if list(names) == ["all"] else list(dict.fromkeys(names))
+    if not wanted:
+        raise ConfigError("no head is named", fix="--models all, or some: --models cmsta,lmf")
+    return {name: Entrant(alike(Model.of(name, preset))) for name in wanted}
+
+
+def alike(model: Model) -> Model:
+    """With the best epoch chosen as everybody's: of values by their MAE, which decides the table; else by the loss."""
+    return replace(model, training=replace(model.training, select="mae"))
+
+
+def bench(
+    entrants: Mapping[str, Entrant],
+    named: Data,
+    seeds: Sequence[int],
+    store: FeatureStore,
+    folder: Path,
+    workers: Workers,
+    watch: Watch = lambda line: None,
+    lost: Mapping[str, str] | None = None,
+    searched: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train, test and compare; the table as plain values, which lies in `folder` too.
+
+    A folder with the runs of an interrupted bench is gone on with. An entrant that cannot be trained is named with the
+    reason and loses nobody else's work, as are those `lost` before; ConfigError where none can. `searched` is what
+    `tune` says of each: trials, pruned, failed, value and the settings that differ from the preset.
+    """
+    data = named.load(store)
+    probes = {name: Entrant(alike(model), tuple(m)) for name, (model, m) in leakage.probes(data).items()}
+    everyone = {**entrants, **{name: one for name, one in probes.items() if name not in entrants}}
+    experiments = {
+        name: Experiment(one.model, replace(named, modalities=one.modalities or named.modalities), tuple(seeds))
+        for name, one in everyone.items()
+    }
+    runs, failed = race(experiments, store, folder / "runs", workers, watch)
+    if not runs:
+        why = "; ".join(dict.fromkeys(failed.values()))
+        raise ConfigError(f"none of the heads could be trained: {why}", fix="see the reasons")
+    costs, unmeasured = _costs(runs, data, watch)
+    paired = f" (pairing: {data.protocol})" if data.protocol else ""
+    corpora = [name.partition("@")[0] for name in named.corpora]
+    backbones = {str(m): column.view.name for m, column in data.columns.items()}
+    rows = _rows(data.task, runs, costs, set(probes) - set(entrants))
+    for row in rows:
+        row["printed"] = _printed(runs[row["name"]], corpora, backbones)
+    found = {
+        "title": f"{data.name}{paired}, {len(data.part(Split.TEST))} test samples, seeds {', '.join(map(str, seeds))}",
+        "task": asdict(data.task),
+        "corpora": corpora,
+        "backbones": backbones,
+        "metrics": list(metrics.headline(data.task)),
+        "decisive": metrics.decisive(data.task)[0],
+        "sign": metrics.decisive(data.task)[1],
+        "machine": machine() | {"at_once": None if workers.scheduler else workers.here},
+        "seeds": list(seeds),
+        "rows": rows,
+        "beside": {metrics.majority_name(data.task): _majority(data)},
+        "failed": {**(lost or {}), **failed},
+        "unmeasured": unmeasured,
+        "audits": leakage.remarks(store, named, data),
+        "searched": dict(searched or {}),
+    }
+    found = with_null(found)  # as it will be read again
+    write(found, folder)
+    return found
+
+
+def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What each costs, and name -> reason where that cannot be measured: its scores are there all the same."""
+    device = own_device()
+    found: dict[str, dict[str, Any]] = {}
+    unmeasured = {}
+    for name, run in runs.items():
+        found[name] = {"parameters": run.metrics["parameters"]}
+        if known := _known_cost(run):
+            found[name] |= known
+            continue
+        watch(f"measuring what {name} costs")
+        try:
+            found[name] |= asdict(cost.measure(run.model, data.only(list(run.dims)), device))
+            write_json(run.folder / COST, found[name] | {"machine": machine()})
+        except Exception as error:  # such as too little memory: all of the training is behind us
+            unmeasured[name] = reason(error)
+            watch(f"{name}: what it costs could not be measured: {unmeasured[name]}")
+    return found, unmeasured
+
+
+def _known_cost(run: Run) -> dict[str, Any]:
+    """What a run's head was measured to cost on this very machine; nothing where it was not, or cannot be read."""
+    try:
+        root = Node.read(run.folder / COST)
+        check_cost(root)
+    except (FileNotFoundError, ConfigError):
+        return {}
+    known = dict(root.value)
+    names = {field.name for field in fields(cost.Cost)}
+    if known.pop("machine", None) != machine() or set(known) != names:
+        return {}
+    return known
+
+
+def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], yardsticks: set[str]) -> list[dict[str, Any]]:
+    """One of each run, the best head first and yardsticks last, each compared with the best head."""
+    name, sign = metrics.decisive(task)
+    order = sorted(runs, key=lambda one: (one in yardsticks, -sign * _value(runs[one], name)))
+    best = order[0]
+    compared = _against(task, runs[best], {one: runs[one] for one in order if one != best})
+    compared[best] = {"best": True}
+    return [_row(one, runs[one], costs[one], one in yardsticks) | compared.get(one, {}) for one in order]
+
+
+def _printed(run: Run, corpora: Sequence[str], backbones: Mapping[str, str]) -> dict[str, float]:
+    """What a paper's comparison prints of a head, where corpora, test samples and encoders are the paper's."""
+    model = run.model
+    changed = alike(model) != alike(Model.of(model.name, model.preset))
+    pairs = papers.printed(model.name, model.preset, changed)
+    facts = corpora, run.metrics["test_samples"], backbones
+    return next((dict(values) for setting, values in pairs if not setting.differs(*facts)), {})
+
+
+def _value(run: Run, name: str) -> float:
+    found = run.metrics["values"][name]
+    return -np.inf if found is None else float(found)
+
+
+def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict[str, Any]:
+    seeds = run.metrics["seeds"]
+    epochs = sum(row["epochs"] for row in seeds)
+    straight = [row for row in seeds if not row["restarted_at"]] or seeds  # the others have the time of two trainings
+    taken = sum(row["seconds"] for row in straight) / max(sum(row["epochs"] for row in straight), 1)
+    preset = "" if run.model.preset == "default" else f" ({run.model.preset})"
+    return {
+        "name": name,
+        "title": name + preset + (" [reconstruction]" if fidelity(run.model) == "C" else ""),
+        "yardstick": yardstick,
+        "fidelity": fidelity(run.model),
+        "preset": run.model.preset,
+        "stopping": {key: getattr(run.model.training, key) for key in ("epochs", "patience")},
+        **{key: run.metrics[key] for key in ("values", "sd", "interval", "notes", "test_samples")},
+        "groups": run.metrics.get("groups"),  # none: of an older run, whose interval is over single samples
+        "by_corpus": run.metrics.get("by_corpus", {}),
+        "cost": dict(spent) | {"seconds_per_epoch": taken, "epochs_on": _trained_on(seeds)},
+        "epochs": epochs / len(seeds),
+        "seeds": [{"seed": row["seed"], "values": row["values"]} for row in seeds],
+        "collapsed": [row["seed"] for row in seeds if row["collapsed"] or _says_one_thing(row)],
+        "restarted": [row["seed"] for row in seeds if row["restarted_at"]],
+        "run": str(run.folder.name),
+    }
+
+
+def _trained_on(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The different devices, and numbers of threads, that seeds were trained on; older runs do not say."""
+    known = {(row["device"], row["threads"]) for row in seeds if "threads" in row}
+    return [{"device": device, "threads": threads} for device, threads in sorted(known)]
+
+
+def _says_one_thing(row: Mapping[str, Any]) -> bool:
+    """Did this seed give one answer to every test sample?"""
+    return row["values"].get("predicted_classes") == 1 or any("constant" in note for note in row["notes"])
+
+
+def fidelity(model: Model) -> str:
+    """A, B or C, as the head's own docstring states it; empty for a head that states none."""
+    found = re.search(r"^Fidelity\s+([ABC])", model.module.__doc__ or "", re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
+    """Gain of the best over each other run in the decisive metric, and p-values, adjusted for their number."""
+    ours = best.tested()
+    found: dict[str, dict[str, Any]] = {}
+    for name, run in others.items():
+        theirs = run.tested()
+        if theirs.ids == ours.ids:  # a probe of one modality may see fewer samples
+            gain, p = metrics.paired(task, ours.y, ours.group, ours.outputs, theirs.outputs)
+            found[name] = {"behind": gain, "p": p}
+    adjusted = metrics.holm([row["p"] for row in found.values()])
+    return {name: row | {"p_holm": p} for (name, row), p in zip(found.items(), adjusted, strict=True)}
+
+
+def _majority(data: Table) -> dict[str, Any]:
+    test = data.part(Split.TEST)
+    constant = metrics.majority(data.task, data.part(Split.TRAIN).y, len(test))
+    of = lambda at: {"values": dict(metrics.score(data.task, test.y[at], constant[at]).values)}  # noqa: E731
+    corpora = sorted(set(test.corpus.tolist()))
+    parts = {name: of(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
+    return of(np.ones(len(test), bool)) | {"by_corpus": parts}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the table that `bench` wrote into a folder. Raises ConfigError where it is damaged or of an older msa."""
+    path = folder / RECORD
+    root = Node.read(path)
+    try:
+        check_bench(root)
+    except ConfigError as error:
+        raise ConfigError(error.what, fix="run the same `msa fuse bench` again: it writes the table anew") from None
+    return dict(root.value)
+
+
+def write(found: Mapping[str, Any], folder: Path) -> None:
+    """bench.json, and the same as CSV and as a picture; experiments/tables.py makes the table people read from it."""
+    make_folder(folder)
+    by = found["decisive"]
+    none = (float("nan"), float("nan"))  # of one group of test samples: the mean is drawn without
+    drawn = [
+        (row["title"], row["values"][by], row["interval"].get(by, none), [seed["values"][by] for seed in row["seeds"]])
+        for row in found["rows"]
+        if row["values"][by] is not None
+    ]
+    constant = {name: one["values"][by] for name, one in found["beside"].items() if one["values"].get(by) is not None}
+    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"], constant)
+    write_json(folder / RECORD, found)
+    rows = [line for row in found["rows"] for line in _flat(row)]
+    rows += [line for name, row in found["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
+    with written(folder / "bench.csv") as file:
+        columns, table = list(dict.fromkeys(name for row in rows for name in row)), Writer(file)
+        table.row(columns)
+        table.rows([row.get(name) for name in columns] for row in rows)
+
+
+def _flat(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of bench.csv, a name and a plain value for everything: of all test samples, then of each corpus alone."""
+    facts = {name: row.get(name) for name in ("name", "yardstick", "preset", "fidelity")}
+    compared = {name: row.get(name) for name in ("behind", "p", "p_holm")}
+    told = {name: " ".join(map(str, row.get(name, ()))) for name in ("collapsed", "restarted")}
+    spent = {name: row.get("cost", {}).get(name) for name in SPENT}
+    printed = {f"printed_{name}": v for name, v in row.get("printed", {}).items()}
+    yield facts | {"corpus": ""} | _scores(row) | compared | told | spent | printed
+    for corpus, part in row.get("by_corpus", {}).items():
+        yield facts | {"corpus": corpus} | _scores(part)
+
+
+def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, standard deviations and the ends of intervals, as far as there are any."""
+    sd = {f"sd_{name}": v for name, v in found.get("sd", {}).items()}
+    bounds = found.get("interval", {}).items()
+    ends = {f"{end}_{name}": v[at] for at, end in enumerate(("low", "high")) for name, v in bounds}
+    return {name: found.get(name) for name in ("test_samples", "groups")} | found["values"] | sd | ends

@@ -1,0 +1,315 @@
+"""One experiment: which data, which head, which seeds; trained, then tested once, with yardsticks beside it.
+
+The test part is touched in `_test` alone, after every seed of every head has been trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from msa.cache.maintain import history
+from msa.cache.storage.site import is_url, shown
+from msa.cache.store import FeatureStore
+from msa.errors import ConfigError, StoreError, UnknownNameError
+from msa.fuse import metrics
+from msa.fuse.data import memory, pairing
+from msa.fuse.data.table import Normalisation, Table, table
+from msa.fuse.runs import files
+from msa.fuse.runs.record import MAX_SEED
+from msa.fuse.runs.run import CHECKPOINT, FIT, Run, SeedResult, claimed, drawn_only
+from msa.fuse.train.device import own_device
+from msa.fuse.train.loop import Fit, Watch, fit, predict
+from msa.fuse.train.model import Model
+from msa.names import shell_command
+from msa.types import Modality, Split
+
+SEEDS = (42, 43, 44, 45, 46)  # the CM-STA paper's 42, and four more
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which hidden states of which corpora, and how corpora are paired."""
+
+    corpora: tuple[str, ...]  # names, or name@fingerprint
+    pairing: str = "random"
+    rho: float = 0.5  # of noisy_match
+    pair_seed: int = 42
+    views: Mapping[str, str] = field(default_factory=dict)  # modality -> backbone or view id; else the newest
+    modalities: tuple[str, ...] = ()  # none: all there are
+
+    def __post_init__(self) -> None:
+        if self.pairing not in pairing.PROTOCOLS:
+            raise UnknownNameError("pairing", self.pairing, pairing.PROTOCOLS)
+        if not 0 <= self.rho <= 1:
+            raise ConfigError(f"rho {self.rho:g} is not a probability", fix="give a number from 0 to 1")
+        names = [name.partition("@")[0] for name in self.corpora]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{' + '.join(names)} names a corpus twice", fix="name each corpus once")
+
+    def load(self, store: FeatureStore) -> Table:
+        """Join labels, hidden states and corpora into one table."""
+        joined = self.joined(store)
+        return joined.only([Modality(m) for m in self.modalities]) if self.modalities else joined
+
+    def joined(self, store: FeatureStore) -> Table:
+        """The same with the modalities of corpora that have none of those that are wanted, but are paired with."""
+        joined: Table | None = None
+        for name in self.corpora:
+            one = table(store, name, self._wanted(store, name))
+            joined = one if joined is None else pairing.pair(joined, one, self.pairing, self.pair_seed, self.rho)
+        assert joined is not None
+        if lost := sorted(set(self.views) - set(joined.columns)):
+            raise ConfigError(
+                f"a view of {lost[0]} is named, and {joined.name} has {', '.join(joined.columns)}",
+                fix="leave that --view out, or add a corpus that has it",
+            )
+        return joined
+
+    def _wanted(self, store: FeatureStore, name: str) -> dict[Modality, str | None]:
+        there = self._there(store, name)
+        wanted = [m for m in Modality if m in there and (not self.modalities or m in self.modalities)]
+        if not wanted and any(self._there(store, other) & set(self.modalities) for other in self.corpora):
+            wanted = [m for m in Modality if m in there]  # the other corpus has it; this one has labels, or is drawn
+        if not wanted:
+            asked = f" of {', '.join(self.modalities)}" if self.modalities else ""
+            raise StoreError(
+                f"{store.where} holds no hidden states{asked} for {name}",
+                fix=shell_command("msa", "extract", "--dataset", name),
+            )
+        return {m: self.views.get(m) for m in wanted}
+
+    @staticmethod
+    def _there(store: FeatureStore, name: str) -> set[Modality]:
+        return {view.modality for view in store.views(name) if view.samples}
+
+
+def choose(store: FeatureStore, modalities: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
+    """Whatever is in the store, when nobody said: the widest corpus, and one that brings what it lacks; and why."""
+    views = {
+        name: [v for v in store.views(name) if v.samples and (not modalities or v.modality in modalities)]
+        for name in store.datasets
+    }
+    with_states = [name for name, found in views.items() if found]
+    if not with_states:
+        asked = f" of {', '.join(modalities)}" if modalities else " yet"
+        raise StoreError(f"{store.where} holds no hidden states{asked}", fix="msa extract --dataset NAME --root PATH")
+    has = {name: {view.modality for view in views[name]} for name in with_states}
+    size = {name: max(view.samples for view in views[name]) for name in with_states}
+    first = max(with_states, key=lambda name: (len(has[name]), size[name]))
+    others = [name for name in with_states if name != first and not has[name] & has[first]]
+    same = [name for name in others if store.index(name).task == store.index(first).task]
+    if same:
+        second = max(same, key=lambda name: size[name])
+        return (first, second), f"{second} brings the {', '.join(sorted(has[second]))} that {first} lacks"
+    alone = f"{first} has {', '.join(sorted(has[first]))}"
+    return (first,), alone if len(with_states) == 1 else f"{alone}, the most of what is in the store"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that is needed to do it again."""
+
+    model: Model
+    data: Data
+    seeds: tuple[int, ...] = SEEDS
+
+    def __post_init__(self) -> None:
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < MAX_SEED]:
+            raise ConfigError(f"there is no seed {wrong[0]}", fix=f"seeds are whole numbers from 0 to {MAX_SEED - 1}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` gives the same experiment back."""
+        return {"model": self.model.to_json(), "data": asdict(self.data), "seeds": list(self.seeds)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Experiment":
+        """What `to_json` wrote."""
+        data: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found["data"].items()}
+        return cls(Model.from_json(found["model"]), Data(**data), tuple(found["seeds"]))
+
+
+def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
+    """The same experiment with every corpus and view named by fingerprint, so that newer ones cannot slip in."""
+    data = experiment.data
+    corpora = tuple(f"{name.partition('@')[0]}@{store.dataset(name)}" for name in data.corpora)
+    views = {str(m): column.view.id for m, column in data.joined(store).columns.items()}
+    return replace(experiment, data=replace(data, corpora=corpora, views=views))
+
+
+def store_of(run: Run, store: str | Path | None = None) -> FeatureStore:
+    """The store a run was trained from as it was then, so that what was added since has no part; or another store.
+
+    Raises ConfigError where that is an address and `store` does not name it: runs are passed on, and no server is
+    called that only a run names.
+    """
+    then = run.facts.store
+    if store is None and is_url(then):
+        raise ConfigError(
+            f"{run.folder} names {shown(then)} as its store, and no server is called because a run names it",
+            fix=f"if you trust that server: --store {shown(then)}; else name a store you have",
+        )
+    now = FeatureStore.open(store or then)
+    if now.address != then:
+        return now
+    data = Experiment.from_json(run.record["experiment"]).data.load(now)  # says so where something was removed since
+    pinned = FeatureStore.open(then, run.facts.generation)
+    if now.blocks is None and history.lacking(pinned.path, pinned.manifest):  # compacted since, and swept
+        states = {m: int(column.present.sum()) for m, column in data.columns.items()}
+        return now if states == run.facts.hidden_states else pinned
+    return pinned
+
+
+def run(
+    experiment: Experiment,
+    store: FeatureStore,
+    folder: Path,
+    watch: Watch = lambda line: None,
+    yardsticks: bool = True,
+) -> Run:
+    """Train, test once, write the run's folder. A folder that was interrupted is taken up where it stopped.
+
+    Without `yardsticks` no probe is trained beside it: for a caller that shows the run next to probes of its own.
+    """
+    _, experiment, data = begin(experiment, store, folder)
+    with claimed(folder):
+        result = Run.open(folder)  # as it is now that nobody else is at work there
+        if result.metrics:
+            watch(f"{folder} is finished already")
+            return result
+        watch(_told(data))
+        main = _train(experiment.model, data, experiment.seeds, own_device(), files.subfolder(folder, "seeds"), watch)
+        others = _beside(main) if yardsticks else {}
+        beside = {name: _train(model, one, experiment.seeds, own_device()) for name, (model, one) in others.items()}
+        _test(result, main, beside, own_device())
+        return Run.open(folder)
+
+
+def train_seed(experiment: Experiment, store: FeatureStore, folder: Path, seed: int) -> None:
+    """Train one seed of an experiment and keep what came of it in its folder: `run` finds it there, and tests it."""
+    result, experiment, data = begin(experiment, store, folder)
+    if not result.metrics:
+        _train(experiment.model, data, [seed], own_device(), files.subfolder(folder, "seeds"))
+
+
+def begin(experiment: Experiment, store: FeatureStore, folder: Path) -> tuple[Run, Experiment, Table]:
+    """Open or make the folder of an experiment; it, the experiment with its views pinned, and its data.
+
+    Raises ConfigError where the model does not fit the data, before anything is written.
+    """
+    experiment = pin(experiment, store)
+    data = experiment.data.load(store)
+    _check(experiment.model, data)
+    return Run.begin(folder, experiment.to_json(), _facts(store, data)), experiment, data
+
+
+def _told(data: Table) -> str:
+    """Which hidden states these are, and how many samples have them."""
+    views = ((m, column.view, int(column.present.sum())) for m, column in data.columns.items())
+    told = ", ".join(f"{m} {view.name}@{view.id[:8]} ({there})" for m, view, there in views)
+    return f"{data.name}: {len(data)} samples; {told}"
+
+
+def _check(model: Model, data: Table) -> None:
+    """Refuse before anything is written or trained what could not be finished."""
+    for split in Split:
+        if not len(data.part(split)):
+            raise ConfigError(
+                f"{data.name} has no {split} sample",
+                fix="name the samples of each part with --split FILE where the corpus is extracted or imported",
+            )
+    model.shapes(data.dims, data.task, memory.free(own_device()) / 4)  # fp32
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A model, the data it was trained on, and what came of every seed; not tested yet."""
+
+    model: Model
+    data: Table
+    norm: Normalisation
+    fits: Mapping[int, Fit]
+
+    def tested(self, device: str) -> list[SeedResult]:
+        """Every seed's outputs on the test part."""
+        head = self.model.build(self.data.dims, self.data.task).to(device)
+        test, found = self.data.part(Split.TEST), []
+        for seed, one in self.fits.items():
+            head.restore(one.state, f"seed {seed}")
+            output = predict(head, test, self.norm, self.model.training.batch, device)
+            found.append(SeedResult(seed, one, output))
+        return found
+
+
+def _train(
+    model: Model,
+    data: Table,
+    seeds: Sequence[int],
+    device: str,
+    folder: Path | None = None,
+    watch: Watch = lambda line: None,
+) -> _Trained:
+    sealed, dims, task = data.sealed(), data.dims, data.task  # nothing below can reach a test label
+    train, valid = sealed.part(Split.TRAIN), sealed.part(Split.VALID)
+    norm = Normalisation.fit(train, model.training.normalise)
+    make = lambda: model.build(dims, task)  # noqa: E731
+    fits = {}
+    for seed in seeds:
+        kept = files.subfolder(folder, str(seed)) / FIT if folder else None
+        if kept is not None and files.there(kept):
+            fits[seed] = _kept(kept)
+            watch(f"seed {seed}: trained already")
+            continue
+        checkpoint = kept.with_name(CHECKPOINT) if kept else None
+        fits[seed] = fit(make, train, valid, norm, model.training, seed, device, checkpoint, watch)
+        if kept is not None:
+            _keep(fits[seed], kept)
+    return _Trained(model, data, norm, fits)
+
+
+def _keep(fit: Fit, path: Path) -> None:
+    files.save(path, vars(fit))
+    path.with_name(CHECKPOINT).unlink(missing_ok=True)
+
+
+def _kept(path: Path) -> Fit:
+    try:
+        return Fit.of(files.load(path))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        files.damaged(path, error)
+
+
+def _beside(main: _Trained) -> dict[str, tuple[Model, Table]]:
+    """The yardsticks of every result: a linear probe, and where pairing leaks, a probe of what was drawn, alone."""
+    probe, data = Model.of("probe"), main.data
+    rows = {} if main.model.name == "probe" else {"probe": (probe, data)}
+    if pairing.is_leaky(data.protocol) and data.drawn:
+        rows[drawn_only(data.drawn)] = (probe, data.only(data.drawn))
+    return rows
+
+
+def _test(result: Run, main: _Trained, beside: Mapping[str, _Trained], device: str) -> None:
+    data, test = main.data, main.data.part(Split.TEST)
+    others = {name: other.tested(device) for name, other in beside.items()}
+    constant = metrics.majority(data.task, data.part(Split.TRAIN).y, len(test))
+    head = main.model.build(data.dims, data.task)
+    result.finish(data.task, test, main.tested(device), others, constant, main.norm, head)
+
+
+def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
+    """What the data was, for run.json: enough to find it again and to repeat its extraction."""
+    split = {s: len(data.part(s)) for s in Split}
+    several = data.task.multilabel
+    counts = [int(((data.y[:, n] > 0) if several else (data.y == n)).sum()) for n in range(len(data.task.classes))]
+    return {
+        "task": asdict(data.task),
+        "protocol": data.protocol,
+        "drawn": list(data.drawn),
+        "store": store.address,
+        "generation": store.manifest["generation"],
+        "samples": split,
+        "hidden_states": {m: int(c.present.sum()) for m, c in data.columns.items()},
+        "classes": dict(zip(data.task.classes, counts, strict=True)),
+        "dims": data.dims,
+        "views": {m: {"id": c.view.id, "attributes": dict(c.view.attributes)} for m, c in data.columns.items()},
+    }

@@ -1,0 +1,396 @@
+"""Settings sought on the validation part alone, with the same budget for every head; the winner refitted over seeds.
+
+Training is handed a table without the test part, so no trial can see it. Every trial trains one seed with the head's
+usual early stopping; one that is worse at an epoch than the median of those before it is given up (optuna's median
+pruner). Such trials count, and so do those whose settings cannot be trained; any other fault, such as a damaged store,
+ends the search of that head and costs it no trial.
+
+search.json     on what is searched, and from where
+search.log      every trial, as optuna keeps them
+trials.txt      the same as lines for people
+
+One folder for each head; a search that was interrupted goes on there, and finds what it would have found.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from msa.cache.format import layout
+from msa.cache.store import FeatureStore
+from msa.errors import ConfigError
+from msa.fuse.data.table import Normalisation, Part, Table
+from msa.fuse.experiments.bench import alike
+from msa.fuse.experiments.experiment import Data, Experiment, pin
+from msa.fuse.experiments.sweep import Workers, pool, reason, slug
+from msa.fuse.head import FusionHead
+from msa.fuse.runs.files import there, write_json
+from msa.fuse.runs.record import Node
+from msa.fuse.runs.run import claimed, make_folder
+from msa.fuse.train.device import own_device
+from msa.fuse.train.loop import Watch, fit
+from msa.fuse.train.model import Model, declared
+from msa.types import Split
+
+if TYPE_CHECKING:
+    import optuna
+
+SEED = 42  # of the trials and of the search
+STARTUP = 5  # trials before any is pruned
+FIRST_EPOCHS = 3  # of a trial that are never pruned
+REASON = "reason"  # of a trial that cannot be trained
+LOG = "search.log"
+TOLD = "trials.txt"
+LOOK_S = 1.0  # between two looks for new lines
+NO_ROOM = ("out of memory", "can't allocate memory")  # how torch says that a head is too large
+
+
+@dataclass(frozen=True)
+class Search:
+    """One head's search, as plain values: it travels to another process."""
+
+    model: str
+    preset: str
+    data: Data
+    store: str
+    generation: int
+    folder: str
+    trials: int
+
+    def run(self) -> dict[str, Any]:
+        """Do the trials that are still to be done; the best settings, its value, and how many trials there were."""
+        store = FeatureStore.open(self.store, self.generation)
+        with claimed(Path(self.folder)):
+            return search(self, without_test(self.data.load(store)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A head with the best settings, and what a table says of its search: trials, pruned and failed ones among them,
+    the best validation value, and the settings that differ from the preset."""
+
+    model: Model
+    searched: Mapping[str, Any]
+
+
+def tune(
+    models: Sequence[str],
+    preset: str,
+    named: Data,
+    store: FeatureStore,
+    folder: Path,
+    trials: int,
+    workers: Workers,
+    watch: Watch = lambda line: None,
+) -> tuple[dict[str, Found], dict[str, str]]:
+    """The best settings of each head by `trials` trials each, and name -> reason of those that have none.
+
+    Raises ConfigError where no trial of any came through, and where another process searches for one of them.
+    """
+    if trials < 1:
+        raise ConfigError(f"{trials} trials find nothing", fix="--trials 20")
+    found: dict[str, Found] = {}
+    failed: dict[str, str] = {}
+    folder = folder.absolute()  # a worker may stand in another one
+
+    def settle(one: Search, future: "Future[dict[str, Any]]") -> None:
+        try:
+            best = future.result()
+        except Exception as error:  # what one of them lacks shall not cost the others their search
+            failed[one.model] = f"not tuned: {reason(error)}"
+            return watch(f"{one.model}: {failed[one.model]}")
+        found[one.model] = _found(one, best)
+        return watch(f"{one.model}: {_summary(best)}")
+
+    pinned = pin(Experiment(Model.of(models[0], preset), named), store).data
+    searches = [
+        Search(name, preset, pinned, store.address, store.manifest["generation"], str(folder / slug(name)), trials)
+        for name in models
+    ]
+    with claimed(folder):
+        for one in searches:
+            with claimed(Path(one.folder)):  # a dask worker may outlive its command: no table shall lack that head
+                pass
+        _all_at_once(searches, workers, watch, settle)
+    if not found:
+        raise ConfigError("none of the heads could be tuned", fix="see the reasons above")
+    return {name: found[name] for name in models if name in found}, failed
+
+
+def _all_at_once(
+    searches: Sequence[Search],
+    workers: Workers,
+    watch: Watch,
+    settle: Callable[[Search, "Future[dict[str, Any]]"], None],
+) -> None:
+    """Settle each search as it ends; a line for every trial while they last."""
+    news = [(one.model, _Lines.behind(Path(one.folder) / TOLD)) for one in searches]
+    with pool(replace(workers, jobs=min(workers.here, len(searches)))) as processes:
+        futures = {processes.submit(Search.run, one): one for one in searches}
+        left = set(futures)
+        while left:
+            done, left = wait(left, LOOK_S, FIRST_COMPLETED)
+            for name, lines in news:
+                for line in lines.new():
+                    watch(f"{name}: {line}")
+            for future in done:
+                settle(futures[future], future)
+
+
+@dataclass
+class _Lines:
+    """What is new in a file of lines that another process writes, wherever it runs."""
+
+    path: Path
+    at: int  # bytes that are known
+
+    @classmethod
+    def behind(cls, path: Path) -> "_Lines":
+        return cls(path, path.stat().st_size if there(path) else 0)
+
+    def new(self) -> list[str]:
+        if not there(self.path):
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self.at)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self.at += len(whole + newline)
+        return whole.decode("utf-8", "replace").splitlines()
+
+
+def _found(wanted: Search, best: Mapping[str, Any]) -> Found:
+    model, start = (_model(wanted.model, wanted.preset, settings) for settings in (best["settings"], ()))
+    ours, before = ({**asdict(one.training), **one.settings} for one in (model, start))
+    changed = {name: value for name, value in ours.items() if value != before[name]}
+    return Found(model, {name: best[name] for name in ("trials", "pruned", "failed", "value")} | {"settings": changed})
+
+
+def _summary(best: Mapping[str, Any]) -> str:
+    counted = f"{best['trials']} trials, {best['pruned']} of them pruned, {best['failed']} failed"
+    why = f" ({'; '.join(best['reasons'])})" if best.get("reasons") else ""
+    return f"validation {best['value']:.4f} after {counted}{why}: {', '.join(best['settings'])}"
+
+
+def _model(name: str, preset: str, settings: Sequence[str] = ()) -> Model:
+    """A head, its epochs judged as in the table that the winner goes to."""
+    return alike(Model.of(name, preset, settings))
+
+
+def without_test(data: Table) -> Table:
+    """The training and validation samples of a table: all that a search may know."""
+    return data.take(np.flatnonzero(data.split != layout.SPLITS.index(Split.TEST)))
+
+
+def search(wanted: Search, data: Table) -> dict[str, Any]:
+    """Trials up to the budget on this data; the best of them. Raises ConfigError where none can be trained, where the
+    folder holds a search on other data or from other settings, and where nothing can be written to it."""
+    try:
+        return _search(wanted, data, Path(wanted.folder))
+    except OSError as error:
+        raise ConfigError(
+            f"the search in {wanted.folder} cannot go on: {error}",
+            fix="mend that, or make room on the disk; the same command then goes on with it",
+        ) from error
+
+
+def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are counted and told below
+    make_folder(folder)
+    for name in (LOG, TOLD):
+        there(folder / name)  # what is a link or a pipe is refused before anything is appended to it
+    start = _model(wanted.model, wanted.preset)
+    _same(folder, wanted, start, data)
+    _mend(folder / LOG)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / LOG)))
+    state = optuna.trial.TrialState
+    study = optuna.create_study(
+        storage=storage,
+        study_name=f"{wanted.model}:{wanted.preset}",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(STARTUP, FIRST_EPOCHS),
+    )
+    if not _ended(study) and not study.get_trials(deepcopy=False, states=(state.WAITING,)):
+        study.enqueue_trial(_defaults(start))  # a search must not end below where it began
+    device = own_device()
+    train, valid = data.part(Split.TRAIN), data.part(Split.VALID)
+    while len(finished := _ended(study)) < wanted.trials:
+        if len(finished) >= STARTUP and all(trial.state == state.FAIL for trial in finished):
+            break
+        # a seed for each: one that was interrupted would otherwise draw again what it had drawn before
+        study.sampler = optuna.samplers.TPESampler(seed=SEED + len(finished), multivariate=True)
+        trial = study.ask()
+        try:
+            study.tell(trial, _trial(trial, start, train, valid, device))
+        except optuna.TrialPruned:
+            study.tell(trial, state=state.PRUNED)
+        except Exception as error:
+            if not _by_its_settings(error):
+                raise  # the trial is not told: it is done again
+            trial.set_user_attr(REASON, reason(error))
+            study.tell(trial, state=state.FAIL)
+        with open(folder / TOLD, "a", encoding="utf-8") as file:
+            print(_line(_ended(study), wanted.trials), file=file)
+    finished = finished[: wanted.trials]  # there may be more, of a search that was longer
+    if all(trial.state == state.FAIL for trial in finished):
+        raise ConfigError(
+            f"all {len(finished)} trials of {wanted.model} failed, the last one: {finished[-1].user_attrs[REASON]}",
+            fix=f"mend that, and remove {folder}; or train it by itself",
+        )
+    complete = [trial for trial in finished if trial.state == state.COMPLETE]
+    best = min(complete, key=_value)
+    failed = [trial for trial in finished if trial.state == state.FAIL]
+    return {
+        "settings": _settings(best.params),
+        "value": best.value,
+        "trials": len(finished),
+        "pruned": sum(trial.state == state.PRUNED for trial in finished),
+        "failed": len(failed),
+        "reasons": list(dict.fromkeys(trial.user_attrs[REASON] for trial in failed)),
+    }
+
+
+def _by_its_settings(error: Exception) -> bool:
+    """Would a trial with other settings have come through? A damaged store or a bug fails them all."""
+    short = isinstance(error, MemoryError | RuntimeError) and any(words in str(error) for words in NO_ROOM)
+    return short or isinstance(error, MemoryError | ConfigError)
+
+
+def _line(finished: Sequence["optuna.trial.FrozenTrial"], trials: int) -> str:
+    """What is told of the last of the trials that have ended."""
+    last = finished[-1]
+    counted = f"trial {len(finished)} of {trials}"
+    if last.state.name == "FAIL":
+        return f"{counted} failed: {last.user_attrs[REASON]}".replace("\n", " ")
+    complete = [_value(trial) for trial in finished if trial.state.name == "COMPLETE"]
+    best = f" (best {min(complete):.4f})" if complete else ""
+    return f"{counted}, {'given up at' if last.state.name == 'PRUNED' else 'validation'} {_value(last):.4f}{best}"
+
+
+def _value(trial: "optuna.trial.FrozenTrial") -> float:
+    return float(trial.value or 0)
+
+
+def _mend(log: Path) -> None:
+    """Cut a log back to its last whole line. A full disk or a killed process leaves half of one, and what optuna
+    appends to that could never be read; the trial it was of is done again."""
+    log.with_name(f"{log.name}.lock").unlink(missing_ok=True)  # of such a process: the folder is claimed, nobody waits
+    if not log.exists():
+        return
+    whole = 0
+    with open(log, "rb") as file:
+        for line in file:
+            if not _is_whole(line):
+                break
+            whole += len(line)
+    if whole < log.stat().st_size:
+        os.truncate(log, whole)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")
+
+
+def _ended(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """The trials that count. One that was interrupted or killed does not: it is done again."""
+    return [
+        t for t in study.get_trials(deepcopy=False) if t.state.name in ("COMPLETE", "PRUNED") or REASON in t.user_attrs
+    ]
+
+
+def _same(folder: Path, wanted: Search, start: Model, data: Table) -> None:
+    """Keep on what and from where is searched; refuse a folder where it was something else."""
+    asked = asdict(wanted.data) | start.to_json()
+    facts = {  # under one fingerprint a store may come to hold more, or fewer
+        "hidden_states": {m: int(column.present.sum()) for m, column in data.columns.items()},
+        "samples": {part: len(data.part(part)) for part in (Split.TRAIN, Split.VALID)},
+        "choices": _choices(start),
+    }
+    mine = json.loads(json.dumps(asked | facts))
+    record = folder / "search.json"
+    try:
+        theirs = Node.read(record).value
+    except FileNotFoundError:
+        theirs = mine
+    theirs = {name: mine[name] for name in facts} | theirs  # an older search does not say
+    if other := [f"{key} {theirs.get(key)}, now {mine[key]}" for key in mine if theirs.get(key) != mine[key]]:
+        raise ConfigError(
+            f"{folder} holds a search on other data or from other settings: {'; '.join(other)}",
+            fix="name another folder with --out",
+        )
+    write_json(record, mine)
+
+
+def space(model: Model) -> dict[str, Callable[["optuna.Trial"], Any]]:
+    """What is searched: rate, decay and batch around the preset's, every dropout, and what the head's file names in
+    SEARCH, a setting -> its choices."""
+    own = model.training
+    found: dict[str, Callable[[optuna.Trial], Any]] = {
+        "lr": lambda trial: trial.suggest_float("lr", own.lr / 10, own.lr * 10, log=True),
+        "weight_decay": lambda trial: trial.suggest_float("weight_decay", 0.0, max(0.01, 3 * own.weight_decay)),
+        "batch": lambda trial: trial.suggest_categorical("batch", sorted({16, 32, 64, own.batch})),
+    }
+    for field in fields(model.module.Config):
+        if "dropout" in field.name and isinstance(model.settings[field.name], float):
+            found[field.name] = partial(_dropout, name=field.name)
+    for name, choices in _choices(model).items():
+        found[name] = partial(_choice, name=name, choices=choices)
+    return found
+
+
+def _choices(model: Model) -> dict[str, list[Any]]:
+    """What the head's file names in SEARCH, and the preset's own."""
+    return {name: sorted({*choices, model.settings[name]}) for name, choices in declared(model.module).search.items()}
+
+
+def _dropout(trial: "optuna.Trial", name: str) -> float:
+    return trial.suggest_float(name, 0.0, 0.6)
+
+
+def _choice(trial: "optuna.Trial", name: str, choices: Sequence[Any]) -> Any:
+    return trial.suggest_categorical(name, choices)
+
+
+def _trial(trial: "optuna.Trial", start: Model, train: Part, valid: Part, device: str) -> float:
+    """The lowest validation criterion of one training."""
+    import optuna
+
+    settings = _settings({name: suggest(trial) for name, suggest in space(start).items()})
+    model = _model(start.name, start.preset, settings)
+    data = train.table
+    by = model.training.criterion(data.task)
+    steps = count(1)  # not the epoch: a collapsed training begins again, and has taken the time of both
+
+    def judge(epoch: int, head: FusionHead, losses: Mapping[str, float]) -> None:
+        trial.report(losses[by], next(steps))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    norm = Normalisation.fit(train, model.training.normalise)
+    make = lambda: model.build(data.dims, data.task)  # noqa: E731
+    found = fit(make, train, valid, norm, model.training, SEED, device, after_epoch=judge)
+    return found.history[found.best_epoch][by]
+
+
+def _defaults(model: Model) -> dict[str, Any]:
+    """The preset as a point of the space."""
+    values = {**asdict(model.training), **model.settings}
+    return {name: values[name] for name in space(model)}
+
+
+def _settings(params: Mapping[str, Any]) -> list[str]:
+    """Parameters as `--set` takes them."""
+    return [f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()]

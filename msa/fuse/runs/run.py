@@ -1,0 +1,433 @@
+"""A finished training as a folder that can be read without this package.
+
+run.json            settings, seeds, corpora and views by fingerprint, versions; `--like` takes it back
+metrics.json        every seed's scores, mean and standard deviation, bootstrap intervals, yardsticks
+predictions.csv     one row per seed and test sample; samples of one video, speaker, ... have the same group
+history.csv         losses per seed and epoch
+normalisation.safetensors
+seeds/42/head.safetensors
+learning_curve.png, and one of confusion_matrix.png (a class each), each_label.png (several labels),
+predicted_values.png (values)
+plots/              what `msa fuse plot` drew, each a PNG and a CSV
+"""
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from msa import __version__
+from msa.annotations.cells import Writer
+from msa.cache.format import files
+from msa.errors import ConfigError, MsaError
+from msa.fuse import metrics
+from msa.fuse.data import memory
+from msa.fuse.data.table import Normalisation, Part
+from msa.fuse.head import FusionHead
+from msa.fuse.runs import files as runfiles
+from msa.fuse.runs import plots
+from msa.fuse.runs.files import numbers_in, refuse, subfolder, table_rows, tensors, write_json, written
+from msa.fuse.runs.record import Facts, Node, check_metrics, decoded
+from msa.fuse.train.loop import Fit
+from msa.fuse.train.model import Model
+from msa.names import shell_command
+from msa.types import Modality, Task
+
+CHECKPOINT = "checkpoint.pt"  # below seeds/42, after every epoch
+FIT = "fit.pt"  # there when that seed is trained
+MACHINE = "machine.json"  # where and with how many threads, if it was another process; all are deleted at the end
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed: its training, and its outputs (n, task.outputs) on the test part."""
+
+    seed: int
+    fit: Fit
+    output: np.ndarray
+    machine: Mapping[str, Any] = field(default_factory=dict)  # it was trained on, see `machine`
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make a folder, and work in it as the only process. Raises ConfigError where another one is at work there.
+
+    Where the file system knows no locks, nobody is kept out.
+    """
+    make_folder(folder)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is at work in {folder}", fix="wait for it, or name another folder with --out"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(place)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run or of many. Raises ConfigError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if files.told(error, folder):
+            raise  # the disk's doing: the command says so
+        raise ConfigError(
+            f"{folder}: no folder can be made there: {error.strerror}", fix="name another folder with --out"
+        ) from None
+
+
+def drawn_only(drawn: Sequence[str]) -> str:
+    """The row without which a leaky pairing is not shown: a probe of nothing but what was drawn by the label."""
+    return f"probe, {' and '.join(drawn)} only"
+
+
+@dataclass(frozen=True)
+class Tested:
+    """(corpus, id) of every test sample, labels (n,) or (n, classes), groups (n,) as they are numbered in the run, and
+    outputs (n, outputs) of each seed."""
+
+    ids: list[tuple[str, str]]
+    y: np.ndarray
+    group: np.ndarray
+    outputs: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a training, begun or finished."""
+
+    folder: Path
+    record: Mapping[str, Any]  # run.json
+    metrics: Mapping[str, Any]  # metrics.json; empty until it is finished
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Read a run, and check all that it says. Raises ConfigError where the folder is none, or is damaged."""
+        try:
+            root = Node.read(folder / "run.json")
+        except FileNotFoundError:
+            raise ConfigError(f"{folder} is not a run", fix="name a folder `msa fuse train` wrote") from None
+        run = cls(folder, root.value, {})
+        run._check(root)
+        try:
+            scores = Node.read(folder / "metrics.json")
+        except FileNotFoundError:
+            return run
+        seeds = [int(seed) for seed in root.value["experiment"]["seeds"]]
+        check_metrics(scores, run.task, seeds, run.model.training.criterion(run.task))
+        return replace(run, metrics=scores.value)
+
+    def _check(self, root: Node) -> None:
+        decoded(root)
+        try:
+            self.model  # noqa: B018 - its settings are checked as they are decoded
+        except MsaError as error:
+            raise ConfigError(f"{root.file}: {error.what}", fix=error.fix) from None
+
+    @classmethod
+    def begin(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> "Run":
+        """Write run.json; a folder with the same experiment is taken up again. Raises ConfigError for another one."""
+        if os.path.lexists(folder / "run.json"):
+            found = cls.open(folder)
+            if found.record["experiment"] != json.loads(json.dumps(experiment)):
+                raise ConfigError(f"{folder} holds another experiment", fix="name another folder with --out")
+            then, now = found.facts.hidden_states, facts["hidden_states"]
+            if then != now:
+                said = [", ".join(f"{n} {m}" for m, n in counts.items()) for counts in (then, now)]
+                raise ConfigError(
+                    f"{folder} was begun on the hidden states of {said[0]}, and the store now has {said[1]}",
+                    fix="go on with those it was begun on: "
+                    + shell_command("msa", "fuse", "train", "--resume", folder),
+                )
+            return found
+        make_folder(folder)
+        about = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": machine()}
+        write_json(folder / "run.json", about | {"begun": datetime.now(UTC).isoformat(timespec="seconds")}, new=True)
+        return cls.begin(folder, experiment, facts)  # where another process was faster it is its experiment that counts
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What the data was."""
+        return decoded(Node(self.folder / "run.json", "", self.record))
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.facts.task
+
+    @cached_property
+    def model(self) -> Model:
+        """The head and its settings."""
+        return Model.from_json(self.record["experiment"]["model"])
+
+    @property
+    def dims(self) -> Mapping[Modality, int]:
+        """Width of each modality it was trained on."""
+        return self.facts.dims
+
+    @property
+    def best_seed(self) -> int:
+        """The seed that is best on validation, by what its epochs were chosen by: the one that predicts."""
+        if not self.metrics:
+            raise ConfigError(
+                f"{self.folder} is not finished", fix=shell_command("msa", "fuse", "train", "--resume", self.folder)
+            )
+        by = self.model.training.criterion(self.task)
+        return int(min(self.metrics["seeds"], key=lambda row: row[by])["seed"])
+
+    def head(self, seed: int | None = None) -> FusionHead:
+        """The trained head of a seed, in evaluation mode on the CPU.
+
+        Raises ConfigError where its file is missing or damaged, and where it is not of the head that run.json names:
+        found out by names and shapes, before memory is taken for what run.json says.
+        """
+        chosen = self.best_seed if seed is None else seed
+        path = self.folder / "seeds" / str(chosen) / "head.safetensors"
+        room = min(numbers_in(path), memory.free("cpu") / 4)
+        try:
+            shapes = self.model.shapes(self.dims, self.task, room)
+        except MsaError as error:
+            raise ConfigError(f"{self.folder}/run.json does not fit {path}: {error.what}", fix=error.fix) from None
+        head = self.model.build(self.dims, self.task)
+        head.restore(tensors(path, shapes), path)
+        return head.eval()
+
+    def normalisation(self) -> Normalisation:
+        """The training split's statistics. Raises ConfigError where they are not those of the run's modalities."""
+        path = self.folder / "normalisation.safetensors"
+        wanted = [m for m in self.dims if m in self.model.training.normalise]
+        names = {f"{m}.{what}": (self.dims[m],) for m in wanted for what in ("mean", "std")}
+        found = {name: tensor.float().numpy() for name, tensor in tensors(path, names).items()}
+        for m in wanted:
+            mean, std = found[f"{m}.mean"], found[f"{m}.std"]
+            if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+                refuse(path, f"{m} is no mean and standard deviation: one is infinite, or not above 0")
+        return Normalisation({m: (found[f"{m}.mean"], found[f"{m}.std"]) for m in wanted})
+
+    def finish(
+        self,
+        task: Task,
+        test: Part,
+        results: Sequence[SeedResult],
+        others: Mapping[str, Sequence[SeedResult]],
+        constant: np.ndarray,
+        norm: Normalisation,
+        head: FusionHead,
+    ) -> None:
+        """Write everything but run.json; metrics.json comes last and makes the run a finished one."""
+        for row in results:
+            state = {name: tensor.contiguous() for name, tensor in row.fit.state.items()}
+            runfiles.write(self._of_seed(row.seed) / "head.safetensors", save(state))
+        stats = {name: torch.from_numpy(values) for name, values in norm.named()}
+        runfiles.write(self.folder / "normalisation.safetensors", save(stats))
+        self._write_predictions(task, test, results)
+        self._write_history(results)
+        self._draw(task, test, results)
+        told = [replace(row, machine=self._machine_of(row.seed)) for row in results]
+        write_json(self.folder / "metrics.json", summary(task, test, told, others, constant, head))
+        for row in results:
+            home = self._of_seed(row.seed)
+            left = [path for path in home.glob(f"{files.TEMPORARY}*") if path.is_symlink() or path.is_file()]
+            for path in [*left, *(home / name for name in (CHECKPOINT, FIT, MACHINE))]:
+                path.unlink(missing_ok=True)
+
+    def _of_seed(self, seed: int) -> Path:
+        """The folder of a seed, made where there is none; never a link, which might lead out of the run."""
+        return subfolder(self.folder, "seeds", str(seed))
+
+    def trained(self, seed: int) -> bool:
+        """Has this seed been trained, whether or not the run is finished?"""
+        home = self.folder / "seeds" / str(seed)
+        return (home / FIT).exists() or (home / "head.safetensors").exists()
+
+    def note_machine(self, seed: int) -> None:
+        """Keep on what machine this process trains a seed: the one that finishes the run may be another."""
+        write_json(self._of_seed(seed) / MACHINE, machine())
+
+    def _machine_of(self, seed: int) -> dict[str, Any]:
+        try:
+            told = Node.read(self.folder / "seeds" / str(seed) / MACHINE)
+        except FileNotFoundError:
+            return machine()
+        return {"device": told["device"].text(), "threads": told["threads"].whole()}
+
+    def tested(self) -> "Tested":
+        """What every seed said of the test part, from predictions.csv; in those of older runs, each sample is a group
+        of its own."""
+        path = self.folder / "predictions.csv"
+        columns = [f"p_{name}" for name in self.task.classes] or ["predicted"]
+        seeds = {str(seed) for seed in self.record["experiment"]["seeds"]}
+        found: dict[str, dict[tuple[str, str], tuple[str, int, list[float]]]] = {}  # by seed, then by sample
+        for line, row in table_rows(path):
+            try:
+                said = [float(row[column]) for column in columns]
+                group = int(row["group"]) if "group" in row else len(found.get(row["seed"], ()))
+                _number(self.task, row["label"])
+                if row["seed"] not in seeds or not np.isfinite(said).all() or not 0 <= group < 2**63:
+                    raise ValueError("another seed, or a number that cannot be")
+            except (KeyError, ValueError) as error:
+                refuse(path, f"line {line} is no prediction of this run: {error}")
+            found.setdefault(row["seed"], {})[row["corpus"], row["id"]] = row["label"], group, said
+        first, *others = found.values() or [{}]
+        if not first or any(list(other) != list(first) for other in others):
+            refuse(path, "does not hold the same samples of every seed")
+        y = np.array([_number(self.task, label) for label, *_ in first.values()])
+        groups = np.array([number for _, number, _ in first.values()], np.int64)
+        outputs = [np.array([said for *_, said in of.values()]) for of in found.values()]
+        return Tested(list(first), y, groups, outputs)
+
+    @property
+    def pictures(self) -> list[str]:
+        """File names of what was drawn."""
+        return sorted(path.name for path in self.folder.glob("*.png"))
+
+    def _draw(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
+        outputs = {row.seed: row.output for row in rows}
+        plots.learning_curve(self.folder / "learning_curve.png", {row.seed: row.fit for row in rows}, self.title)
+        if task.multilabel:
+            plots.each_label(self.folder / "each_label.png", task, test.y, list(outputs.values()), self.title)
+        elif task.classes:
+            path = self.folder / "confusion_matrix.png"
+            plots.confusion_matrix(path, task.classes, test.y, list(outputs.values()), self.title)
+        else:
+            plots.predicted_values(self.folder / "predicted_values.png", test.y, outputs, self.title)
+
+    @property
+    def _named(self) -> str:
+        model = self.model
+        return model.name if model.preset == "default" else f"{model.name} ({model.preset})"
+
+    @property
+    def title(self) -> str:
+        """What was trained on what, and how corpora were paired."""
+        data = self.record["experiment"]["data"]
+        corpora = " + ".join(name.partition("@")[0] for name in data["corpora"])
+        protocol = self.facts.protocol
+        return f"{self._named} on {corpora}" + (f" (pairing: {protocol})" if protocol else "")
+
+    def _write_predictions(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
+        names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
+        with written(self.folder / "predictions.csv") as file:
+            table = Writer(file)
+            named = ["seed", "corpus", "id", "group", "label", *(["predicted"] if task.classes else [])]
+            table.row([*named, *names])
+            group = metrics.in_order(test.groups()[0])
+            for row in rows:
+                for corpus, name, number, y, p in zip(test.corpus, test.ids, group, test.y, row.output, strict=True):
+                    said = _words(task, y, p)
+                    table.row([row.seed, corpus, name, number, *said, *(f"{value:.9g}" for value in p)])
+
+    def _write_history(self, rows: Sequence[SeedResult]) -> None:
+        columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))
+        with written(self.folder / "history.csv") as file:
+            table = Writer(file)
+            table.row(["seed", *columns])
+            for row in rows:
+                table.rows([row.seed, *map(epoch.get, columns)] for epoch in row.fit.history)
+
+
+def _words(task: Task, y: Any, p: np.ndarray) -> tuple[object, ...]:
+    """Label and, of classes, what is predicted, as they are written down: y a number or (C,), p (outputs,)."""
+    if task.multilabel:
+        return task.named(y > 0), task.named(p > 0.5)
+    return (task.classes[int(y)], task.classes[int(p.argmax())]) if task.classes else (float(y),)
+
+
+def _number(task: Task, label: str) -> Any:
+    """The label that was written down: a class number, a value, or of several labels which hold."""
+    if task.multilabel:
+        return [name in label.split(", ") for name in task.classes]
+    return task.classes.index(label) if task.classes else float(label)
+
+
+def summary(
+    task: Task,
+    test: Part,
+    rows: Sequence[SeedResult],
+    others: Mapping[str, Sequence[SeedResult]],
+    constant: np.ndarray,
+    head: FusionHead,
+) -> dict[str, Any]:
+    """metrics.json: all scores are of the test part."""
+    group, _ = test.groups()
+
+    def scores(rows: Sequence[SeedResult]) -> dict[str, Any]:
+        cut = lambda at: [replace(row, output=row.output[at]) for row in rows]  # noqa: E731
+        return _whole_and_parts(test, lambda at: _scores(task, test.y[at], group[at], cut(at)))
+
+    found = scores(rows) | {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
+    found["beside"] = {name: scores(other) for name, other in others.items()}
+    found["beside"][metrics.majority_name(task)] = _whole_and_parts(
+        test, lambda at: asdict(metrics.score(task, test.y[at], constant[at])) | {"seeds": []}
+    )
+    return found
+
+
+def _whole_and_parts(test: Part, scores: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
+    """Scores of the whole test part and, where it is of several corpora, of each by itself."""
+    corpora = sorted(set(test.corpus.tolist()))
+    parts = {name: scores(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
+    return scores(np.ones(len(test), bool)) | ({"by_corpus": parts} if parts else {})
+
+
+def _scores(task: Task, y: np.ndarray, group: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, Any]:
+    """Each seed's scores, their mean and standard deviation, and the bootstrap interval over how many groups."""
+    scores = [metrics.score(task, y, row.output) for row in rows]
+    values = {name: np.array([s.values[name] for s in scores]) for name in scores[0].values}
+    intervals = metrics.bootstrap(task, y, group, [row.output for row in rows])
+    return {
+        "values": {name: float(v.mean()) for name, v in values.items()},
+        "sd": {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()},
+        "interval": {name: list(bounds) for name, bounds in intervals.items()},
+        "groups": metrics.groups(group),
+        "notes": sorted({note for s in scores for note in s.notes}),
+        "seeds": [_seed(row, s) for row, s in zip(rows, scores, strict=True)],
+    }
+
+
+def _seed(row: SeedResult, score: metrics.Score) -> dict[str, Any]:
+    best = row.fit.history[row.fit.best_epoch]
+    return {
+        "seed": row.seed,
+        "values": dict(score.values),
+        "notes": list(score.notes),
+        **{name: best[name] for name in ("valid_loss", "valid_mae") if name in best},
+        "best_epoch": row.fit.best_epoch + 1,
+        "epochs": len(row.fit.history),
+        "seconds": round(row.fit.seconds, 2),
+        **{name: row.machine[name] for name in ("device", "threads") if name in row.machine},
+        "data_share": round(row.fit.data_seconds / row.fit.seconds, 4) if row.fit.seconds else 0.0,
+        "padding": round(row.fit.padding, 4),
+        "collapsed": row.fit.collapsed,
+        "restarted_at": row.fit.restarted_at,
+        "skipped_steps": row.fit.skipped_steps,
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "scikit-learn", "zarr")
+    return {"msa": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def machine() -> dict[str, Any]:
+    """What this process computes on, and with how many threads."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
