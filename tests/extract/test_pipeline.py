@@ -80,7 +80,7 @@ def test_what_stands_in_the_store_is_what_the_backbone_says_of_each_sample_alone
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from msa.cache.segment import SegmentWriter
+    from msa.cache.write.segment import SegmentWriter
     from msa.cache.store import FeatureStore
     from msa.extract.pipeline import Limits, extract
     from msa.extract.recipe import Recipe

@@ -381,7 +381,8 @@ def test_a_picture_takes_its_own_pixels_of_memory_and_little_more(tmp_path):
 
     png(tmp_path / "p.png", 6000, 6000)
     asked = (
-        "import resource; from pathlib import Path; from msa.extract import media; from msa.types import Raw\n"
+        "import resource; from pathlib import Path\n"
+        "from msa.extract.media import decode as media; from msa.types import Raw\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"media.read_image(Raw(path=Path({str(tmp_path / 'p.png')!r})))\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)"

@@ -273,7 +273,7 @@ def plugins(monkeypatch, tmp_path):
     """Backbones that other processes can import too."""
     for name in ("fragile", "even", "threads"):
         (tmp_path / f"{name}_backbone.py").write_text(
-            f"from tests.extract.deadly import {name.capitalize()}\n"
+            f"from tests.faults.deadly import {name.capitalize()}\n"
             "from msa.extract.backbone import BackboneSpec\n"
             "from msa.types import Modality\n"
             "SPECS = {'x': BackboneSpec(Modality.TEXT, batch=4)}\n"
