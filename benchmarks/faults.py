@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.extraction import deadly, made, overlap
+from benchmarks.extraction import made, overlap
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
 from msa.extract import job, pipeline
@@ -25,6 +25,7 @@ from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan, scan
 from msa.extract.work.cluster import Cluster
 from msa.types import Modality
+from tests.faults import killed_models as models
 
 ENGINES = ("serial", "pipeline", "dask")
 PARTS = ("kills", "poison")
@@ -63,8 +64,8 @@ def kills(folder: Path, count: int, engines: Sequence[str] = ENGINES, seed: int 
     made.texts(folder / "texts", CORPUS)
     chance, whole = np.random.default_rng(seed), Trial(folder / "whole", "serial")
     whole.finish()
-    shard = FLUSH_S / deadly.SAMPLE_S
-    print(f"{count} kills; {CORPUS} samples of {deadly.SAMPLE_S} s, a shard every {FLUSH_S} s: {shard:.0f} samples")
+    shard = FLUSH_S / models.SAMPLE_S
+    print(f"{count} kills; {CORPUS} samples of {models.SAMPLE_S} s, a shard every {FLUSH_S} s: {shard:.0f} samples")
     print("engine | kills | stores | bitwise equal | problems | samples done again after a kill: median, most")
     for i, engine in enumerate(engines):
         left = count // len(engines) + (i < count % len(engines))
@@ -105,7 +106,7 @@ class Trial:
         for killed in range(most):
             child = self.start()
             try:
-                assert child.wait(chance.uniform(0, CORPUS * deadly.SAMPLE_S)) == 0, f"the {self.engine} run failed"
+                assert child.wait(chance.uniform(0, CORPUS * models.SAMPLE_S)) == 0, f"the {self.engine} run failed"
                 return killed  # through before its moment came
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)  # the run and its workers, as a power cut would
@@ -136,9 +137,9 @@ class Trial:
 def extract(folder: Path, engine: str) -> None:
     """What a run does: a table beside `folder` into the store in it."""
     store, log = FeatureStore.create(folder / "store"), folder / "log"
-    found, recipe = scan("table", folder.parent / "texts" / "made.csv"), deadly.Slowly.of(log)
+    found, recipe = scan("table", folder.parent / "texts" / "made.csv"), models.Slowly.of(log)
     limits = Limits(flush_s=FLUSH_S, budget=BATCH)
-    pipeline.extract(store, found, [recipe], "cpu", limits, deadly.Begun(log), job.engine(engine))
+    pipeline.extract(store, found, [recipe], "cpu", limits, models.Begun(log), job.engine(engine))
 
 
 def states(path: Path) -> Mapping[str, bytes]:
@@ -156,7 +157,7 @@ def poison(folder: Path, n: int) -> None:
     found, recipes = (
         poisoned(folder, n),
         [
-            deadly.Fragile.around(Recipe.resolve(Modality.TEXT, "ngrams")),
+            models.Fragile.around(Recipe.resolve(Modality.TEXT, "ngrams")),
             Recipe.resolve(Modality.IMAGE, "descriptors"),
             Recipe.resolve(Modality.AUDIO, "librosa"),
         ],
@@ -194,7 +195,7 @@ def poisoned(folder: Path, n: int) -> Scan:
         for i in range(n):
             bad = i % 100 == 50
             if i < n // 2:
-                how = (deadly.DEADLY if i < 100 * DEADLY else deadly.REFUSED) if bad else "is a lovely text"
+                how = (models.DEADLY if i < 100 * DEADLY else models.REFUSED) if bad else "is a lovely text"
                 yield {"text": f"number {i} {how}"}
                 continue
             kind, ending = ("image", "png") if i < 3 * n // 4 else ("audio", "wav")

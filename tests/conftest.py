@@ -14,9 +14,18 @@ import pytest
 SHARED = Path(os.environ.get("MSA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+def pytest_configure(config):
+    """Let several test runs share the folder of temporary files.
+
+    At its end, each removes folders of earlier runs. Where two remove the same one, pytest warns that it is not empty,
+    which as an error would leave pytest's own listing of the folder open and end a run without a failure with code 1.
+    """
+    config.addinivalue_line("filterwarnings", r"ignore:\(rm_rf\) error removing:pytest.PytestWarning")
+
+
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path_factory, monkeypatch):
-    """No test reads or changes what the person at this machine told msa to remember."""
+    """Settings of the user of this machine are neither read nor changed by a test."""
     monkeypatch.setenv("MSA_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("MSA_STORE", raising=False)
 

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import typer
 
@@ -62,11 +63,12 @@ ARROWS = {
 }
 COMMAND_LINE = {"msa.cli", "msa.commands.cache", "msa.commands.fuse", "msa.commands.options"}
 COMPOSITIONS = COMMAND_LINE | {"msa.predict", "msa.demo.tour"}
-# Leaves know the protocol of their room and never each other, except where one corpus is a variant of another.
+# Leaves know the protocol of their room and never each other, except where one dataset is a variant of another.
 LEAVES = {"msa.extract.datasets", "msa.extract.backbones", "msa.fuse.heads", "msa.cache.exchange"}
-VARIANTS = {
+BY_NAME = {
     ("msa.extract.datasets.mvsa_single", "msa.extract.datasets.mvsa"),
     ("msa.extract.datasets.clips", "msa.extract.datasets.table"),
+    ("msa.predict", "msa.extract.datasets.table"),  # the user's own rows, whatever else is installed
 }
 # Arrows that point up today.
 UP = {
@@ -161,35 +163,49 @@ def test_a_circle_is_found():
     assert circles(modules) == [["msa.x", "msa.y", "msa.z"]]
 
 
-def test_nobody_imports_the_command_line_or_a_composition():
-    asked = {(name, other) for name, tree in MODULES.items() for other in imports(tree) if other in COMPOSITIONS}
-    assert {name for name, _ in asked} <= COMMAND_LINE
-    assert {name for name, other in asked if other == "msa.cli"} == set()
+def test_only_the_command_line_imports_the_command_line_or_a_composition():
+    pairs = {(name, other) for name, tree in MODULES.items() for other in imports(tree) if other in COMPOSITIONS}
+    assert {name for name, _ in pairs} <= COMMAND_LINE
+    assert {name for name, other in pairs if other == "msa.cli"} == set()
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_leaves_do_not_know_each_other(name):
-    home = name.rpartition(".")[0]
-    if home not in LEAVES or name.rpartition(".")[2].startswith("_"):
-        return
-    others = {
-        other
-        for other in imports(MODULES[name])
-        if within(other, home) and not other.rpartition(".")[2].startswith("_")
-    }
-    assert {(name, other) for other in others} <= VARIANTS
+def is_leaf(name: str) -> bool:
+    home, _, stem = name.rpartition(".")
+    return home in LEAVES and not stem.startswith("_")
 
 
-def test_only_leaves_are_loaded_by_name():
-    """A leaf imported from elsewhere would have to be kept in step by hand; `catalog.load` is the way to one."""
-    allowed = {("msa.predict", "msa.extract.datasets.table")}  # the user's own rows, whatever else is installed
-    asked = {
-        (name, other)
-        for name, tree in MODULES.items()
-        for other in imports(tree)
-        if other.rpartition(".")[0] in LEAVES and not other.rpartition(".")[2].startswith("_")
-    }
-    assert {(name, other) for name, other in asked if name.rpartition(".")[0] not in LEAVES} <= allowed
+def imports_of_leaves(modules: dict[str, ast.Module]) -> set[tuple[str, str]]:
+    """(importer, leaf): a leaf that is imported by name would have to be kept in step by hand; see `catalog.load`."""
+    return {(name, other) for name, tree in modules.items() for other in imports(tree) if is_leaf(other)}
+
+
+def test_leaves_are_imported_by_name_only_by_their_variants():
+    assert imports_of_leaves(MODULES) == BY_NAME
+
+
+def test_an_imported_leaf_is_found():
+    tree = ast.parse("def f():\n    from msa.fuse.heads.lmf import LMF\n    from msa.extract.datasets import _clips")
+    assert imports_of_leaves({"msa.fuse.heads.tfn": tree}) == {("msa.fuse.heads.tfn", "msa.fuse.heads.lmf")}
+
+
+def test_tests_import_benchmarks_only_to_test_them():
+    """What both use (faults, made stores) lies in tests/."""
+    assert imports_of_benchmarks(Path(__file__).parent) == []
+
+
+def imports_of_benchmarks(folder: Path) -> list[Path]:
+    importing = re.compile(r"^\s*(from|import) benchmarks\b", re.MULTILINE)
+    paths = [path for path in folder.rglob("*.py") if path.parent != folder / "benchmarks"]
+    return [path for path in sorted(paths) if importing.search(path.read_text("utf-8"))]
+
+
+def test_an_import_of_a_benchmark_is_found(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    for path in ("test_a.py", "test_b.py", "benchmarks/test_c.py"):
+        (tmp_path / path).write_text(
+            "import os\n" if path == "test_a.py" else "def f():\n    from benchmarks import x\n"
+        )
+    assert imports_of_benchmarks(tmp_path) == [tmp_path / "test_b.py"]
 
 
 @pytest.mark.parametrize("words", ["--help", "list", "fuse list", "cache --help", "extract --help"])
@@ -214,12 +230,20 @@ def commands(name: str, command) -> Iterator[tuple[str, object]]:
 COMMANDS = dict(commands("msa", typer.main.get_command(cli.app)))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_explains_itself_and_every_option(name):
-    command = COMMANDS[name]
-    assert command.help, "it has no help"
-    assert command.help.partition("\n")[0].endswith("."), "its first line is no sentence"
-    assert [p.name for p in command.params if not p.help] == []
+def unexplained(known: dict[str, object]) -> list[str]:
+    """Commands without help, or whose first line is no sentence, and options without help."""
+    wrong = [name for name, command in known.items() if not (command.help or "").partition("\n")[0].endswith(".")]
+    return wrong + [f"{name}: {p.name}" for name, command in known.items() for p in command.params if not p.help]
+
+
+def test_commands_explain_themselves_and_every_option():
+    assert len(COMMANDS) > 20
+    assert unexplained(COMMANDS) == []
+
+
+def test_a_command_without_help_is_found():
+    silent, short = click.Command("silent", params=[click.Option(["--depth"])]), click.Command("short", help="Short")
+    assert unexplained({"msa silent": silent, "msa short": short}) == ["msa silent", "msa short", "msa silent: depth"]
 
 
 # Calls that change or walk the folders they are given by name, and so follow links; local_files.py has them for stores.
@@ -231,12 +255,6 @@ FOLLOWING = {
 }
 # What is not in a store: the user's exports, and the mirror of remote stores in the user's own cache folder.
 ELSEWHERE = {"msa.cache.format.local_files", "msa.cache.exchange", "msa.cache.format.files", "msa.cache.storage.mirror"}
-IN_A_STORE = [
-    name
-    for name in MODULES
-    if (within(name, "msa.cache") or name == "msa.extract.work.crash_journal")
-    and not any(within(name, e) for e in ELSEWHERE)
-]
 ALLOWED = {
     ("msa.cache.format.limits", "os.open"),  # to read, and not through a link
     ("msa.cache.write.heartbeat", "utime"),  # of a file this process made a moment before, and not through a link
@@ -245,13 +263,31 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("name", IN_A_STORE)
-def test_nothing_in_a_store_is_changed_or_listed_but_by_one_module(name):
+def works_in_a_store(name: str) -> bool:
+    inside = within(name, "msa.cache") or name == "msa.extract.work.crash_journal"
+    return inside and not any(within(name, other) for other in ELSEWHERE)
+
+
+def following_links(modules: dict[str, ast.Module]) -> list[str]:
+    """Calls in a store that may follow a link, as "module, line: call"."""
+    return [
+        f"{name}, line {line}: {called}"
+        for name, tree in modules.items()
+        if works_in_a_store(name)
+        for called, line in calls(tree)
+        if (name, called) not in ALLOWED
+    ]
+
+
+def test_only_local_files_changes_or_lists_what_lies_in_a_store():
     """A store is a stranger's: `local_files` alone reaches below its root without following a link that lies there."""
-    wrong = {(called, line) for called, line in calls(MODULES[name]) if (name, called) not in ALLOWED}
-    assert not wrong, (
-        f"{name}: use msa.cache.format.local_files for {', '.join(f'{c} (line {n})' for c, n in sorted(wrong))}"
-    )
+    assert following_links(MODULES) == [], "use msa.cache.format.local_files"
+
+
+def test_a_store_that_follows_links_is_found():
+    tree = ast.parse("import os\nos.unlink('x')")
+    modules = {"msa.cache.write.segment": tree, "msa.cache.exchange.npy": tree, "msa.fuse.runs.run": tree}
+    assert following_links(modules) == ["msa.cache.write.segment, line 2: unlink"]
 
 
 def calls(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -302,19 +338,37 @@ def public_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
             yield node
 
 
-@pytest.mark.parametrize("name", [name for name, tree in MODULES.items() if tree.body])
-def test_modules_and_what_is_long_in_them_have_docstrings(name):
-    tree = MODULES[name]
-    assert ast.get_docstring(tree), "the module has none"
+def undocumented(modules: dict[str, ast.Module]) -> list[str]:
+    """Modules, and functions of eight lines or more, without a docstring."""
     overriding = {"forward", "loss", "run"}  # their class says what they do
-    long = [f for f in public_functions(tree) if f.end_lineno - f.lineno >= 8 and f.name not in overriding]
-    assert [f"{f.name}, line {f.lineno}" for f in long if not ast.get_docstring(f)] == []
+    wrong = [name for name, tree in modules.items() if tree.body and not ast.get_docstring(tree)]
+    return wrong + [
+        f"{name}, line {f.lineno}: {f.name}"
+        for name, tree in modules.items()
+        for f in public_functions(tree)
+        if f.end_lineno - f.lineno >= 8 and f.name not in overriding and not ast.get_docstring(f)
+    ]
+
+
+def test_modules_and_long_functions_have_docstrings():
+    assert undocumented(MODULES) == []
+
+
+def test_a_module_and_a_long_function_without_docstrings_are_found():
+    body, deep = "    pass\n" * 9, "        pass\n" * 9
+    trees = {
+        "msa.x": f"def long():\n{body}\ndef _private():\n{body}\nclass A:\n    def b(self):\n{deep}",
+        "msa.y": f'"""Y."""\ndef short():\n    pass\ndef long():\n    """Long."""\n{body}',
+        "msa.empty": "",
+    }
+    found = undocumented({name: ast.parse(text) for name, text in trees.items()})
+    assert [line.rpartition(" ")[2] for line in found] == ["msa.x", "long", "b"]
 
 
 def test_the_tree_of_errors_is_these_six():
-    mine = {name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == "msa.errors"}
-    assert mine == {"MsaError", "UnknownNameError", "SourceError", "BackboneError", "StoreError", "ConfigError"}
-    assert all(issubclass(getattr(errors, name), errors.MsaError) for name in mine)
+    ours = {name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == "msa.errors"}
+    assert ours == {"MsaError", "UnknownNameError", "SourceError", "BackboneError", "StoreError", "ConfigError"}
+    assert all(issubclass(getattr(errors, name), errors.MsaError) for name in ours)
 
 
 @pytest.mark.parametrize("name", ["SourceError", "BackboneError", "StoreError", "ConfigError"])
@@ -323,7 +377,7 @@ def test_an_error_cannot_be_raised_without_the_way_out(name):
         getattr(errors, name)("what happened")
 
 
-def test_nothing_tells_anybody_to_install_a_package_of_our_name():
+def test_no_text_asks_to_install_a_package_called_msa():
     """On the public index `msa` is another's package, and installing it would replace this program."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE.parent, capture_output=True, text=True, check=True)
     asking = re.compile(r"\b(pip|pip3|pipx|uv|poetry)\b.* (install|add|run)\b.*[ '\"`]msa(?![\w/.-])")
@@ -334,16 +388,15 @@ def test_nothing_tells_anybody_to_install_a_package_of_our_name():
         HOUSE.parent / name for name in tracked.stdout.split("\0") if name.endswith((".py", ".md", ".toml", ".yaml"))
     ]
     assert len(paths) > 100
-    mine = Path(__file__).resolve()
-    said = [path for path in paths if path.resolve() != mine and asking.search(path.read_text("utf-8"))]
-    assert said == []
+    this = Path(__file__).resolve()
+    assert [path for path in paths if path.resolve() != this and asking.search(path.read_text("utf-8"))] == []
 
 
 def test_the_packages_that_read_faces_are_named_as_in_pyproject():
     from msa.extract.encoders.face import PACKAGES
 
-    wanted = tomllib.loads((HOUSE.parent / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    assert " ".join(f"'{name}'" for name in wanted["face"]) == PACKAGES
+    project = tomllib.loads((HOUSE.parent / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert " ".join(f"'{name}'" for name in project["face"]) == PACKAGES
     assert PACKAGES in (HOUSE.parent / "README.md").read_text("utf-8")
 
 
@@ -352,7 +405,7 @@ COMMAND = re.compile(r"(\bmsa (extract|predict|demo|cache|fuse)\b|\bhf download\
 
 def unquoted(tree: ast.AST) -> list[int]:
     """Lines of f-strings that put a value into a command themselves."""
-    found = []
+    lines = []
     for node in ast.walk(tree):
         before = ""
         for part in node.values if isinstance(node, ast.JoinedStr) else ():
@@ -362,14 +415,14 @@ def unquoted(tree: ast.AST) -> list[int]:
                 call = part.value
                 quoted = isinstance(call, ast.Call) and ast.unparse(call.func) == "shell_command"
                 if COMMAND.search(before) and not quoted:
-                    found.append(node.lineno)
+                    lines.append(node.lineno)
                 before += "x"
-    return found
+    return lines
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_names_stand_in_commands_quoted_for_a_shell(name):
-    assert unquoted(MODULES[name]) == [], "build it with names.shell_command"
+def test_names_stand_in_commands_quoted_for_a_shell():
+    wrong = [f"{name}, line {line}" for name, tree in MODULES.items() for line in unquoted(tree)]
+    assert wrong == [], "build it with names.shell_command"
 
 
 @pytest.mark.parametrize("line", ['f"msa cache rm --dataset {n}"', "f\"rm '{n}'\"", 'f"`hf download {n}`"'])
@@ -384,7 +437,7 @@ def test_csv_files_are_written_in_one_place():
 
 
 def test_every_test_that_the_promises_of_security_rest_on_is_there():
-    said = (HOUSE.parent / "SECURITY.md").read_text("utf-8")
-    named = re.findall(r"\]\((tests/[^)]+)\)", said)
+    text = (HOUSE.parent / "SECURITY.md").read_text("utf-8")
+    named = re.findall(r"\]\((tests/[^)]+)\)", text)
     assert len(named) > 15
     assert [name for name in named if not (HOUSE.parent / name).is_file()] == []

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import planted
 from msa.cache.format import limits
 from msa.cache.maintain.verify import report
 from msa.cache.store import FeatureStore
 from msa.errors import MsaError
+from tests.faults import planted
 
 MOST_BYTES = 48 * 2**20  # of a store of 100 KB
 RUNS_CODE = {

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from benchmarks import store as benchmark
 from msa.cache.format import layout, small_arrays
 from msa.errors import StoreError
 
@@ -102,14 +101,6 @@ def test_other_arrays_are_left_to_zarr(tmp_path, how):
     file.unlink()
     with pytest.raises(StoreError, match="1 of 3 chunks are missing"):
         small_arrays.whole(tmp_path / "a")
-
-
-def test_the_benchmark_runs_and_tells_what_it_found(capsys):
-    benchmark.main(["flips", "--quick"])
-    assert capsys.readouterr().out.splitlines()[-1] == "bit flips noticed | 5 of 5 | 0 of 5, h5py |  | all | yes"
-    with pytest.raises(SystemExit):
-        benchmark.main(["worm"])
-    assert "known: warm, cold" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_mapped_is_an_error(tmp_path, monkeypatch):

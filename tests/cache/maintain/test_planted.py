@@ -1,12 +1,15 @@
-"""Planted faults, two of every kind: found, and the right samples named. benchmarks.planted has 200, and mends them."""
+"""Two planted faults of every kind are found, and the right samples named.
+
+`python -m benchmarks.planted` plants 200 and mends them.
+"""
 
 import random
 import shutil
 
 import pytest
 
-from benchmarks import planted
 from msa.cache.maintain.verify import report
+from tests.faults import planted
 
 
 @pytest.fixture(scope="module")

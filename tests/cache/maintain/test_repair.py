@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.storage import whole
 from msa.cache.format import manifest
 from msa.cache.maintain import history, repair
 from msa.cache.maintain.verify import report, verify
@@ -14,6 +13,7 @@ from msa.cache.write.segment import Form
 from msa.cli import app
 from msa.errors import StoreError
 from msa.types import Modality
+from tests.cache import sample_store
 
 N = 20
 BACKBONE = "made.words"
@@ -23,17 +23,17 @@ BACKBONE = "made.words"
 def made(tmp_path_factory):
     """One corpus, one view, one segment with three chunks in each of several shards."""
     path = tmp_path_factory.mktemp("repair") / "store"
-    store, index = FeatureStore.create(path), whole.corpus("voices", N)
+    store, index = FeatureStore.create(path), sample_store.corpus("voices", N)
     dataset = store.add_index(index)
-    view, about = whole.attributes(BACKBONE)
+    view, about = sample_store.attributes(BACKBONE)
     store.add_view(view, about)
-    writer = store.writer(view, dataset, Form(6, "float16", 8, whole.SHARD), {"device": "cpu", "versions": {}})
+    writer = store.writer(view, dataset, Form(6, "float16", 8, sample_store.SHARD), {"device": "cpu", "versions": {}})
     for row in range(N):
         digest = index.digests[Modality.TEXT][row]
         if row == 3:
             writer.fail(row, digest.tobytes(), "decode", "zero-length file", {"frames": 2})
         else:
-            writer.write(row, digest.tobytes(), whole.states(BACKBONE, digest), {"odd": row})
+            writer.write(row, digest.tobytes(), sample_store.states(BACKBONE, digest), {"odd": row})
     store.publish(view, [writer.seal()])
     return path
 
@@ -67,7 +67,7 @@ def lost(path):
     index, reader = store.index("voices"), store.reader(view)
     there = np.flatnonzero(np.asarray(reader.length) >= 0).tolist()
     for row in there:
-        np.testing.assert_array_equal(reader.read(row), whole.meant(BACKBONE, index.digests[Modality.TEXT][row]))
+        np.testing.assert_array_equal(reader.read(row), sample_store.meant(BACKBONE, index.digests[Modality.TEXT][row]))
     return sorted(set(range(N)) - set(there) - set(reader.failures))
 
 
@@ -89,7 +89,7 @@ def test_of_a_damaged_chunk_only_its_samples_are_dropped_and_computed_again(path
     rows = lost(path)
     assert {f"voices/{row:03d}" for row in rows} == concerned
     assert 0 < len(rows) < 8
-    written = whole.complete(FeatureStore.open(path), whole.corpus("voices", N), [BACKBONE], failing=())
+    written = sample_store.complete(FeatureStore.open(path), sample_store.corpus("voices", N), [BACKBONE], failing=())
     assert written == {BACKBONE: rows}
     assert lost(path) == []
     assert verify(path, deep=True) == []
@@ -120,7 +120,7 @@ def test_one_flipped_bit_is_turned_back_wherever_it_is(path, name):
 
 def test_lost_metadata_of_data_is_written_again_where_its_hash_proves_it(path):
     """The usual form is known; another has to stand in a sibling of the same view."""
-    whole.complete(FeatureStore.open(path), whole.corpus("voicesother", 4), [BACKBONE], failing=())
+    sample_store.complete(FeatureStore.open(path), sample_store.corpus("voicesother", 4), [BACKBONE], failing=())
     (segment_of(path) / "data" / "zarr.json").unlink()
     assert repair.carry_out(repair.plan(path)).problems == []
     assert lost(path) == []
@@ -168,7 +168,7 @@ def test_an_index_that_is_gone_is_made_again_and_its_hidden_states_still_fit(pat
     assert "msa extract --dataset voices" in plan.commands[0]
     repair.carry_out(plan)
     assert not folder.exists()
-    written = whole.complete(FeatureStore.open(path), whole.corpus("voices", N), [BACKBONE])
+    written = sample_store.complete(FeatureStore.open(path), sample_store.corpus("voices", N), [BACKBONE])
     assert written == {BACKBONE: []}
     assert lost(path) == []
     assert verify(path, deep=True) == []
@@ -188,7 +188,9 @@ def test_a_store_that_keeps_its_data_but_not_the_provenance_is_extracted_again(p
     (path / "views" / view.id / "zarr.json").unlink()
     assert repair.carry_out(repair.plan(path)).problems == []
     assert FeatureStore.open(path).views("voices") == []
-    assert whole.complete(FeatureStore.open(path), whole.corpus("voices", N), [BACKBONE])[BACKBONE] == list(range(N))
+    assert sample_store.complete(FeatureStore.open(path), sample_store.corpus("voices", N), [BACKBONE])[
+        BACKBONE
+    ] == list(range(N))
     assert verify(path, deep=True) == []
 
 
@@ -223,7 +225,7 @@ def test_a_lost_index_is_one_problem_and_repair_says_what_makes_it_again(path, d
     (left,) = repair.carry_out(plan).problems
     assert (left.what, len(left.samples)) == ("is missing", N)
     store = FeatureStore.open(path)
-    store.add_index(whole.corpus("voices", N))
+    store.add_index(sample_store.corpus("voices", N))
     assert verify(path, deep=True) == []
     assert FeatureStore.open(path).views("voices")[0].samples == N - 1
 

@@ -187,12 +187,3 @@ def test_info_prints_what_to_cite(store, index):
     assert done.output.splitlines()[:2] == ["dataset tiny: made in a test", "audio made.up: its paper is not known"]
     told = json.loads(CliRunner().invoke(cli.app, ["cache", "info", str(store.path), "--cite", "--json"]).output)
     assert told == dict(citations(store))
-
-
-def test_the_benchmark_runs_and_tells_what_it_found(tmp_path, monkeypatch):
-    from benchmarks import scale
-
-    monkeypatch.setattr(scale, "QUICK", (200, 400, 800))
-    rows = scale.measure(tmp_path, quick=True)
-    assert {row.what.partition(",")[0] for row in rows} >= {"open a store", "find a view"}
-    assert all(row.ours for row in rows)

@@ -9,8 +9,6 @@ from itertools import count
 
 import pytest
 
-from benchmarks import hostile
-from benchmarks.storage import mutations
 from msa.cache.format import local_files
 from msa.cache.maintain import compact, gc, history, remove, repair
 from msa.cache.maintain.verify import LINK, verify
@@ -21,6 +19,7 @@ from msa.cache.write.segment import Journal
 from msa.errors import MsaError, StoreError
 from msa.types import Modality
 from tests.cache.conftest import FORM, fill, hidden, make_index
+from tests.faults import hostile_stores, store_changes
 
 VIEW = "v" * 16
 DEAD = "20200101-000000-deadbeef"
@@ -62,7 +61,7 @@ def change_header(folder, **facts):
 def copied(whole, tmp_path, monkeypatch):
     """Makes fresh copies of the store; beside them lies a canary."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    mutations.canary(tmp_path / "canary")
+    store_changes.canary(tmp_path / "canary")
     numbers = count()
     return lambda: shutil.copytree(whole, tmp_path / f"store{next(numbers)}", copy_function=shutil.copy2)
 
@@ -96,10 +95,10 @@ def test_nothing_behind_a_link_is_changed(copied, tmp_path, whole, place):
         moved = tmp_path / "canary" / f"{path.name}-moved"
         victim.rename(moved)
         victim.symlink_to(moved)
-        before = mutations.seen(tmp_path / "canary")
+        before = store_changes.seen(tmp_path / "canary")
         with suppress(MsaError):
             operation(path, whole)
-        assert mutations.seen(tmp_path / "canary") == before, name
+        assert store_changes.seen(tmp_path / "canary") == before, name
 
 
 @pytest.mark.parametrize("name", [".tmp-x", ".claim~h~1~0.0~x", "20200101-000000-00000000", "at-work~x", "odd"])
@@ -108,10 +107,10 @@ def test_a_link_that_was_added_is_not_followed(copied, tmp_path, whole, parent, 
     for operation in OPERATIONS.values():
         path = copied()
         (path / parent / name).symlink_to(tmp_path / "canary")
-        before = mutations.seen(tmp_path / "canary")
+        before = store_changes.seen(tmp_path / "canary")
         with suppress(MsaError):
             operation(path, whole)
-        assert mutations.seen(tmp_path / "canary") == before
+        assert store_changes.seen(tmp_path / "canary") == before
 
 
 def test_a_store_may_be_reached_through_a_link(copied, tmp_path, whole):
@@ -252,11 +251,11 @@ def test_a_journal_that_says_what_no_writer_says_is_an_error_and_stays(copied, c
     line = json.loads(second) | {"samples": [ROW], "failures": []}
     (folder / "journal.jsonl").write_bytes(first + b"\n" + json.dumps(line | change).encode() + b"\n")
     change_header(folder)
-    before = mutations.seen(folder)
+    before = store_changes.seen(folder)
     with pytest.raises(StoreError, match=r"journal\.jsonl") as error:
         FeatureStore.open(path).recover(VIEW)
     assert f"remove {folder}" in error.value.fix
-    assert mutations.seen(folder) == before
+    assert store_changes.seen(folder) == before
 
 
 HEADERS = {
@@ -335,7 +334,7 @@ def test_recovery_knows_claims_and_segments_alone():
 
 @pytest.mark.slow
 def test_stores_mutated_at_random_through_every_command(tmp_path):
-    faults, codes, peak, _ = hostile.trials(tmp_path, stores=5, seed=11, workers=2)
+    faults, codes, peak, _ = hostile_stores.trials(tmp_path, stores=5, seed=11, workers=2)
     assert faults == []
-    assert peak < hostile.MOST_BYTES
+    assert peak < hostile_stores.MOST_BYTES
     assert sum(codes.values()) == 5 * 22

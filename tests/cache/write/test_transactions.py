@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import store_faults
 from msa.cache.format import manifest
 from msa.cache.maintain import history, remove
 from msa.cache.maintain.verify import verify
@@ -23,6 +22,7 @@ from msa.errors import StoreError
 from msa.types import Modality
 from tests.cache.conftest import fill, hidden
 from tests.cache.test_store import started, written_by_the_dead
+from tests.faults import store_kills
 
 
 @pytest.fixture(autouse=True)
@@ -335,15 +335,15 @@ def test_a_store_that_cannot_be_written_to_is_read_all_the_same(store, index):
 
 def test_killed_writers_lose_nothing_they_acknowledged_and_readers_see_nothing_torn(tmp_path, monkeypatch):
     """A quick version of `python -m benchmarks.store_faults`."""
-    monkeypatch.setattr(store_faults, "LIFE_S", 0.3)
-    found = store_faults.kills(tmp_path, count=6, per_trial=6)
+    monkeypatch.setattr(store_kills, "LIFE_S", 0.3)
+    found = store_kills.kills(tmp_path, count=6, per_trial=6)
     assert (found.kills, found.lost, found.wrong, found.torn, found.problems) == (6, 0, 0, [], [])
     assert found.acknowledged > 0
     assert found.read > 0
 
 
 def test_a_full_disk_costs_nothing_that_was_committed(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_faults, "CORPUS", 200)
-    found = store_faults.fill_up(tmp_path, refused=0.1)
+    monkeypatch.setattr(store_kills, "CORPUS", 200)
+    found = store_kills.fill_up(tmp_path, refused=0.1)
     assert found["full"] > 0
     assert (found["wrong"], found["litter"], found["problems"]) == (0, 0, 0)

@@ -1,6 +1,6 @@
-"""A dozen families of `benchmarks/families.py`, and the grid of a picture by the shape of what a network gives.
+"""A dozen families encode in batches as they do alone; the grid of a picture by the shape of a network's output.
 
-docs/families.md is the same over all families.
+docs/families.md holds the same trial of all families.
 """
 
 from pathlib import Path
@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import families
-from benchmarks.families import Row
 from msa.errors import BackboneError
 from msa.extract.backbones import timm
 from msa.extract.encoders.image import OPTIONS, places
 from msa.types import Modality
+from tests.extract.encoders import family_trials
+from tests.extract.encoders.family_trials import Row
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,7 +27,7 @@ def one_thread():
 
 def tried(kind: str, family: str, folder: Path, network: str = "") -> Row:
     row = Row(kind, family, network)
-    {"text": families.text, "audio": families.audio, "image": families.picture}[kind](row, folder)
+    {"text": family_trials.text, "audio": family_trials.audio, "image": family_trials.picture}[kind](row, folder)
     return row
 
 
@@ -49,7 +49,7 @@ def tried(kind: str, family: str, folder: Path, network: str = "") -> Row:
 def test_what_a_family_gives_does_not_depend_on_the_batch(kind, family, end, tmp_path):
     row = tried(kind, family, tmp_path)
     assert (row.end, row.why) == (end, "")
-    assert row.distance <= families.TOLERANCE
+    assert row.distance <= family_trials.TOLERANCE
     assert row.rows > 0
 
 
@@ -76,10 +76,9 @@ def test_a_fault_is_a_row_and_ends_no_run(monkeypatch):
     def broken(row: Row, folder: Path) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(families, "text", broken)
-    row = families.one(Row("text", "bert"))
+    monkeypatch.setattr(family_trials, "text", broken)
+    row = family_trials.one(Row("text", "bert"))
     assert (row.end, row.why) == ("fault", "fault: KeyError: 'x'")
-    assert "| bert | fault |  | fault: KeyError: 'x' |" in families.page([row])
 
 
 # the grid

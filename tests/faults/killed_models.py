@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.extraction.made import NOTHING
 from msa.cache.progress import Unwatched
-from msa.extract.backbone import Backbone, BackboneSpec
+from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.recipe import Recipe
 from msa.types import Modality
 
@@ -47,7 +46,7 @@ class Slowly(Recipe):
     @classmethod
     def of(cls, log: Path) -> "Slowly":
         """Its notes go into the file `log`."""
-        return cls("slow", "slow", BackboneSpec(Modality.TEXT), NOTHING, log)
+        return cls("slow", "slow", BackboneSpec(Modality.TEXT), Weights(None, None, ""), log)
 
     def load(self, device: str) -> Backbone:
         """The model."""

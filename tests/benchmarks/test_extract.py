@@ -1,19 +1,11 @@
-"""The parts of the benchmarks that decide what is said: counting what was done again, and the verdicts."""
+"""The verdicts of `python -m benchmarks.extract`."""
 
 import numpy as np
 import pytest
 
-from benchmarks import extract, faults
+from benchmarks import extract
 from benchmarks.extraction import made, overlap
 from benchmarks.extraction.measure import Row
-
-
-def test_what_a_kill_cost_is_counted_from_the_notes_of_all_runs(tmp_path):
-    trial = faults.Trial(tmp_path / "t", "serial")
-    encoded = "encoded\n"
-    left = faults.CORPUS - 17  # done by the third run
-    trial.log.write_text(f"begun 0\n{10 * encoded}begun 7\n{12 * encoded}begun 17\n{(left + 2) * encoded}")
-    assert trial.again(kills=2) == [3, 4]  # 10 - 7; 22 - 17 and two batch mates, less the 3 of the first
 
 
 def test_a_target_holds_from_its_number_on():
