@@ -18,19 +18,19 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(words or [])
-    count, detected, named, mended = (Counter[str]() for _ in range(4))
+    count, detected, named, whole = (Counter[str]() for _ in range(4))
     with tempfile.TemporaryDirectory(prefix="msa-bench-") as folder:
         for verdict in planted.trials(asked.faults, asked.seed, Path(folder)):
             count[verdict.kind] += 1
             detected[verdict.kind] += verdict.found
             named[verdict.kind] += verdict.named
-            mended[verdict.kind] += bool(verdict.mended)
-            if not (verdict.found and verdict.named and verdict.mended):
+            whole[verdict.kind] += bool(verdict.whole)
+            if not (verdict.found and verdict.named and verdict.whole):
                 print(f"  {verdict.kind}: {verdict}")
     print("kind | planted | found | right samples named | whole again")
     for kind in count:
-        print(" | ".join([kind, *(str(of[kind]) for of in (count, detected, named, mended))]))
-    print(" | ".join(["all", *(str(of.total()) for of in (count, detected, named, mended))]))
+        print(" | ".join([kind, *(str(of[kind]) for of in (count, detected, named, whole))]))
+    print(" | ".join(["all", *(str(of.total()) for of in (count, detected, named, whole))]))
 
 
 if __name__ == "__main__":

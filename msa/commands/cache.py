@@ -98,9 +98,9 @@ def repair(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Restore what can be proved, drop exactly the damaged samples, and say what extracts them again.
+    """Drop damaged samples and say what extracts them again.
 
-    Nothing is deleted: what is damaged is set aside, and `msa cache gc` sweeps it one day.
+    Keeps every sample that is whole. Damaged files are set aside; `msa cache gc` removes them later.
     """
     from msa.cache.maintain import repair as repairing
 

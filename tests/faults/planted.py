@@ -428,17 +428,17 @@ class Verdict:
     planted: Planted
     found: bool
     named: bool
-    mended: bool | None  # None: not tried
+    whole: bool | None  # after repair and extraction; None: not tried
 
 
-def trial(ground: Ground, kind: str, path: Path, seed: int, mend: bool = True) -> Verdict:
-    """Plant a fault in a copy of the store at `path`, look for it, and mend it."""
+def trial(ground: Ground, kind: str, path: Path, seed: int, repaired: bool = True) -> Verdict:
+    """Plant a fault in a copy of the store at `path` and look for it; then repair the store and extract again."""
     shutil.copytree(ground.path, path)
     planted = KINDS[kind](ground, path, random.Random(seed))
-    seen = report(path, deep=mend or planted.unseen)
+    seen = report(path, deep=repaired or planted.unseen)
     named = {id for problem in seen.problems for id in problem.samples}
     right = planted.least <= named and (planted.most is None or named <= planted.most)
-    return Verdict(kind, planted, bool(seen.problems), right, whole_again(ground, path) if mend else None)
+    return Verdict(kind, planted, bool(seen.problems), right, whole_again(ground, path) if repaired else None)
 
 
 def whole_again(ground: Ground, path: Path) -> bool:
@@ -470,11 +470,11 @@ def equal(store: FeatureStore, index: Any) -> bool:
     return True
 
 
-def trials(count: int, seed: int, folder: Path, mend: bool = True) -> Iterator[Verdict]:
+def trials(count: int, seed: int, folder: Path, repaired: bool = True) -> Iterator[Verdict]:
     """Plant `count` faults, of every kind in turn."""
     ground = Ground.lay(folder / "sound")
     names = list(KINDS)
     for number in range(count):
         path = folder / "planted"
-        yield trial(ground, names[number % len(names)], path, seed + number, mend)
+        yield trial(ground, names[number % len(names)], path, seed + number, repaired)
         shutil.rmtree(path)

@@ -666,5 +666,5 @@ def _short(value: object) -> str:
 def _refuse(where: Path | str, what: str) -> NoReturn:
     raise StoreError(
         f"{DAMAGED}{where}: {what}",
-        fix="mend it with `msa cache repair`, restore it from a copy, or get it again from where it came from",
+        fix="run `msa cache repair` to drop it, restore it from a copy, or get it again from where it came from",
     )

@@ -374,21 +374,3 @@ def salvaged(data: Path, part: Segment, chosen: np.ndarray) -> Iterator[tuple[in
             first, last = low // laid.chunk, (low + length - 1) // laid.chunk
             rows = np.concatenate([np.asarray(good[chunk]) for chunk in range(first, last + 1)])
             yield at, rows[low - first * laid.chunk :][:length]
-
-
-def pieces(file: Path, about: Mapping[str, Any] | None, size: int) -> list[tuple[int, int]]:
-    """(offset, bytes) of what in a published file ends in its own CRC32C; nothing of a zarr.json."""
-    if file.name == "zarr.json":
-        return []
-    parts = file.parts
-    if "data" in parts and (at := len(parts) - 1 - parts[::-1].index("data")) and parts[at + 1] == "c":
-        try:
-            laid = _Laid.read(Path(*parts[: at + 1]), None)
-        except READABLE:
-            return []
-        if not laid.chunk or not laid.crc:
-            return []
-        tail, nbytes = laid.shard // laid.chunk * 16 + CRC, laid.chunk * laid.width * laid.stored.itemsize + CRC
-        whole = max(0, size - tail) // nbytes
-        return [*((n * nbytes, nbytes) for n in range(whole)), (size - tail, tail)]
-    return [(0, size)]

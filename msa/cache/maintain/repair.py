@@ -1,11 +1,10 @@
-"""Mending a store: restore what can be proved, keep what is whole, drop exactly the samples that are damaged.
+"""Repair a store: keep what is whole, drop exactly the samples that are damaged.
 
 `plan` says what would be done and changes nothing; `carry_out` does it. What remains is published as a new generation;
-nothing is deleted: what is set aside gets a temporary name, which `msa cache gc` sweeps one day. The next `msa extract`
-computes the dropped samples, and only those.
+nothing is deleted: a damaged file gets a temporary name, which `msa cache gc` removes one day. The next `msa extract`
+computes the dropped samples, and only those. No damaged byte is restored.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,8 @@ from msa.cache.format.files import TEMPORARY
 from msa.cache.index import Index
 from msa.cache.maintain import remove
 from msa.cache.maintain.check_index import READABLE, Corpus, Problem, corpus
-from msa.cache.maintain.check_segment import Segment, pieces, salvaged
+from msa.cache.maintain.check_segment import Segment, salvaged
 from msa.cache.maintain.check_segment import segment as examined
-from msa.cache.maintain.healing import unflipped
 from msa.cache.maintain.verify import LINK, Report, report
 from msa.cache.progress import Progress, Unwatched
 from msa.cache.write import segment
@@ -58,7 +55,7 @@ class Plan:
 
     report: Report
     steps: list[Problem] = field(default_factory=list)
-    restored: dict[Path, bytes] = field(default_factory=dict)
+    groups: dict[Path, bytes] = field(default_factory=dict)  # zarr.json files that are written again
     aside: list[Path] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)  # entries that take the place of older ones
@@ -89,11 +86,9 @@ def carry_out(found: Plan, progress: Progress = Unwatched()) -> Report:
         for link in links:
             _set_aside(path, link)
         found = _plan(report(path, deep=True, progress=progress), None)  # of what is really there
-    if found.restored:
-        for file, data in found.restored.items():
-            local_files.make_folder(path, file.parent)
-            local_files.write(path, file, data)
-        found = _plan(report(path, deep=True, progress=progress), None)  # with those in place, less may be damaged
+    for file, data in found.groups.items():
+        local_files.make_folder(path, file.parent)
+        local_files.write(path, file, data)
     if found.publishes:
         _publish(found)
     for file in found.aside:
@@ -104,7 +99,6 @@ def carry_out(found: Plan, progress: Progress = Unwatched()) -> Report:
 def _plan(found: Report, corpora: Sequence[str] | None) -> Plan:
     made = Plan(found)
     _groups(made)
-    _restorable(made)
     _manifests(made)
     _datasets(made)
     _views(made)
@@ -126,78 +120,8 @@ def _groups(made: Plan) -> None:
                     f"{made.report.path}: {problem}", fix="repair it with the version of msa that wrote it"
                 )
             attributes = {"msa_format": layout.FORMAT} if problem.where == "zarr.json" else {}
-            made.restored[made.report.path / problem.where] = json.dumps(layout.group_metadata(attributes)).encode()
+            made.groups[made.report.path / problem.where] = json.dumps(layout.group_metadata(attributes)).encode()
             made.steps.append(Problem(problem.where, "is written again"))
-
-
-def _restorable(made: Plan) -> None:
-    """Files in which one bit was flipped, and the metadata of data: proved by the SHA-256 in the manifest."""
-    root = made.report.path
-    for file, (size, digest), about in _named(made.report):
-        data, try_it = b"", _has_size(root, file, size)
-        if try_it:
-            if limits.sha256(file) == digest:
-                continue
-            data = limits.read_bytes(file, size)
-            found = unflipped(data, digest, pieces(file, about, size))
-        else:
-            found = None
-        if found is None and file.name == "zarr.json" and file.parent.name == "data":
-            found = _metadata(made.report, file, digest)
-        if found is not None:
-            made.restored[file] = found
-            what = "has one flipped bit" if try_it and len(found) == len(data) else "follows from the rest"
-            made.steps.append(Problem(file.relative_to(root).as_posix(), f"{what}: restored, proved by its SHA-256"))
-
-
-def _has_size(root: Path, file: Path, size: int) -> bool:
-    try:
-        there = local_files.lstat(root, file)
-    except StoreError:
-        return False  # behind a link
-    return there is not None and S_ISREG(there.st_mode) and there.st_size == size
-
-
-def _named(found: Report) -> Iterator[tuple[Path, tuple[int, str], Mapping[str, Any] | None]]:
-    """Every published file that a problem names, its size and SHA-256."""
-    wrong = {problem.where for problem in found.problems}
-    for dataset, about in found.manifest["datasets"].items():
-        for name, facts in about["files"].items():
-            if f"index/{dataset}/{name}" in wrong:
-                yield found.path / "index" / dataset / name, facts, None
-    for view, about in found.manifest["views"].items():
-        for name, facts in about["files"].items():
-            if f"views/{view}/{name}" in wrong:
-                yield found.path / "views" / view / name, facts, None
-        for entry in about["segments"]:
-            for owner, files in ((entry["id"], entry["files"]), (entry.get("data_of"), entry.get("data_files", {}))):
-                for name, facts in files.items():
-                    if f"views/{view}/seg/{owner}/{name}" in wrong:
-                        yield found.path / "views" / view / "seg" / str(owner) / name, facts, about
-
-
-def _metadata(found: Report, file: Path, digest: str) -> bytes | None:
-    """The zarr.json of a `data` array, written from what else is known of it: its view, its tables, its siblings."""
-    view, name = file.parts[-5], file.parts[-3]
-    mine = [p for p in found.segments if p.view == view and p.entry.get("data_of", p.entry["id"]) == name]
-    rows = max((int((part.start + part.length).max()) for part in mine if len(part.start)), default=0)
-    try:
-        about = limits.read_json(found.path / "views" / view / "zarr.json")["attributes"]
-        usual = Form.of(about["dim"], about["dtype"])
-        forms = {(usual.chunk, usual.shard)}
-        for other in local_files.folders(found.path, file.parents[2]):
-            if not local_files.lstat(found.path, other / "data" / "zarr.json"):
-                continue
-            meta = limits.read_json(other / "data" / "zarr.json")
-            inner = meta["codecs"][0]["configuration"]["chunk_shape"][0]
-            forms.add((inner, meta["chunk_grid"]["configuration"]["chunk_shape"][0]))
-        for chunk, shard in sorted(forms):
-            written = json.dumps(layout.data_metadata(rows, usual.width, usual.dtype, chunk, shard), indent=1).encode()
-            if hashlib.sha256(written).hexdigest() == digest:
-                return written
-    except READABLE:
-        return None
-    return None
 
 
 def _manifests(made: Plan) -> None:
@@ -214,8 +138,7 @@ def _manifests(made: Plan) -> None:
 def _datasets(made: Plan) -> None:
     """An index is named after its contents: where these are proved, so is it, whatever its files are said to be."""
     for dataset, of in made.report.corpora.items():
-        files = {made.report.path / problem.where for problem in of.problems}  # or folders: never restored
-        if not files or files <= made.restored.keys():
+        if not of.problems:
             continue
         folder, where = made.report.path / "index" / dataset, f"index/{dataset}"
         everyone = of.named(range(of.n))
@@ -241,8 +164,6 @@ def _views(made: Plan) -> None:
     for view, what in made.report.views.items():
         path = made.report.path / "views" / view / "zarr.json"
         where = f"views/{view}/zarr.json"
-        if path in made.restored:
-            continue
         try:
             about = limits.read_json(path)["attributes"]
             proved = fingerprint.key(about["identity"]) == view and about["dim"] > 0 and bool(about["modality"])
@@ -289,11 +210,8 @@ def _one(made: Plan, part: Segment, seen: set[int], old: bool) -> None:
     if part.usable and not part.shard_rows:
         good[:] = False
     seen.update(part.sample[good].tolist())
-    open_findings = [one for one in part.findings if root / one[0] not in made.restored]
-    if old and not open_findings and good.sum() == len(part.sample) and part.usable:
+    if old and not part.findings and good.all() and part.usable:
         return
-    if old and part.findings and not open_findings:
-        return  # what is restored first will show what is left
     if not old and not good.any():
         return
     in_bad = np.isin(part.start // max(part.shard_rows, 1), list(part.unsound)) if part.usable else good

@@ -136,7 +136,7 @@ def damaged(file: File) -> StoreError:
     return StoreError(
         f"{file.source}/{file.name} does not match the SHA-256 in its manifest, {file.sha256[:16]}…",
         fix="nothing of it was taken over; `msa cache verify` where it lies says what else is damaged, and "
-        "`msa cache repair` mends it there",
+        "`msa cache repair` drops what is damaged there",
     )
 
 

@@ -1,6 +1,6 @@
 """Two planted faults of every kind are found, and the right samples named.
 
-`python -m benchmarks.planted` plants 200 and mends them.
+`python -m benchmarks.planted` plants 200 and repairs them.
 """
 
 import random
@@ -43,4 +43,4 @@ def test_where_nothing_is_planted_nothing_is_found(ground):
 @pytest.mark.parametrize("kind", planted.KINDS)
 def test_what_is_repaired_and_extracted_again_is_whole(tmp_path, kind):
     verdict = planted.trial(planted.Ground.lay(tmp_path / "sound"), kind, tmp_path / "planted", seed=7)
-    assert verdict.found and verdict.named and verdict.mended
+    assert verdict.found and verdict.named and verdict.whole
