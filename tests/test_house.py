@@ -21,9 +21,9 @@ FILES = sorted(HOUSE.rglob("*.py"))
 HEAVY = ("torch", "zarr", "numpy", "transformers", "h5py", "PIL", "librosa", "sklearn", "matplotlib")
 
 # Room -> what it may import besides itself; the most specific room counts. COMPOSITIONS know everything.
-NOUNS = {"msa.types", "msa.errors", "msa.names", "msa.regular", "msa.annotations"}
+NOUNS = {"msa.types", "msa.errors", "msa.names", "msa.progress", "msa.regular", "msa.annotations"}
 SETTINGS = {"msa.catalog", "msa.config"}
-FORMAT = NOUNS | {"msa.cache.format", "msa.cache.progress"}
+FORMAT = NOUNS | {"msa.cache.format"}
 CACHE = FORMAT | {f"msa.cache.{room}" for room in ("index", "storage", "read", "write", "interop", "store")}
 HEAD = {"msa.fuse.head", "msa.fuse.metrics"}
 TRAIN = NOUNS | SETTINGS | HEAD | {"msa.cache", "msa.fuse.data", "msa.fuse.train"}
@@ -31,6 +31,7 @@ ARROWS = {
     "msa": set(),
     "msa.types": set(),
     "msa.errors": set(),
+    "msa.progress": set(),
     "msa.names": {"msa.errors"},
     "msa.regular": {"msa.errors", "msa.names"},
     "msa.annotations": NOUNS,

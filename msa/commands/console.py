@@ -19,15 +19,17 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as TerminalProgress
 from rich.table import Column, Table
 from rich.text import Text
 
 from msa.names import printable, shell_command
+from msa.progress import Progress
 
 ROOMY = 100  # columns of a terminal from which on progress shows more than bar, numbers, time left and errors
 PIPE_WIDTH = 160  # columns where the output goes to a file or another program
@@ -89,43 +91,45 @@ def _description() -> TextColumn:
     return TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width))
 
 
-class Bar:
-    """Progress of an extraction: done, rate, time left, errors so far. Silent where nobody watches."""
+class Bar(Progress):
+    """Progress bar on a terminal: done, rate, time left, errors so far. Shows nothing where output goes to a file."""
 
     def __init__(self) -> None:
-        self._bar: Progress | None = None
+        self._bar: TerminalProgress | None = None
         self._failed = 0
 
-    def begin(self, name: str, total: int, done: int) -> None:
-        """A new line for a view of `total` samples, `done` of which are there already."""
+    def begin(self, name: str, total: int, done: int = 0) -> None:
+        """Start a new line."""
         self._failed = 0
-        self._bar = Progress(
+        self._bar = TerminalProgress(
             _description(),
             BarColumn(bar_width=16 if err.width < ROOMY else 40),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[errors]}"),
-            *([] if err.width < ROOMY else [TextColumn("{task.fields[rate]}")]),
-            *([] if err.width < ROOMY else [TextColumn("{task.fields[status]}", style="dim")]),
+            *self._columns(err.width >= ROOMY),
             console=err,
-            disable=not err.is_terminal,
+            disable=not err.is_terminal or not total,
         )
         self._bar.start()
         self._bar.add_task(_plain(name), total=total, completed=done, rate="", errors="", status="")
 
-    def advance(self, written: int, failed: int) -> None:
-        """Move on, and say how fast and how well."""
+    def _columns(self, roomy: bool) -> Sequence[str | ProgressColumn]:
+        """The columns after the bar."""
+        few = [MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[errors]}")]
+        more = [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[status]}", style="dim")]
+        return [*few, *more] if roomy else few
+
+    def advance(self, done: int, failed: int = 0) -> None:
+        """Move on, and show rate and errors."""
         if self._bar is None or self._bar.disable:
             return
         self._failed += failed
         task = self._bar.tasks[0]
-        self._bar.advance(task.id, written + failed)
+        self._bar.advance(task.id, done + failed)
         rate = f"{task.speed:.1f}/s" if task.speed else ""
         errors = f"[red]{self._failed} failed[/red]" if self._failed else ""
         self._bar.update(task.id, rate=rate, errors=errors)
 
     def status(self, line: str) -> None:
-        """What bounds the work, at the end of the line."""
+        """Show what limits the work, at the end of the line."""
         if self._bar is not None and not self._bar.disable:
             self._bar.update(self._bar.tasks[0].id, status=_plain(line))
 
@@ -135,35 +139,11 @@ class Bar:
             self._bar.stop()
 
 
-class Bytes:
-    """Progress of files that travel: bytes, rate, time left. Silent where nobody watches."""
+class Bytes(Bar):
+    """Progress bar of a transfer: bytes, rate, time left."""
 
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-
-    def begin(self, what: str, total: int) -> None:
-        """A transfer of so many bytes."""
-        self._bar = Progress(
-            _description(),
-            BarColumn(bar_width=16 if err.width < ROOMY else 40),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            *([] if err.width < ROOMY else [TransferSpeedColumn()]),
-            console=err,
-            disable=not err.is_terminal or not total,
-        )
-        self._bar.start()
-        self._bar.add_task(_plain(what), total=total)
-
-    def advance(self, nbytes: int) -> None:
-        """So many more are there."""
-        if self._bar is not None:
-            self._bar.advance(self._bar.tasks[0].id, nbytes)
-
-    def end(self) -> None:
-        """Leave the finished line standing."""
-        if self._bar is not None:
-            self._bar.stop()
+    def _columns(self, roomy: bool) -> Sequence[str | ProgressColumn]:
+        return [DownloadColumn(), TimeRemainingColumn(), *([TransferSpeedColumn()] if roomy else [])]
 
 
 def show(

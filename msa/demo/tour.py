@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from msa.demo import data
 
 if TYPE_CHECKING:
-    from msa.cache.progress import Progress
     from msa.fuse.runs.run import Run
+    from msa.progress import Progress
 
 CORPORA = {"mvsa-single": "mvsa_single", "tess": "tess"}  # dataset -> folder
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from msa import catalog
 from msa.cache.index import Index
-from msa.cache.progress import Progress, Unwatched
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import Form
 from msa.config import modality as modality_of
@@ -23,6 +22,7 @@ from msa.extract.scan import Scan
 from msa.extract.work.forward import Failure, attempt, hidden_states
 from msa.extract.work.units import PIPELINE, SERIAL, Engine
 from msa.names import shell_command
+from msa.progress import Progress
 from msa.types import Modality, Source
 
 SKIP = "none"  # as a backbone's name: leave this modality out
@@ -80,7 +80,7 @@ def share(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
-def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Unwatched()) -> Scan:
+def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Progress()) -> Scan:
     """Read and hash the corpus; one that was imported into the store, and lies nowhere else, gives its texts.
 
     Raises SourceError with the corpus's home page, licence and layout where it is not found.
@@ -174,7 +174,7 @@ def _options(job: Job, modality: Modality) -> list[str]:
 
 
 def execute(
-    job: Job, found: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Unwatched()
+    job: Job, found: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Progress()
 ) -> list[Report]:
     """Extract the corpus into the store: text, images, then sound and faces, together where one file holds both."""
     passes = [

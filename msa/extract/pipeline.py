@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from msa.cache.format.files import naming_a_full_disk
 from msa.cache.maintain import remove
-from msa.cache.progress import Progress, Unwatched
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import FLUSH_AFTER_S, Form, SegmentWriter
@@ -28,6 +27,7 @@ from msa.extract.work.crash_journal import Note
 from msa.extract.work.plan import Plan, plan
 from msa.extract.work.stages import Meter
 from msa.extract.work.units import Engine, Piece, Station, Tally, work_through
+from msa.progress import Progress
 from msa.types import Modality
 
 CPU_BATCH = 8  # where a backbone states no budget: a CPU gains nothing from more
@@ -86,7 +86,7 @@ def extract(
     recipes: Sequence[Recipe],
     device: str,
     limits: Limits = Limits(),
-    progress: Progress = Unwatched(),
+    progress: Progress = Progress(),
     engine: Engine | Elsewhere = Engine(),
 ) -> list[Report]:
     """Bring views of one corpus up to date, one of each modality, in one pass: a video is decoded once for all.

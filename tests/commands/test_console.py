@@ -149,12 +149,9 @@ def test_a_question_is_plain_too(monkeypatch):
 def test_progress_of_what_has_a_hostile_name(bar, monkeypatch, capsys):
     monkeypatch.setattr(console, "err", console.Console(stderr=True, force_terminal=True, width=300, no_color=True))
     made = bar()
-    made.begin(*([EVIL, 10, 0] if bar is console.Bar else [EVIL, 10]))
-    if bar is console.Bar:
-        made.advance(1, 1)
-        made.status(EVIL)
-    else:
-        made.advance(1)
+    made.begin(EVIL, 10)
+    made.advance(1, 1)
+    made.status(EVIL)
     made.end()
     said = capsys.readouterr().err
     assert r"a\x1b[2Jb\x07c\rd\x9b31me" in said

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from msa.cache.progress import Unwatched
 from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.recipe import Recipe
+from msa.progress import Progress
 from msa.types import Modality
 
 SAMPLE_S = 0.01  # of a slow model
@@ -54,12 +54,12 @@ class Slowly(Recipe):
 
 
 @dataclass
-class Begun(Unwatched):
+class Begun(Progress):
     """Notes how many samples a run finds done already."""
 
     log: Path
 
-    def begin(self, name: str, total: int, done: int) -> None:
+    def begin(self, name: str, total: int, done: int = 0) -> None:
         """Once in a run."""
         note(self.log, f"begun {done}")
 

@@ -22,11 +22,11 @@ from msa.cache.format import fingerprint
 from msa.cache.format.files import naming_a_full_disk
 from msa.cache.index import Index
 from msa.cache.maintain import remove
-from msa.cache.progress import Progress, Unwatched
 from msa.cache.store import FeatureStore, refuse_view
 from msa.cache.write.dataset_index import Inputs, index_of
 from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import SourceError
+from msa.progress import Progress
 from msa.types import Modality, Sample, Split
 
 
@@ -51,7 +51,7 @@ def bring_in(
     foreign: Foreign,
     split_file: Path | None = None,
     seed: int = 42,
-    progress: Progress = Unwatched(),
+    progress: Progress = Progress(),
     drawing: splits.Config = splits.Config(),
 ) -> tuple[Index, list[Imported]]:
     """Import a corpus and its features. What an interrupted import committed is kept; the same call continues there.

@@ -19,12 +19,12 @@ import xxhash
 
 from msa.cache.format import layout, limits, local_files, manifest
 from msa.cache.maintain import remove
-from msa.cache.progress import Progress, Unwatched
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
 from msa.cache.write import segment
 from msa.cache.write.segment import Form, Row, SegmentWriter
 from msa.errors import StoreError
+from msa.progress import Progress
 
 Entry = Mapping[str, Any]
 FULL = 0.8  # a segment whose rows fill so much of its shards is left as it is
@@ -53,7 +53,7 @@ class Compaction:
 def compact(
     store: FeatureStore,
     view: str | None = None,
-    progress: Progress = Unwatched(),
+    progress: Progress = Progress(),
     dry_run: bool = False,
     shard_bytes: int = layout.SHARD_BYTES,
 ) -> list[Compaction]:

@@ -27,11 +27,11 @@ from msa.cache.maintain.check_index import READABLE, Corpus, Problem, corpus
 from msa.cache.maintain.check_segment import Segment, salvaged
 from msa.cache.maintain.check_segment import segment as examined
 from msa.cache.maintain.verify import LINK, Report, report
-from msa.cache.progress import Progress, Unwatched
 from msa.cache.write import segment
 from msa.cache.write.segment import Form, Row, SegmentWriter
 from msa.errors import MsaError, StoreError
 from msa.names import shell_command
+from msa.progress import Progress
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Plan:
         return bool(self.changes or self.datasets or self.views or self.lost_views or newest)
 
 
-def plan(path: Path, progress: Progress = Unwatched(), corpora: Sequence[str] | None = None) -> Plan:
+def plan(path: Path, progress: Progress = Progress(), corpora: Sequence[str] | None = None) -> Plan:
     """Examine a store to the last number and say what would be done about every fault.
 
     `corpora` are the names `msa extract` knows, where that is known: what bears another name was somebody's own table.
@@ -79,7 +79,7 @@ def plan(path: Path, progress: Progress = Unwatched(), corpora: Sequence[str] | 
     return _plan(report(path, deep=True, progress=progress), corpora)
 
 
-def carry_out(found: Plan, progress: Progress = Unwatched()) -> Report:
+def carry_out(found: Plan, progress: Progress = Progress()) -> Report:
     """Do it, and examine what is there then. Raises StoreError where the store cannot be written."""
     path = found.report.path
     if links := [path / problem.where for problem in found.report.problems if problem.what == LINK]:

@@ -19,10 +19,10 @@ from msa.cache.format.files import TEMPORARY
 from msa.cache.format.layout import FORMAT
 from msa.cache.maintain.check_index import READABLE, Corpus, Problem, corpus, faults
 from msa.cache.maintain.check_segment import Segment, segment
-from msa.cache.progress import Progress, Unwatched
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import JOURNAL
 from msa.errors import StoreError
+from msa.progress import Progress
 
 __all__ = ["Problem", "Report", "report", "verify"]
 
@@ -50,7 +50,7 @@ def verify(store: FeatureStore | Path, deep: bool = False) -> list[Problem]:
     return report(store, deep).problems
 
 
-def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = Unwatched()) -> Report:
+def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = Progress()) -> Report:
     """Examine everything that is published. Raises StoreError only where there is no store on this disk."""
     path = store.path if isinstance(store, FeatureStore) else store
     if getattr(store, "blocks", None) is not None:

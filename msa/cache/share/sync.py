@@ -22,13 +22,14 @@ from msa.cache.format.manifest import Manifest
 from msa.cache.read.view import View
 from msa.cache.share import merge as merging
 from msa.cache.share.subset import Entry, Parcel, Selection, meant, narrow, select
-from msa.cache.share.transfer import File, Sent, Watch, absent, check, damaged, files, send, settle
+from msa.cache.share.transfer import File, Sent, absent, check, damaged, files, send, settle
 from msa.cache.storage import site
 from msa.cache.storage.site import Disk, Site
 from msa.cache.store import FeatureStore
 from msa.cache.write import heartbeat, segment
 from msa.cache.write.publish import Nothing, keeps_data
 from msa.errors import ConfigError, StoreError
+from msa.progress import Progress
 
 ALL = Selection()
 FORBIDDING = ("non-commercial", "research", "academic", "noderivatives", "-nd", "no redistribution", "whatever")
@@ -56,7 +57,7 @@ class Restriction:
     why: str
 
 
-def push(store: FeatureStore, to: str | Path, wanted: Selection = ALL, watch: Watch | None = None) -> Result:
+def push(store: FeatureStore, to: str | Path, wanted: Selection = ALL, progress: Progress = Progress()) -> Result:
     """Add a part of a store, or all of it, to another place, where a store is made if there is none.
 
     Two pushes at once both succeed: the later one is published on top of the other. Raises StoreError.
@@ -67,15 +68,15 @@ def push(store: FeatureStore, to: str | Path, wanted: Selection = ALL, watch: Wa
             f"{target} can only be read from: a web server takes no files",
             fix="push to the folder or bucket it serves",
         )
-    return _bring(store, target, wanted, watch)
+    return _bring(store, target, wanted, progress)
 
 
-def pull(origin: str | Path, into: Path, wanted: Selection = ALL, watch: Watch | None = None) -> Result:
+def pull(origin: str | Path, into: Path, wanted: Selection = ALL, progress: Progress = Progress()) -> Result:
     """Add a part of a store elsewhere, or all of it, to a store in a folder, which is made if there is none."""
-    return _bring(FeatureStore.open(origin), Disk(into), wanted, watch)
+    return _bring(FeatureStore.open(origin), Disk(into), wanted, progress)
 
 
-def merge(other: str | Path, into: Path, watch: Watch | None = None) -> Result:
+def merge(other: str | Path, into: Path, progress: Progress = Progress()) -> Result:
     """Add another store; corpora of one name become one, with the samples of both.
 
     Samples that both have count once: of hidden states that differ by rounding, those of `into` stay. Raises
@@ -86,14 +87,14 @@ def merge(other: str | Path, into: Path, watch: Watch | None = None) -> Result:
     mine = FeatureStore.create(into)
     united = merging.unite(mine, theirs)
     compared = merging.agreed(mine, theirs)
-    result = _bring(theirs, Disk(into), ALL, watch)
+    result = _bring(theirs, Disk(into), ALL, progress)
     merging.publish(FeatureStore.open(into), united)
     now = FeatureStore.open(into)
     held = sum(view.samples for name in result.datasets for view in now.views(name))
     return replace(result, generation=now.manifest["generation"], samples=held, close=compared.close)
 
 
-def clone(origin: str | Path, to: str | Path, watch: Watch | None = None) -> Result:
+def clone(origin: str | Path, to: str | Path, progress: Progress = Progress()) -> Result:
     """Copy the newest generation of a store, number and all, to where there is none. History and tags stay behind."""
     store, target = FeatureStore.open(origin), site.site(to)
     _begin(target)
@@ -104,7 +105,7 @@ def clone(origin: str | Path, to: str | Path, watch: Watch | None = None) -> Res
         )
     number = store.manifest["generation"]
     parcel = Parcel(store, store.path, deepcopy(store.manifest))
-    asked, sent = _asked(parcel), _carry(parcel, {}, target, watch)
+    asked, sent = _asked(parcel), _carry(parcel, {}, target, progress)
     _make(target)
     if number and not target.create(number, json.dumps(store.manifest, indent=1).encode()):
         raise StoreError(f"{target} was published to meanwhile", fix="add to it with `msa cache push`")
@@ -165,7 +166,7 @@ def _source(store: FeatureStore, name: str) -> Mapping[str, Any]:
     return found
 
 
-def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | None) -> Result:
+def _bring(store: FeatureStore, target: Site, wanted: Selection, progress: Progress) -> Result:
     meant(store, wanted)  # what cannot be meant is said before anything is made
     _begin(target)
     with _staging(target) as folder:
@@ -175,7 +176,7 @@ def _bring(store: FeatureStore, target: Site, wanted: Selection, watch: Watch | 
         asked = _asked(parcel)
         _leave_out(parcel, before, target)
         with _unswept(parcel, target, folder):
-            sent = _carry(parcel, before, target, watch)
+            sent = _carry(parcel, before, target, progress)
             _make(target)
             published = _publish(parcel, target)
         return _result(target, published, asked, sent, licences(store, wanted))
@@ -276,7 +277,7 @@ def _seen(target: Site, generation: Manifest) -> FeatureStore:
     return FeatureStore(blocks.root, generation, blocks)
 
 
-def _carry(parcel: Parcel, there: Mapping[str, Any], target: Site, watch: Watch | None) -> Sent:
+def _carry(parcel: Parcel, there: Mapping[str, Any], target: Site, progress: Progress) -> Sent:
     """Bring all files of a parcel that the other side's generation does not name. Nothing is visible by it."""
     origin = parcel.store.blocks.site if parcel.store.blocks else Disk(parcel.store.path)
     known = manifest.needed({"datasets": {}, "views": {}} | dict(there))
@@ -292,7 +293,7 @@ def _carry(parcel: Parcel, there: Mapping[str, Any], target: Site, watch: Watch 
                 parcel.manifest["views"][folder[6:]]["files"] = _provenance(source, folder, new, target, small)
         else:
             wanted += files(source, {folder: new})
-    sent = send(wanted, target, watch)
+    sent = send(wanted, target, progress)
     for file in wanted:
         if isinstance(target, Disk) and file.name.endswith("/data/zarr.json"):
             limits.check_data(target.store / file.name, limits.read_json(target.store / file.name))
@@ -368,7 +369,7 @@ def _publish(parcel: Parcel, target: Site) -> Manifest:
         # others may have published since the files were chosen: what they brought is left out
         late = Parcel(parcel.store, parcel.staging, deepcopy(parcel.manifest), parcel.made)
         _leave_out(late, before, target)
-        _carry(_only_new(late, parcel), before, target, None)
+        _carry(_only_new(late, parcel), before, target, Progress())
         for view_id, about in late.manifest["views"].items():
             if about["segments"]:
                 view = new["views"].setdefault(view_id, {"files": about["files"], "segments": []})

@@ -18,41 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from msa.cache.format import limits, local_files
 from msa.cache.format.files import TEMPORARY
 from msa.cache.storage.site import Disk, Site, persistently
 from msa.cache.storage.wire import PIECE
 from msa.errors import StoreError
+from msa.progress import Progress
 
 AT_ONCE = 8  # files
-
-
-class Watch(Protocol):
-    """Somebody who watches bytes travel."""
-
-    def begin(self, what: str, total: int) -> None:
-        """A transfer of so many bytes begins."""
-
-    def advance(self, nbytes: int) -> None:
-        """So many more are there."""
-
-    def end(self) -> None:
-        """It is finished or given up."""
-
-
-class Unwatched:
-    """Nobody watches."""
-
-    def begin(self, what: str, total: int) -> None:
-        """Nothing."""
-
-    def advance(self, nbytes: int) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +56,20 @@ class Sent:
             self.files, self.nbytes = self.files + 1, self.nbytes + nbytes
 
 
-def send(files: list[File], target: Site, watch: Watch | None = None) -> Sent:
+def send(files: list[File], target: Site, progress: Progress = Progress()) -> Sent:
     """Bring files to a place, several at once, large ones first. Raises StoreError where one is not what it must be."""
-    sent, watch = Sent(), watch or Unwatched()
+    sent = Sent()
     if isinstance(target, Disk):
         _check_room(files, target)
-    watch.begin(f"to {target}", sum(file.size for file in files))
+    progress.begin(f"to {target}", sum(file.size for file in files))
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="msa-transfer")
     try:
-        tasks = [pool.submit(_bring, file, target, sent, watch) for file in sorted(files, key=lambda f: -f.size)]
+        tasks = [pool.submit(_bring, file, target, sent, progress) for file in sorted(files, key=lambda f: -f.size)]
         for task in tasks:
             task.result()
     finally:
         pool.shutdown(cancel_futures=True)  # what was begun is finished or left to be gone on with
-        watch.end()
+        progress.end()
     return sent
 
 
@@ -140,21 +115,21 @@ def damaged(file: File) -> StoreError:
     )
 
 
-def _bring(file: File, target: Site, sent: Sent, watch: Watch) -> None:
+def _bring(file: File, target: Site, sent: Sent, progress: Progress) -> None:
     if _has(target, file):
-        watch.advance(file.size)
+        progress.advance(file.size)
     elif isinstance(target, Disk):
-        _download(file, target.store, target.store / file.name, sent, watch)
+        _download(file, target.store, target.store / file.name, sent, progress)
     elif isinstance(file.source, Disk):
         path = file.source.store / file.name
         _check(path, file)
         persistently(lambda: target.put(file.name, path), patience_s=math.inf)
         sent.add(file.size)
-        watch.advance(file.size)
+        progress.advance(file.size)
     else:
         with tempfile.TemporaryDirectory(prefix="msa-transfer-") as folder:
             path = Path(folder) / "file"
-            _download(file, Path(folder), path, sent, watch)
+            _download(file, Path(folder), path, sent, progress)
             persistently(lambda: target.put(file.name, path), patience_s=math.inf)
 
 
@@ -182,7 +157,7 @@ def _check(path: Path, file: File) -> None:
     raise damaged(file)
 
 
-def _download(file: File, root: Path, path: Path, sent: Sent, watch: Watch) -> None:
+def _download(file: File, root: Path, path: Path, sent: Sent, progress: Progress) -> None:
     """Under a temporary name that tells the content, from where an earlier attempt stopped; then under its own."""
     local_files.make_folder(root, path.parent)
     temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}")
@@ -193,9 +168,9 @@ def _download(file: File, root: Path, path: Path, sent: Sent, watch: Watch) -> N
         growing = _growing(root, temporary)
     with growing:
         try:
-            found = _taken_up(growing, file, watch)
+            found = _taken_up(growing, file, progress)
             before = growing.tell()
-            persistently(lambda: _append(growing, found, file, watch), so_far=growing.tell)
+            persistently(lambda: _append(growing, found, file, progress), so_far=growing.tell)
             if growing.tell() != file.size or found.hexdigest() != file.sha256:
                 growing.truncate(0)  # or it would be gone on with
                 raise damaged(file)
@@ -213,7 +188,7 @@ def _growing(root: Path, path: Path) -> BinaryIO:
     return open(local_files.opened(root, path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
 
 
-def _taken_up(growing: BinaryIO, file: File, watch: Watch) -> "hashlib._Hash":
+def _taken_up(growing: BinaryIO, file: File, progress: Progress) -> "hashlib._Hash":
     """The hash of what is there already; the position is behind it."""
     found = hashlib.sha256()
     if growing.seek(0, os.SEEK_END) > file.size:
@@ -221,11 +196,11 @@ def _taken_up(growing: BinaryIO, file: File, watch: Watch) -> "hashlib._Hash":
     growing.seek(0)
     while piece := growing.read(PIECE):
         found.update(piece)
-        watch.advance(len(piece))
+        progress.advance(len(piece))
     return found
 
 
-def _append(growing: BinaryIO, found: "hashlib._Hash", file: File, watch: Watch) -> None:
+def _append(growing: BinaryIO, found: "hashlib._Hash", file: File, progress: Progress) -> None:
     try:
         if growing.tell() < file.size:
             for piece in file.source.stream(file.name, growing.tell(), file.size):
@@ -234,7 +209,7 @@ def _append(growing: BinaryIO, found: "hashlib._Hash", file: File, watch: Watch)
                 growing.write(piece)
                 growing.flush()  # also to whoever goes on with it after a kill
                 found.update(piece)
-                watch.advance(len(piece))
+                progress.advance(len(piece))
     except FileNotFoundError:
         raise absent(file) from None
     except _Grown:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from msa.cache.progress import Progress
 from msa.cache.store import FeatureStore
 from msa.cache.write import segment
 from msa.cache.write.segment import Form, SegmentWriter
@@ -32,6 +31,7 @@ from msa.extract.work.crash_journal import PREFIX, Note, lost, remove
 from msa.extract.work.plan import Plan
 from msa.extract.work.stages import Meter
 from msa.extract.work.units import Engine, Piece, Station, Tally, work_through
+from msa.progress import Progress
 from msa.types import Modality
 
 ISOLATED = 2  # from this attempt on in a process below the worker

@@ -296,9 +296,10 @@ def test_a_pull_that_was_killed_goes_on_in_the_middle_of_a_file(tmp_path):
     source = big(tmp_path / "store")
     code = f"""
         from pathlib import Path
-        from msa.cache import remote, segment, sharing
-        remote.PIECE = 65536
-        sharing.pull(URL, Path({str(tmp_path / "copy")!r}))
+        from msa.cache.share import sync
+        from msa.cache.storage import web
+        web.PIECE = 65536
+        sync.pull(URL, Path({str(tmp_path / "copy")!r}))
     """
     with served(tmp_path, delay_s=0.02) as web:
         text = textwrap.dedent(code).replace("URL", repr(f"{web.url}/store"))

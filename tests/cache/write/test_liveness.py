@@ -309,9 +309,9 @@ def test_at_work_on_another_machine_is_no_suspicion_whatever_the_clock_says(stor
 WRITER = """
     import sys, time
     import numpy as np
-    from msa.cache import writers
-    from msa.cache.segment import Form
     from msa.cache.store import FeatureStore
+    from msa.cache.write import liveness
+    from msa.cache.write.segment import Form
 
     exec(sys.argv[4] if len(sys.argv) > 4 else "")
     store, n = FeatureStore.open(sys.argv[1]), int(sys.argv[3])
@@ -346,7 +346,7 @@ def begun(store, index):
 
 
 def test_who_was_suspended_and_taken_over_wakes_up_to_a_clean_error(begun, monkeypatch):
-    process = writing(begun, 0.02, 19, 'writers.host = lambda: "another-machine"')
+    process = writing(begun, 0.02, 19, 'liveness.host = lambda: "another-machine"')
     acknowledged = [int(process.stdout.readline()) for _ in range(5)]
     process.send_signal(signal.SIGSTOP)
     assert begun.recover("v") == 0  # it was heard of a moment ago
@@ -538,13 +538,14 @@ def test_a_corpus_that_is_swept_while_it_is_published_is_written_again(store, in
 
 GC = """
     import sys, time
-    from msa.cache import sweeping, writers
+    from msa.cache.maintain import gc
     from msa.cache.store import FeatureStore
+    from msa.cache.write import liveness
 
     exec(sys.argv[3])
     end, n = time.monotonic() + float(sys.argv[2]), 0
     while time.monotonic() < end:
-        sweeping.sweep(FeatureStore.open(sys.argv[1]), 0.0)
+        gc.sweep(FeatureStore.open(sys.argv[1]), 0.0)
         n += 1
         time.sleep(0.05)
     print(n)
@@ -557,8 +558,8 @@ def test_two_machines_of_one_name_with_clocks_apart_write_while_it_is_swept(begu
         import time
         real = time.time
         time.time = lambda: real() + {skew}
-        writers._boot = lambda: "{boot}"
-        writers._machine = lambda: "a clone"
+        liveness._boot = lambda: "{boot}"
+        liveness._machine = lambda: "a clone"
     """
     begin = [
         writing(begun, 0.05, 19, twin.format(skew=0, boot="a")),

@@ -33,6 +33,7 @@ from msa.extract.work.cluster import Cluster
 from msa.extract.work.plan import plan
 from msa.extract.work.stages import Behind, Decoders, Meter, ahead
 from msa.extract.work.units import PIPELINE, SERIAL, Station
+from msa.progress import Progress
 from msa.types import Modality
 from tests.extract import corpus
 from tests.extract.test_pipeline import Moody, states
@@ -460,7 +461,7 @@ def order(tmp_path, table, even):
     run = pipeline.Run(store, found, even, store.add_index(found.index), Limits())
     with run.loaded("cpu"):
         planned = pipeline.planned_for([run])
-    driver = cluster._Driver([run], Cluster(timeout_s=7.0), "cpu", pipeline.Unwatched(), None, planned)
+    driver = cluster._Driver([run], Cluster(timeout_s=7.0), "cpu", Progress(), None, planned)
     return driver._order(pipeline.piece_of([run], planned.batches), planned.batches)
 
 
