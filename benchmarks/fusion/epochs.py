@@ -126,7 +126,7 @@ def _timed(model: Model, data: Table, source: Source, plan: Sequence[np.ndarray]
     head = model.build(data.dims, data.task).to(device).train()
     optimiser = torch.optim.AdamW(head.param_groups(1e-4), fused=True)
     batch: Batch = next(iter(source.batches(plan[:1])))
-    loss = lambda: torch.stack([t.float() for t in head.loss(batch).values()]).sum()  # noqa: E731
+    loss = lambda: torch.stack([t.float() for t in head.step(batch)[1].values()]).sum()  # noqa: E731
     run = steps.step(head, optimiser, loss)
     run()
     waited, worked, before = 0.0, 0.0, time.perf_counter()

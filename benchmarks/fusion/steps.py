@@ -64,7 +64,7 @@ def ours(name: str, batch: Batch) -> tuple[Model, Callable[[], None]]:
     model = Model.of(name)
     head = model.build({m: x.shape[2] for m, x in batch.x.items()}, VALUES).train()
     optimiser = torch.optim.AdamW(head.param_groups(1e-4), weight_decay=1e-3, fused=True)
-    return model, step(head, optimiser, lambda: torch.stack([t.float() for t in head.loss(batch).values()]).sum())
+    return model, step(head, optimiser, lambda: torch.stack([t.float() for t in head.step(batch)[1].values()]).sum())
 
 
 def theirs(name: str, model: Model, batch: Batch) -> Callable[[], None]:

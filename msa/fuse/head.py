@@ -64,9 +64,13 @@ class FusionHead(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, classes), or values (B, 1)."""
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return named terms whose sum is minimised; a head with auxiliary losses returns more than one."""
-        return {"task": task_loss(self.task, self(batch), batch.y)}
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return output (B, outputs) and loss terms of one forward pass; training minimises the sum of the terms.
+
+        A head with auxiliary losses overrides this and returns more terms; "task" is what validation looks at.
+        """
+        output = self(batch)  # (B, outputs)
+        return output, {"task": task_loss(self.task, output, batch.y)}
 
     def restore(self, state: Mapping[str, Tensor], source: object) -> None:
         """Load trained weights. Raises ConfigError where they belong to another version of this head."""
@@ -117,9 +121,17 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def head_class(module: ModuleType) -> type[FusionHead]:
-    """Return the one FusionHead subclass that a head's file defines."""
-    mine = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    heads = [c for c in mine if issubclass(c, FusionHead)]
+    """Return the one FusionHead subclass that a head's file defines.
+
+    Raises ConfigError where the class defines `loss`, the name `step` had before: it would never be called.
+    """
+    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    heads = [c for c in classes if issubclass(c, FusionHead)]
     if len(heads) != 1:
         raise TypeError(f"{module.__name__} defines {len(heads)} FusionHead subclasses; a head's file has exactly one")
+    if "loss" in vars(heads[0]):
+        raise ConfigError(
+            f"{module.__file__ or module.__name__}: {heads[0].__name__} defines loss(batch), which is never called",
+            fix="define step(batch), which returns the output and the loss terms",
+        )
     return heads[0]

@@ -8,6 +8,7 @@ import pytest
 
 from msa import catalog
 from msa.errors import ConfigError
+from msa.fuse.head import head_class
 from msa.fuse.heads import probe
 
 HEAD = '''
@@ -83,6 +84,13 @@ def test_a_misspelt_name_in_a_head_s_file_is_refused(plugin, line, where, key, n
         plugin("head", HEAD + line + "\n")
     assert "made_" in error.value.what and repr(key) in error.value.what and where in error.value.what
     assert near is None or f"did you mean {near!r}" in error.value.fix
+
+
+def test_a_head_that_still_defines_loss_is_refused(plugin):
+    with pytest.raises(ConfigError, match=r"made_\d+\.py: Head defines loss\(batch\)") as error:
+        head_class(plugin("head", HEAD.replace("    pass\n", "    def loss(self, batch):\n        return {}\n")))
+    assert "step(batch)" in error.value.fix
+    assert head_class(plugin("head", HEAD)).__name__ == "Head"
 
 
 def test_a_preset_of_another_class_and_a_file_without_config_are_refused(plugin):

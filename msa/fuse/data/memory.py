@@ -227,7 +227,7 @@ def _step(head: FusionHead, batch: Batch, amp: bool) -> int:
 
 def _loss(head: FusionHead, batch: Batch, amp: bool) -> Tensor:
     with torch.autocast("cuda", torch.float16, enabled=amp):
-        terms = head.loss(batch)
+        _, terms = head.step(batch)
     return torch.stack([term.float() for term in terms.values()]).sum()
 
 

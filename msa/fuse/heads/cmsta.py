@@ -155,12 +155,12 @@ class CMSTA(FusionHead):
         gated = self.gate(context(pairs, p), p)  # G_m, each (B, D)
         return self.classify(self.fuse(gated, p, present))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = self(batch)  # (B, outputs)
         if not self.task.single:
-            return {"task": task_loss(self.task, output, batch.y)}
+            return output, {"task": task_loss(self.task, output, batch.y)}
         weight, smoothing = self.class_weights, self.label_smoothing
-        return {"task": F.cross_entropy(output.float(), batch.y, weight=weight, label_smoothing=smoothing)}
+        return output, {"task": F.cross_entropy(output.float(), batch.y, weight=weight, label_smoothing=smoothing)}
 
 
 def _projection(width: int, c: Config) -> nn.Module:

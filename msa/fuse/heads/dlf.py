@@ -106,7 +106,7 @@ class DLF(FusionHead):
         own, common = self.disentangled(self.projected(batch), batch.mask)
         return self.fuse(self.enhanced(own, batch.mask), self.joined(common, batch.mask))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         c, mask = self.config, batch.mask
         x = self.projected(batch)
         own, common = self.disentangled(x, mask)  # s_m and c_m, each (B, L_m, d)
@@ -118,8 +118,9 @@ class DLF(FusionHead):
         rebuilt = {m: self.decode[m](torch.cat([own[m], common[m]], 2)) for m in self.modalities}  # (B, L_m, d)
         again = {m: self.specific[m](self.place(rebuilt[m]), mask[m]) for m in self.modalities}  # (B, L_m, d)
         points = {m: self.align[m](masked_mean(common[m], mask[m])) for m in self.modalities}  # each (B, d)
-        return {
-            "task": error(self.fuse(h, joined)).mean(),
+        output = self.fuse(h, joined)  # (B, outputs)
+        return output, {
+            "task": error(output).mean(),
             "shared": error(self.classify_shared(self.refine_shared(joined))).mean(),
             "specific": torch.stack(alone).sum(),
             "reconstruction": c.reconstruction * self._apart(x, rebuilt, mask),

@@ -81,18 +81,19 @@ class FDMER(FusionHead):
         common, private = self.features(batch)
         return self.fuse(common, private, self.present(batch))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         c, present = self.config, self.present(batch)
         common, private = self.features(batch)
+        output = self.fuse(common, private, present)  # (B, outputs)
         terms = {
-            "task": task_loss(self.task, self.fuse(common, private, present), batch.y),
+            "task": task_loss(self.task, output, batch.y),
             "disparity": c.disparity * disparity(common, private, present),
         }
         if self.discriminate is not None:
             terms["consistency"] = c.consistency * consistency(common, present)
             turned = {m: Reverse.apply(h, c.reversal) for m, h in common.items()}  # each (B, d)
             terms["adversarial"] = c.adversarial * (self.mistaken(turned, present) + self.mistaken(private, present))
-        return terms
+        return output, terms
 
     def present(self, batch: Batch) -> Parts:
         """Return which samples have each modality, each (B,)."""

@@ -163,11 +163,11 @@ class HCL(FusionHead):
         f, t, _ = self.states(batch)
         return self.ccl.attention(t, {m: f[m] for m in self.guided})
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = self(batch)  # (B, outputs)
         if self.task.classes:
-            return {"task": task_loss(self.task, output, batch.y)}
-        return {"task": self.error(output.float().squeeze(1), batch.y)}
+            return output, {"task": task_loss(self.task, output, batch.y)}
+        return output, {"task": self.error(output.float().squeeze(1), batch.y)}
 
 
 def roles(modalities: list[Modality], c: Config) -> tuple[Modality, list[Modality]]:

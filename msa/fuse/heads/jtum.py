@@ -95,17 +95,18 @@ class JTUM(FusionHead):
     def forward(self, batch: Batch) -> Tensor:
         return self.classify(self.joint(batch, self.states(batch)))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         z = self.states(batch)  # each (B, L_m, d)
         joint = self.joint(batch, z)  # (B, joint)
-        terms = {"task": self.error(self.classify(joint), batch.y)}
+        output = self.classify(joint)  # (B, outputs)
+        terms = {"task": self.error(output, batch.y)}
         if self.training and self.alone:
             vectors = {m: self.single[m](last_valid(z[m], batch.mask[m])) for m in self.alone}  # each (B, unimodal)
             answers = {m: self.classify_single[m](v) for m, v in vectors.items()}  # each (B, outputs)
             present = {m: batch.mask[m].any(1) for m in self.alone}  # each (B,)
             terms["unimodal"] = self.config.weight * self.labels.losses(answers, present, batch.row, batch.y)
             self.labels.update({JOINT: joint} | vectors, present, batch.row, batch.y)
-        return terms
+        return output, terms
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
         """Return the absolute error of values, as Self-MM, and the usual loss of classes and labels -> ()."""

@@ -80,8 +80,9 @@ class LMF(FusionHead):
             fused = low_rank([z[m].float() for m in self.modalities], [self.w[m] for m in self.modalities], self.rank)
             return fused + self.b  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"task": task_loss(self.task, self(batch), batch.y, self.config.loss)}
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self(batch)  # (B, outputs)
+        return output, {"task": task_loss(self.task, output, batch.y, self.config.loss)}
 
 
 def low_rank(z: list[Tensor], w: list[Tensor], rank: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class MFM(FusionHead):
     def forward(self, batch: Batch) -> Tensor:
         return self.classify(self.to_f_y(self._label(*self._aligned(batch))))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         x, clock, present = self._aligned(batch)
         z_y = self._label(x, clock, present)  # (B, z_y)
         z = {m: self.encode[m](x[m], clock) for m in self.modalities}  # z_m, each (B, z_m)
@@ -90,8 +90,9 @@ class MFM(FusionHead):
         made = {m: self.decode[m](torch.cat([f_y, self.to_f[m](z[m])], 1), clock.shape[1]) for m in z}  # (B, T, D_m)
         errors = [self.weight[m] * self._error(made[m], x[m], clock, present[m]) for m in made]  # each ()
         priors = [*[mmd(z[m], present[m]) for m in z], mmd(z_y, torch.ones_like(batch.row))]  # each ()
-        return {
-            "task": task_loss(self.task, self.classify(f_y), batch.y),
+        output = self.classify(f_y)  # (B, outputs)
+        return output, {
+            "task": task_loss(self.task, output, batch.y),
             "reconstruction": torch.stack(errors).sum(),
             "mmd": self.config.mmd * torch.stack(priors).sum(),
         }

@@ -90,11 +90,12 @@ class MISA(FusionHead):
         u = self.vectors(batch)
         return self.fuse(self.own(u), self.common(u), self.present(batch))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         u, present, c = self.vectors(batch), self.present(batch), self.config
         own, common = self.own(u), self.common(u)  # h_m^p and h_m^c
+        output = self.fuse(own, common, present)  # (B, outputs)
         terms = {
-            "task": task_loss(self.task, self.fuse(own, common, present), batch.y),
+            "task": task_loss(self.task, output, batch.y),
             "difference": c.difference * difference(own, common, present),
             "reconstruction": c.reconstruction * self.reconstruction(u, own, common, present),
         }
@@ -102,7 +103,7 @@ class MISA(FusionHead):
         if pairs:
             found = [cmd(common[a], common[b], present[a] & present[b], c.moments) for a, b in pairs]
             terms["similarity"] = c.similarity * torch.stack(found).mean()
-        return terms
+        return output, terms
 
     def present(self, batch: Batch) -> Parts:
         """Return which samples have each modality, each (B,)."""

@@ -104,8 +104,9 @@ class MulT(FusionHead):
         h = torch.cat(last, 1)  # (B, M width)
         return self.classify(self.residual(h) + h)  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"task": task_loss(self.task, self(batch), batch.y, self.config.loss)}
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self(batch)  # (B, outputs)
+        return output, {"task": task_loss(self.task, output, batch.y, self.config.loss)}
 
     def _project(self, m: Modality, x: Tensor, mask: Tensor) -> Tensor:
         """Temporal convolution of x (B, L, D_m), 0 behind the mask -> (B, L, d)."""

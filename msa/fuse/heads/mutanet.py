@@ -70,11 +70,12 @@ class MUTANet(FusionHead):
     def forward(self, batch: Batch) -> Tensor:
         return self.classify(self.represent(batch))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         h = self.represent(batch)  # (B, d)
         close = alike(self.task, batch.y, self.config.closeness)  # (B, B)
-        return {
-            "task": task_loss(self.task, self.classify(h), batch.y),
+        output = self.classify(h)  # (B, outputs)
+        return output, {
+            "task": task_loss(self.task, output, batch.y),
             "contrast": self.config.weight * contrast(h, close, self.config.temperature),
         }
 

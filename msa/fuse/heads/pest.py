@@ -77,10 +77,11 @@ class PEST(FusionHead):
     def forward(self, batch: Batch) -> Tensor:
         return self.answer(self.translated(batch, self.embedded(batch)), self.present(batch))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         x, present = self.embedded(batch), self.present(batch)
         public = self.translated(batch, x)  # each (B, K, d)
-        terms = {"task": task_loss(self.task, self.answer(public, present), batch.y)}
+        output = self.answer(public, present)  # (B, outputs)
+        terms = {"task": task_loss(self.task, output, batch.y)}
         states = torch.stack([public[m] for m in self.modalities], 1).float()  # (B, M, K, d)
         there = torch.stack([present[m] for m in self.modalities], 1).float()  # (B, M)
         common = torch.einsum("bmkd,bm->bkd", states, there) / there.sum(1).clamp(min=1)[:, None, None]  # (B, K, d)
@@ -92,7 +93,7 @@ class PEST(FusionHead):
         if len(self.modalities) > 1:
             apart = (states - common[:, None]).square().mean((2, 3))  # (B, M)
             terms["translation"] = self.config.translation * average(apart.flatten(), there.flatten())
-        return terms
+        return output, terms
 
     def present(self, batch: Batch) -> Parts:
         """Return which samples have each modality, each (B,)."""

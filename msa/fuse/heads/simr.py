@@ -80,13 +80,14 @@ class SIMR(FusionHead):
         content, _ = self.divided(self.projected(batch), batch)
         return self.answer(content, batch)  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         c, mask = self.config, batch.mask
         x = self.projected(batch)
         content, style = self.divided(x, batch)
         present = {m: mask[m].any(1) for m in self.modalities}  # each (B,)
         mean = {m: masked_mean(content[m], mask[m]) for m in self.modalities}  # each (B, d)
-        terms = {"task": task_loss(self.task, self.answer(content, batch), batch.y)}
+        output = self.answer(content, batch)  # (B, outputs)
+        terms = {"task": task_loss(self.task, output, batch.y)}
         if pairs := list(combinations(self.modalities, 2)):
             found = [average(1 - cosine(mean[a], mean[b]), present[a] & present[b]) for a, b in pairs]
             terms["correlation"] = c.correlation * torch.stack(found).mean()
@@ -98,7 +99,7 @@ class SIMR(FusionHead):
                 overlaps.append(average(cosine(style[m], mean[m]).square(), present[m]))
             terms["reconstruction"] = c.reconstruction * torch.stack(errors).mean()
             terms["independence"] = c.independence * torch.stack(overlaps).mean()
-        return terms
+        return output, terms
 
     def projected(self, batch: Batch) -> Parts:
         """Return each modality at width d, 0 behind the mask, each (B, L_m, d)."""

@@ -103,9 +103,10 @@ class TETFN(FusionHead):
     def forward(self, batch: Batch) -> Tensor:
         return self.classify(self.joint(batch, self.embedded(batch)))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if not (self.training and self.tasks):
-            return {"task": self.error(self(batch), batch.y)}
+            output = self(batch)  # (B, outputs)
+            return output, {"task": self.error(output, batch.y)}
         z = self.embedded(batch)  # each (B, L_m, d)
         joint = self.joint(batch, z)  # (B, joint)
         vectors = {m: self.single[m](highest(z[m], batch.mask[m])) for m in self.tasks}  # each (B, unimodal)
@@ -113,7 +114,8 @@ class TETFN(FusionHead):
         present = {m: batch.mask[m].any(1) for m in self.tasks}  # each (B,)
         unimodal = self.labels.losses(answers, present, batch.row, batch.y)
         self.labels.update({JOINT: joint, **vectors}, present, batch.row, batch.y)
-        return {"task": self.error(self.classify(joint), batch.y), "unimodal": self.config.weight * unimodal}
+        output = self.classify(joint)  # (B, outputs)
+        return output, {"task": self.error(output, batch.y), "unimodal": self.config.weight * unimodal}
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
         """Return the absolute error of values, and the usual loss of classes and labels -> ()."""

@@ -87,17 +87,18 @@ class TMBL(FusionHead):
     def forward(self, batch: Batch) -> Tensor:
         return self.answer(*self.vectors(batch))  # (B, outputs)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         own, common = self.vectors(batch)  # each (B, M, d)
         there = self.present(batch)  # (B, M)
-        terms = {"task": task_loss(self.task, self.answer(own, common), batch.y)}
+        output = self.answer(own, common)  # (B, outputs)
+        terms = {"task": task_loss(self.task, output, batch.y)}
         overlap = cosine(own, common).square()  # (B, M)
         terms["difference"] = self.config.difference * average(overlap, there)
         if pairs := list(combinations(range(len(self.modalities)), 2)):
             a, b = (torch.tensor(side, device=there.device) for side in zip(*pairs, strict=True))  # each (P,)
             unlike = 1 - cosine(common[:, a], common[:, b])  # (B, P)
             terms["similarity"] = self.config.similarity * average(unlike, there[:, a] & there[:, b])
-        return terms
+        return output, terms
 
     def present(self, batch: Batch) -> Tensor:
         """Return which samples have which modality, (B, M)."""

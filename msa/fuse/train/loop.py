@@ -225,7 +225,7 @@ class _Loop:
         for step, batch in enumerate(self._timed(self._source().batches(plan))):
             self._set_rate(self.epoch + step / self.steps_per_epoch, step)
             with torch.autocast("cuda", torch.float16, enabled=self.amp):
-                terms = self.head.loss(batch)
+                _, terms = self.head.step(batch)
             self._step(torch.stack([term.float() for term in terms.values()]).sum())
             for name, term in terms.items():
                 told.setdefault(name, []).append(term.detach())  # read at the end: a device is not to be waited for
@@ -428,7 +428,7 @@ def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, devic
     total, error = 0.0, 0.0
     said: set[Any] = set()
     for _, batch in _every_sample(head, part, norm, size, device):
-        terms, output = _loss_and_output(head, batch)
+        output, terms = head.step(batch)
         task = terms["task"] if "task" in terms else sum(terms.values())
         total += float(task) * len(batch)
         said |= _distinct(head.task, output.float())
@@ -444,22 +444,6 @@ def _every_sample(
     """Every sample once, in batches with little padding, or of whole groups: positions in the part, and the batch."""
     plan = sampler.whole_groups(*part.groups(), size) if head.whole_groups else sampler.ordered(*part.lengths(), size)
     return zip(plan, part.source(norm, numbered(device), head.means_only).batches(plan), strict=True)
-
-
-def _loss_and_output(head: FusionHead, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """`loss` nearly always asks for `head(batch)`; then its answer is overheard, and not asked for again."""
-    heard: list[Tensor] = []
-
-    def listen(_: FusionHead, args: tuple[Batch, ...], output: Tensor) -> None:
-        if args and args[0] is batch:
-            heard.append(output)
-
-    hook = head.register_forward_hook(listen)
-    try:
-        terms = head.loss(batch)
-    finally:
-        hook.remove()
-    return terms, heard[0] if heard else head(batch)
 
 
 def _mean(terms: list[Tensor], sizes: list[int]) -> float:

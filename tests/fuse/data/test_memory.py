@@ -36,7 +36,7 @@ def needed(head, batch):
     """Bytes of one real step of this size, counted as it runs."""
     inputs = [*batch.x.values(), *batch.mask.values(), batch.y, batch.row, batch.group, batch.position]
     with Living([*inputs, *head.parameters()]) as living:
-        sum(head.loss(batch).values()).backward()
+        sum(head.step(batch)[1].values()).backward()
     state = sum(p.numel() * 4 for p in head.parameters())
     return living.peak + sum(t.numel() * t.element_size() for t in inputs) + 2 * state
 

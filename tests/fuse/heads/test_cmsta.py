@@ -48,7 +48,7 @@ def cut(batch: Batch, m: Modality, steps: int) -> Batch:
 def dead_parameters(head: CMSTA, batch: Batch) -> list[str]:
     """Parameters without a gradient after one backward pass, key biases aside: theirs is zero by mathematics."""
     head.zero_grad()
-    head.train().loss(batch)["task"].backward()
+    head.train().step(batch)[1]["task"].backward()
     grads = {n: 0.0 if p.grad is None else p.grad.abs().max().item() for n, p in head.named_parameters()}
     return [n for n, g in grads.items() if not n.endswith("w_k.bias") and not g > 1e-8 * max(grads.values())]
 
@@ -256,7 +256,7 @@ def test_the_whole_head_is_its_parts_in_order():
 def test_a_single_image_token_teaches_its_attention_nothing(tokens):
     """Softmax over one key is 1 whatever the query: give the grid, not the pooled vector."""
     head, batch = CMSTA(SMALL, DIMS, SENTIMENT), cut(random_batch(full=True), IMAGE, tokens)
-    head.loss(batch)["task"].backward()
+    head.step(batch)[1]["task"].backward()
     attention = head.interact.layers["ti_0"].attention
     q, k, v = (w.weight.grad.abs().max().item() for w in (attention.w_q, attention.w_k, attention.w_v))
     assert v > 1e-6
@@ -302,7 +302,7 @@ def test_a_sample_with_nothing_at_all_is_finite():
     head, batch = CMSTA(SMALL, DIMS, SENTIMENT), random_batch()
     for mask in batch.mask.values():
         mask[0] = False
-    head.loss(batch)["task"].backward()
+    head.step(batch)[1]["task"].backward()
     assert head(batch).isfinite().all()
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
@@ -326,7 +326,7 @@ def test_under_amp_the_bilinear_part_stays_in_fp32():
     kinds = []
     head.fuse.join.register_forward_hook(lambda module, args, output: kinds.append(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = head.loss(batch)["task"]
+        loss = head.step(batch)[1]["task"]
     loss.backward()
     assert kinds == [torch.float32]
     assert loss.dtype == torch.float32
@@ -383,12 +383,12 @@ def test_every_option_builds_trains_and_leaves_no_parameter_idle(option):
     head, batch = CMSTA(replace(SMALL, **option), DIMS, SENTIMENT), random_batch(full=option.get("memory") == "literal")
     assert dead_parameters(head, batch) == []
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3)
-    before = head.loss(batch)["task"].item()
+    before = head.step(batch)[1]["task"].item()
     for _ in range(10):
         optimiser.zero_grad()
-        head.loss(batch)["task"].backward()
+        head.step(batch)[1]["task"].backward()
         optimiser.step()
-    assert head.loss(batch)["task"].item() < before
+    assert head.step(batch)[1]["task"].item() < before
 
 
 @pytest.mark.parametrize("without", ["", "cmsta", "cg", "tcmfi", "cmsta+cg"])
@@ -457,7 +457,7 @@ def test_the_loss_weighs_classes_and_smooths_labels_as_written_out():
     log_p, w = head(batch).log_softmax(1), torch.tensor([1.0, 3.0, 0.5])
     target = 0.8 * F.one_hot(batch.y, 3) + 0.2 / 3
     expected = -(target * w * log_p).sum() / w[batch.y].sum()
-    torch.testing.assert_close(head.loss(batch)["task"], expected)
+    torch.testing.assert_close(head.step(batch)[1]["task"], expected)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_common_features_learn_to_deceive_the_discriminator_and_private_ones_to_
     encoders = [list(head.common.parameters()), list(head.private.parameters())]
     straight = [torch.autograd.grad(head.mistaken(h, present), [*e, *judge], retain_graph=True) for h, e in
                 zip((common, private), encoders, strict=True)]  # fmt: skip
-    adversarial = head.loss(batch)["adversarial"] / SMALL.adversarial
+    adversarial = head.step(batch)[1]["adversarial"] / SMALL.adversarial
     found = torch.autograd.grad(adversarial, [*encoders[0], *encoders[1], *judge])
     sizes = [len(encoders[0]), len(encoders[1])]
     deceive, help_, judged = found[: sizes[0]], found[sizes[0] : sum(sizes)], found[sum(sizes) :]
@@ -77,13 +77,13 @@ def test_a_batch_of_means_says_all_there_is_to_see():
     means = {m: masked_mean(x, batch.mask[m])[:, None] for m, x in batch.x.items()}
     there = {m: mask.any(1, keepdim=True) for m, mask in batch.mask.items()}
     assert FDMER.means_only
-    torch.testing.assert_close(head.loss(Batch(means, there, batch.y, batch.row)), head.loss(batch))
+    torch.testing.assert_close(head.step(Batch(means, there, batch.y, batch.row))[1], head.step(batch)[1])
 
 
 def test_the_terms_of_the_loss_have_names_and_a_lone_modality_fewer():
-    terms = FDMER(SMALL, DIMS, SENTIMENT).loss(random_batch(DIMS, SENTIMENT))
+    terms = FDMER(SMALL, DIMS, SENTIMENT).step(random_batch(DIMS, SENTIMENT))[1]
     assert terms.keys() == {"task", "disparity", "consistency", "adversarial"}
-    lone = FDMER(SMALL, {TEXT: 7}, SENTIMENT).loss(random_batch({TEXT: 7}, SENTIMENT))
+    lone = FDMER(SMALL, {TEXT: 7}, SENTIMENT).step(random_batch({TEXT: 7}, SENTIMENT))[1]
     assert lone.keys() == {"task", "disparity"}
     with pytest.raises(ConfigError, match="heads"):
         Config(dim=9, heads=2)

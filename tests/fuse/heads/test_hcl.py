@@ -67,7 +67,7 @@ def rows(batch: Batch, keep: slice) -> Batch:
 def gradients(head: HCL, batch: Batch) -> dict[str, float]:
     """The largest gradient of every parameter, the bias of LN_k aside: its is zero by mathematics."""
     head.zero_grad()
-    head.train().loss(batch)["task"].backward()
+    head.train().step(batch)[1]["task"].backward()
     named = ((n, p) for n, p in head.named_parameters() if not n.endswith("norm.k.bias"))
     return {n: 0.0 if p.grad is None else p.grad.abs().max().item() for n, p in named}
 
@@ -441,7 +441,7 @@ def test_the_loss_of_values(name):
     head, batch = HCL(replace(SMALL, loss=name), DIMS, VALUES).eval(), random_batch()
     e = (head(batch)[:, 0] - batch.y).abs()
     expected = {"mse": e**2, "l1": e, "smooth_l1": torch.where(e < 1, e**2 / 2, e - 0.5)}[name].mean()
-    torch.testing.assert_close(head.loss(batch)["task"], expected)
+    torch.testing.assert_close(head.step(batch)[1]["task"], expected)
 
 
 # --- the variants of Tables 3 to 6 ------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ def test_every_variant_learns_64_samples_by_heart(variant):
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=0.0, fused=True)
     for _step in range(80):
         optimiser.zero_grad()
-        loss = head.loss(batch)["task"]
+        loss = head.step(batch)[1]["task"]
         if loss.item() < 0.1 * batch.y.var().item():
             return
         loss.backward()
@@ -541,7 +541,7 @@ def test_every_option_builds_trains_and_leaves_no_parameter_idle(option):
     optimiser = torch.optim.AdamW(head.parameters(), lr=3e-3, fused=True)
     for _step in range(5):
         optimiser.zero_grad()
-        loss = head.loss(batch)["task"]
+        loss = head.step(batch)[1]["task"]
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -720,7 +720,7 @@ def test_under_amp_groups_and_weights_stay_in_fp32():
     head.cowa.norm.register_forward_hook(lambda module, args, output: kinds.append(output.dtype))
     head.cowa.register_forward_hook(lambda module, args, output: kinds.append(output[TEXT].dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = head.loss(batch)["task"]
+        loss = head.step(batch)[1]["task"]
     loss.backward()
     assert kinds == [torch.float32, torch.float32]
     assert loss.isfinite()

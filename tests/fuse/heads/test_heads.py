@@ -76,7 +76,7 @@ def masked(batch: Batch, missing: dict[Modality, list[int]], seed=0) -> Batch:
 
 def backward(head: FusionHead, batch: Batch) -> None:
     head.zero_grad()
-    sum(head.train().loss(batch).values()).backward()
+    sum(head.train().step(batch)[1].values()).backward()
 
 
 def gradients(head: FusionHead) -> dict[str, float]:
@@ -162,6 +162,14 @@ MISSING = {
 }
 
 
+@pytest.mark.parametrize("task", [SENTIMENT, RANGE, EMOTIONS], ids=["classes", "values", "labels"])
+def test_a_step_returns_the_output_that_forward_gives_and_what_validation_looks_at(name, task):
+    head, batch = settled(name, task=task).eval(), random_batch(task=task)
+    output, terms = head.step(batch)
+    torch.testing.assert_close(output, head(batch), atol=0, rtol=0)
+    assert "task" in terms and all(term.shape == () for term in terms.values())
+
+
 @pytest.mark.parametrize("missing", MISSING.values(), ids=MISSING)
 def test_a_missing_modality_is_finite_and_its_values_are_never_read(name, missing):
     head, batch = settled(name), random_batch()
@@ -176,7 +184,7 @@ def losses(head: FusionHead, batch: Batch) -> dict[str, torch.Tensor]:
     """Every term, in training, with the same draws each time and the labels of single modalities as they were."""
     state = {key: value.clone() for key, value in head.state_dict().items()}
     torch.manual_seed(0)
-    terms = head.train().loss(batch)
+    terms = head.train().step(batch)[1]
     head.load_state_dict(state)
     return {key: term.detach() for key, term in terms.items()}
 

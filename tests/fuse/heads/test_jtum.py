@@ -43,7 +43,7 @@ def test_every_modality_is_a_target_and_reads_all_others():
 
 def test_a_single_task_sees_its_own_modality_and_trains_its_lstm_alone():
     head, batch = JTUM(SMALL, DIMS, SENTIMENT).train(), random_batch(DIMS, SENTIMENT)
-    head.loss(batch)["unimodal"].backward()
+    head.step(batch)[1]["unimodal"].backward()
     assert all(p.grad.abs().max() > 0 for m in DIMS for p in head.read[m].parameters())
     assert all(p.grad is None for p in head.cross.parameters())
     states = head.states(batch)
@@ -53,18 +53,18 @@ def test_a_single_task_sees_its_own_modality_and_trains_its_lstm_alone():
 
 def test_single_tasks_are_of_training_only_and_need_two_modalities():
     batch = random_batch(DIMS, SENTIMENT)
-    assert JTUM(SMALL, DIMS, SENTIMENT).train().loss(batch).keys() == {"task", "unimodal"}
-    assert JTUM(SMALL, DIMS, SENTIMENT).eval().loss(batch).keys() == {"task"}
-    assert JTUM(SMALL, {TEXT: 7}, SENTIMENT).train().loss(batch).keys() == {"task"}
+    assert JTUM(SMALL, DIMS, SENTIMENT).train().step(batch)[1].keys() == {"task", "unimodal"}
+    assert JTUM(SMALL, DIMS, SENTIMENT).eval().step(batch)[1].keys() == {"task"}
+    assert JTUM(SMALL, {TEXT: 7}, SENTIMENT).train().step(batch)[1].keys() == {"task"}
 
 
 @pytest.mark.parametrize("task", [SENTIMENT, Task(low=-3.0, high=3.0)], ids=["classes", "values"])
 def test_a_resumed_head_goes_on_with_the_labels_it_made(task):
     head, batch = JTUM(SMALL, DIMS, task).train(), random_batch(DIMS, task)
     for _ in range(3):
-        head.loss(batch)
+        head.step(batch)
     truth = head.labels.as_target(batch.y)[:, None].expand(-1, 3, -1)
     assert not torch.equal(head.labels.target[:8], truth)
     other = JTUM(SMALL, DIMS, task).train()
     other.load_state_dict(head.state_dict())
-    torch.testing.assert_close(other.loss(batch), head.loss(batch), atol=0, rtol=0)
+    torch.testing.assert_close(other.step(batch)[1], head.step(batch)[1], atol=0, rtol=0)

@@ -103,8 +103,8 @@ def test_two_lstms_read_each_sample_as_if_it_were_alone():
 def test_the_terms_of_the_loss_have_names_and_a_lone_modality_no_similarity():
     batch = random_batch(DIMS, SENTIMENT)
     terms = {"task", "similarity", "difference", "reconstruction"}
-    assert MISA(SMALL, DIMS, SENTIMENT).loss(batch).keys() == terms
-    assert MISA(SMALL, {TEXT: 7}, SENTIMENT).loss(batch).keys() == terms - {"similarity"}
+    assert MISA(SMALL, DIMS, SENTIMENT).step(batch)[1].keys() == terms
+    assert MISA(SMALL, {TEXT: 7}, SENTIMENT).step(batch)[1].keys() == terms - {"similarity"}
 
 
 def test_means_do_without_recurrent_layers():

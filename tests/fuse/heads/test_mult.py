@@ -157,7 +157,7 @@ def test_values_are_trained_on_the_squared_error_or_on_the_absolute_one_of_the_a
     for loss, error in (("mse", lambda x: x.square().mean()), ("l1", lambda x: x.abs().mean())):
         torch.manual_seed(0)
         head = MulT(Config(loss=loss), DIMS, values).eval()
-        torch.testing.assert_close(head.loss(batch)["task"], error(head(batch).squeeze(1) - batch.y))
+        torch.testing.assert_close(head.step(batch)[1]["task"], error(head(batch).squeeze(1) - batch.y))
     assert Config().loss == "mse"  # runs of before have no such setting: they were trained on this one
     with pytest.raises(ConfigError, match="none of its choices"):
         Config(loss="l2")

@@ -66,7 +66,7 @@ def traced(name: str, changed: dict[str, object], task: Task, dims: dict[Modalit
     with tracer:
         head: FusionHead = make(config, dims, task)
         for _ in range(2):
-            head.train().loss(batch_of(task))
+            head.train().step(batch_of(task))
         head.eval()(batch_of(task))
         if hasattr(head, "attention") and name == "hcl" and config.without != "text_guidance" and len(dims) > 1:
             head.attention(batch_of(task))

@@ -59,6 +59,6 @@ def test_attention_goes_to_what_fits_and_with_negated_scores_to_what_does_not():
 def test_text_has_no_style_and_a_lone_modality_no_correlation():
     terms = {"task", "correlation", "reconstruction", "independence"}
     batch = random_batch(DIMS, SENTIMENT)
-    assert SIMR(SMALL, DIMS, SENTIMENT).loss(batch).keys() == terms
-    assert SIMR(SMALL, {AUDIO: 5}, SENTIMENT).loss(batch).keys() == terms - {"correlation"}
-    assert SIMR(SMALL, {TEXT: 7}, SENTIMENT).loss(batch).keys() == {"task"}
+    assert SIMR(SMALL, DIMS, SENTIMENT).step(batch)[1].keys() == terms
+    assert SIMR(SMALL, {AUDIO: 5}, SENTIMENT).step(batch)[1].keys() == terms - {"correlation"}
+    assert SIMR(SMALL, {TEXT: 7}, SENTIMENT).step(batch)[1].keys() == {"task"}

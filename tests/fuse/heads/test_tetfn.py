@@ -8,7 +8,7 @@ from msa.fuse.data.table import Normalisation
 from msa.fuse.head import Batch
 from msa.fuse.heads.tetfn import TETFN, Config, highest
 from msa.fuse.modules.unimodal import JOINT, UnimodalLabels
-from msa.fuse.train.loop import TrainConfig, _loss_and_output, fit
+from msa.fuse.train.loop import TrainConfig, fit
 from msa.types import SENTIMENT, Modality, Split, Task
 from tests.fuse.batches import EMOTIONS, random_batch
 from tests.fuse.conftest import memory_table
@@ -137,7 +137,7 @@ def test_a_class_that_nobody_has_leaves_the_labels_as_they_are():
 
 def trained(head, batch, steps=3):
     for _ in range(steps):
-        sum(head.train().loss(batch).values()).backward()
+        sum(head.train().step(batch)[1].values()).backward()
     return head
 
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_holds_the_labels_whatever_the_rows(task):
     losses = []
     for one in (head, other):
         torch.manual_seed(1)
-        losses.append(one.train().loss(batch))
+        losses.append(one.train().step(batch)[1])
     torch.testing.assert_close(*losses)
     other.load_state_dict(TETFN(SMALL, DIMS, task).state_dict())  # and back to one that knows no row
     assert not other.labels.visits(batch.row).any()
@@ -161,16 +161,16 @@ def test_validation_sees_one_term_and_moves_no_label():
     batch = random_batch(DIMS, RANGE)
     head = trained(TETFN(SMALL, DIMS, RANGE), batch).eval()
     before = head.labels.target.clone()
-    assert head.loss(batch).keys() == {"task"}
+    assert head.step(batch)[1].keys() == {"task"}
     torch.testing.assert_close(head.labels.target, before, atol=0, rtol=0)
-    assert head.train().loss(batch).keys() == {"task", "unimodal"}
-    assert TETFN(SMALL, {TEXT: 7}, RANGE).train().loss(batch).keys() == {"task"}
+    assert head.train().step(batch)[1].keys() == {"task", "unimodal"}
+    assert TETFN(SMALL, {TEXT: 7}, RANGE).train().step(batch)[1].keys() == {"task"}
 
 
-def test_validation_goes_through_the_transformers_once():
+def test_a_step_goes_through_the_transformers_once():
     head, batch, times = TETFN(SMALL, DIMS, RANGE).eval(), random_batch(DIMS, RANGE), []
     head.fuse.register_forward_hook(lambda *_: times.append(1))
-    terms, output = _loss_and_output(head, batch)
+    output, terms = head.step(batch)
     torch.testing.assert_close(terms["task"], (output[:, 0] - batch.y).abs().mean())
     assert len(times) == 1
 

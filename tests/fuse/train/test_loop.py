@@ -74,10 +74,10 @@ class Trap(Tiny):
         super().__init__()
         self.rows, self.value = torch.tensor(rows), value
 
-    def loss(self, batch):
-        terms = super().loss(batch)
+    def step(self, batch):
+        output, terms = super().step(batch)
         hit = self.training and torch.isin(batch.row, self.rows).any()
-        return {"task": terms["task"] * self.value} if hit else terms
+        return output, {"task": terms["task"] * self.value} if hit else terms
 
 
 class Forbidden:
@@ -184,10 +184,10 @@ def test_no_test_label_can_be_reached_from_where_training_stands(monkeypatch):
     found = []
 
     class Nosy(Tiny):
-        def loss(self, batch):
+        def step(self, batch):
             if not found:
                 found.extend(reachable(*(sys._getframe(n).f_locals for n in (1, 2, 3))))  # up to `fit`
-            return super().loss(batch)
+            return super().step(batch)
 
     sealed = whole.sealed()  # as `experiment` hands it to `fit`
     parts = sealed.part(Split.TRAIN), sealed.part(Split.VALID)
@@ -204,9 +204,9 @@ def test_the_loop_seals_what_it_is_handed():
     seen = []
 
     class Spy(Tiny):
-        def loss(self, batch):
+        def step(self, batch):
             seen.append(not self.training or sys._getframe(1).f_locals["self"].train.table.is_sealed)
-            return super().loss(batch)
+            return super().step(batch)
 
     trained(Spy, epochs=1)
     assert seen and all(seen)
@@ -235,10 +235,10 @@ def test_every_epoch_visits_every_training_sample_once_in_another_order():
     orders = []
 
     class Spy(Tiny):
-        def loss(self, batch):
+        def step(self, batch):
             if self.training:
                 orders.append(batch.row.tolist())
-            return super().loss(batch)
+            return super().step(batch)
 
     trained(Spy, epochs=2)
     epochs = [[row for rows in orders[n : n + 5] for row in rows] for n in (0, 5)]
@@ -274,8 +274,9 @@ def test_a_head_learns_the_signal_it_is_given():
 
 def test_a_gradient_is_cut_to_the_length_asked_for_and_keeps_it_at_0(steps):
     class Steep(Tiny):
-        def loss(self, batch):
-            return {"task": 1000 * super().loss(batch)["task"]}
+        def step(self, batch):
+            output, terms = super().step(batch)
+            return output, {"task": 1000 * terms["task"]}
 
     trained(Steep, epochs=1, clip=0.5)
     assert [norm for _, norm in steps] == pytest.approx([0.5] * 5, rel=1e-4)
@@ -308,8 +309,9 @@ def test_a_loss_that_never_becomes_finite_is_an_error_not_a_result():
 
 def test_several_loss_terms_are_summed_and_each_is_told():
     class Two(Tiny):
-        def loss(self, batch):
-            return super().loss(batch) | {"weights": 0.1 * self.out.weight.square().sum()}
+        def step(self, batch):
+            output, terms = super().step(batch)
+            return output, terms | {"weights": 0.1 * self.out.weight.square().sum()}
 
     epoch = trained(Two, epochs=1).history[0]
     assert epoch["train_loss"] == pytest.approx(epoch["train_task"] + epoch["train_weights"])
@@ -360,9 +362,10 @@ def test_auxiliary_terms_have_no_say_in_which_weights_are_kept():
     class Distracted(Tiny):
         age = 0
 
-        def loss(self, batch):
+        def step(self, batch):
             self.age += self.training
-            return super().loss(batch) | {"auxiliary": torch.tensor(1000.0 / (1 + self.age))}
+            output, terms = super().step(batch)
+            return output, terms | {"auxiliary": torch.tensor(1000.0 / (1 + self.age))}
 
     y = np.random.default_rng(0).integers(0, 3, 60).astype(np.float32)
     whole, how = memory_table(y=y, signal=0.0), {"epochs": 40, "lr": 0.05, "patience": 4}
@@ -393,25 +396,23 @@ def test_validation_counts_every_sample_alike_whatever_the_batch_size():
     assert validate(head, part, RAW, 5, "cpu").distinct == len(set(predicted))
 
 
-def test_validation_asks_a_head_once_for_a_batch_unless_its_loss_does_not_ask():
-    asked = []
+def test_validation_passes_a_batch_through_a_head_once_also_where_step_calls_no_forward():
+    passes = []
 
-    class Spy(Tiny):
-        def forward(self, batch):
-            asked.append(len(batch))
-            return super().forward(batch)
+    class Apart(Tiny):
+        def step(self, batch):
+            output = self.out(self.body(masked_mean(batch.x[TEXT], batch.mask[TEXT])))
+            return output, {"task": F.cross_entropy(output, batch.y)}
 
-    class Apart(Spy):
-        def loss(self, batch):
-            return {"task": F.cross_entropy(self.out(self.body(masked_mean(batch.x[TEXT], batch.mask[TEXT]))), batch.y)}
-
-    part, found = memory_table().part(Split.VALID), []
-    for kind in (Spy, Apart):
+    part, results = memory_table().part(Split.VALID), []
+    for kind in (Tiny, Apart):
         torch.manual_seed(0)
-        asked.clear()
-        found.append(validate(kind(), part, RAW, 5, "cpu"))
-        assert asked == [5, 5, 2]
-    assert found[0] == found[1]
+        head = kind()
+        head.body.register_forward_hook(lambda _, inputs, output: passes.append(len(output)))
+        results.append(validate(head, part, RAW, 5, "cpu"))
+        assert passes == [5, 5, 2]
+        passes.clear()
+    assert results[0] == results[1]
 
 
 def test_a_head_that_asks_for_whole_groups_gets_them_in_training_and_in_testing():
