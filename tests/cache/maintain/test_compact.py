@@ -246,11 +246,12 @@ def test_a_full_disk_is_noticed_before_anything_is_written(scattered, monkeypatc
 
 KILLED = """
         import os, signal, sys
-        from msa.cache import compacting, layout
+        from msa.cache.format import layout
+        from msa.cache.maintain import compact
         from msa.cache.store import FeatureStore
         layout.CHUNK_BYTES = 256
-        compacting._Job._publish = lambda job: os.kill(os.getpid(), signal.SIGKILL)
-        compacting.compact(FeatureStore.open(sys.argv[1]), shard_bytes=1024)
+        compact._Job._publish = lambda job: os.kill(os.getpid(), signal.SIGKILL)
+        compact.compact(FeatureStore.open(sys.argv[1]), shard_bytes=1024)
     """
 
 

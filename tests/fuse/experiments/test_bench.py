@@ -174,7 +174,7 @@ def test_processes_share_the_cores_that_there_are_unless_somebody_said_how_many_
     monkeypatch.setattr(sweep, "ProcessPoolExecutor", Processes)
     monkeypatch.setattr(sweep.torch, "set_num_threads", seen.append)
     monkeypatch.setattr(sweep.Task, "do", lambda task: None)
-    monkeypatch.setattr(sweep.resident, "AT_ONCE", 1)
+    monkeypatch.setattr(sweep.loader, "AT_ONCE", 1)
     monkeypatch.delenv("OMP_NUM_THREADS")
     many = [sweep.Task("x", seed, {}, "", 0, "") for seed in range(20)]
     for tasks, jobs in ((many, 2), (many, 16), (many, 20), (many, None), (many[:3], None)):
