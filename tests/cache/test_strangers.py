@@ -24,6 +24,7 @@ from msa.cache.format import limits
 from msa.cache.maintain.verify import report
 from msa.cache.store import FeatureStore
 from msa.errors import MsaError
+from tests.cache import sample_store
 from tests.faults import planted
 
 MOST_BYTES = 48 * 2**20  # of a store of 100 KB
@@ -241,7 +242,7 @@ def in_numbers(path, choose):
     shards = sorted(path.glob("views/*/seg/*/data/c/*/0"))
     file = choose.choice(choose.choice([shards, [table for table in tables if table.is_file()]]))
     data = bytearray(file.read_bytes())
-    low = len(data) - 4 - 16 * (planted.whole.SHARD // 8) if file in shards else 0
+    low = len(data) - 4 - 16 * (sample_store.SHARD // 8) if file in shards else 0
     body = data[low:-4]
     for _ in range(choose.choice([1, 2, 20])):
         at = choose.randrange(0, max(1, len(body) - 7), 4)
