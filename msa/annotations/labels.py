@@ -76,10 +76,11 @@ class Row:
             raise self.error(f"position is {position}", fix="write a whole number: 0 for the first in its group")
         return int(position)
 
-    def split(self) -> Split | None:
-        cell = self.text("split").strip().lower()
+    def split(self, column: str = "split") -> Split | None:
+        """The split; None where the cell is empty. Raises SourceError for another name."""
+        cell = self.text(column).strip().lower()
         if cell and cell not in NAMES:
-            raise self.error(f"split is {cell!r}", fix=f"use one of {', '.join(NAMES)}, or leave the cell empty")
+            raise self.error(f"{column} is {cell!r}", fix=f"use one of {', '.join(NAMES)}, or leave the cell empty")
         return NAMES.get(cell)
 
     def label(self, column: str = "label") -> str | None:

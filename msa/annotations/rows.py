@@ -28,7 +28,7 @@ LONGEST_CELL = 1 << 24  # characters
 LONGEST_NAME = 200  # characters of a column's name
 MOST_COLUMNS, MOST_ROWS, MOST_CELLS = 10_000, 1 << 21, 1 << 25
 SHOWN = 10  # names in a message
-Row = tuple[int, dict[str, Any]]  # line number, cells by column; an empty cell is left out
+Line = tuple[int, dict[str, Any]]  # line number, cells by column; an empty cell is left out
 
 NAMED = ("id", "text")  # columns in which 3,5 is not a number
 # Errors in capitals of any language, as in #NAME?, #REF!, #¡REF!, #DIV/0!, #N/A, #NV; and numbers cut to a few digits
@@ -36,7 +36,7 @@ _SPOILED = re.compile(r"#[¡¿]?[A-ZÀ-ÖØ-Þ0-9_/]{2,20}[!?]|#N/?[AVD]|[+-]?\d
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(?:,\d+)?(?:[eE][+-]?\d+)?\s*")
 
 
-def read(path: Path) -> tuple[list[str], list[Row]]:
+def read(path: Path) -> tuple[list[str], list[Line]]:
     """The columns, in lower case, and the rows. A TSV is quoted like a CSV: a cell may hold a tab or a line end.
 
     Raises SourceError, also for what is no regular file, or larger than the limits above.
@@ -108,7 +108,7 @@ def natural(id: str) -> tuple[list[str | int], str]:
     return [int(word[:4000]) if word.isdecimal() else word for word in words], id
 
 
-def _delimited(path: Path, delimiters: str) -> tuple[list[str], list[Row]]:
+def _delimited(path: Path, delimiters: str) -> tuple[list[str], list[Line]]:
     text = text_of(path)
     skipped = 0
     if named := re.match(r"sep=(.)\r?\n", text):  # a spreadsheet's own note on how it parted the cells
@@ -119,7 +119,7 @@ def _delimited(path: Path, delimiters: str) -> tuple[list[str], list[Row]]:
     _check_names(path, header)
     if twice := sorted(name for name, times in Counter(header).items() if name and times > 1):
         raise SourceError(f"{path}: the header names {listed(twice)} twice", fix="rename one of the columns")
-    rows: list[Row] = []
+    rows: list[Line] = []
     left = MOST_CELLS
     for line, cells in lines:
         if len(rows) == MOST_ROWS or (left := left - len(cells)) < 0:
@@ -171,7 +171,7 @@ def _delimiter(text: str, delimiters: str) -> str:
     return max(delimiters, key=lambda delimiter: (header.count(delimiter), -delimiters.index(delimiter)))
 
 
-def _with_points(rows: list[Row]) -> list[Row]:
+def _with_points(rows: list[Line]) -> list[Line]:
     """The same with 3.5 for 3,5 in the columns that hold nothing but numbers."""
     cells: dict[str, list[str]] = {}
     for _, row in rows:
@@ -203,8 +203,8 @@ def _cells(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tupl
             yield line, [plain(cell) for cell in cells]
 
 
-def _json_lines(path: Path) -> tuple[list[str], list[Row]]:
-    rows: list[Row] = []
+def _json_lines(path: Path) -> tuple[list[str], list[Line]]:
+    rows: list[Line] = []
     columns: dict[str, None] = {}
     left = MOST_CELLS
     for line, text in enumerate(_lines(path, text_of(path)), start=1):  # not splitlines: U+2028 may stand in a string

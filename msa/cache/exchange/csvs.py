@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from msa.cache.exchange import _corpus, _folder, _frames
+from msa.annotations import frames
+from msa.annotations.frames import Header
+from msa.cache.exchange import _corpus, _folder
 from msa.cache.exchange._foreign import Feature, Foreign, Unreadable
-from msa.cache.exchange._frames import Header
 from msa.errors import MsaError
 
 SUFFIX = ".csv"
@@ -55,12 +56,14 @@ def _feature(folder: _folder.Files, dropped: set[str]) -> Feature:
         met.clear()
         try:
             path = folder.file(id)
-            about = _frames.header(path)
+            about = frames.header(path)
             places = _places(about, names, dropped)
             needed = {*places, *(i for i, name in enumerate(about.names) if name.lower() in (SUCCESS, FACE))}
-            found = _frames.values(path, about, set(range(len(about.names))) - needed)
+            found = frames.values(path, about, set(range(len(about.names))) - needed)
         except (OSError, MsaError) as error:
             raise Unreadable(f"damaged file: {error}") from error
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
         return found[_shown(found, about, met)][:, places]
 
     return Feature(
@@ -77,8 +80,8 @@ def _feature(folder: _folder.Files, dropped: set[str]) -> Feature:
 def _columns(folder: _folder.Files, id: str, dropped: set[str]) -> tuple[str, ...] | None:
     """The names of a file's features, "" for each without one; None where it cannot be read."""
     try:
-        about = _frames.header(folder.file(id))
-    except (OSError, MsaError, Unreadable):  # recorded when the sample's turn comes
+        about = frames.header(folder.file(id))
+    except (OSError, MsaError, ValueError, Unreadable):  # recorded when the sample's turn comes
         return None
     return tuple(name for name in about.names if name.lower() not in dropped) if about.named else about.names
 
@@ -105,7 +108,7 @@ def _shown(found: np.ndarray, about: Header, met: Counter[str]) -> np.ndarray:
     if SUCCESS not in place or not len(found):
         return np.ones(len(found), bool)
     seen = found[:, place[SUCCESS]] == 1
-    own = seen & _frames.followed(seen, found[:, place[FACE]]) if FACE in place else seen
+    own = seen & frames.followed(seen, found[:, place[FACE]]) if FACE in place else seen
     if not own.any():
         raise Unreadable(f"no face in {len(found)} frames")
     met["frames without a face left out"] += int((~seen).sum())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from msa.cache.exchange._frames import followed
+from msa.annotations.frames import followed
 from msa.errors import UnknownNameError
 from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders import rows

@@ -12,15 +12,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from msa.annotations import rows as records
+from msa.annotations.labels import Row
 from msa.annotations.rows import natural
-from msa.annotations.splits import NAMES
 from msa.config import checked
 from msa.errors import SourceError
 from msa.extract.datasets._layout import files, in_order, misplaced
-from msa.types import Dropped, Modality, Raw, Sample, Source, Split
+from msa.types import Dropped, Modality, Raw, Sample, Source
 
 LABELS = "label.csv"
 JOINT = "$_$"  # between video and clip in an id
@@ -72,61 +72,42 @@ def load(root: Path, config: Config, source: Source, labels: Labels) -> Iterator
 # label.csv
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of label.csv, with what an error has to say about where it is."""
+def _key(row: Row) -> Key:
+    """Video and clip as they are written, but for the `.0` of a column that a program took for numbers."""
+    video, clip = (re.sub(r"^(\d+)\.0+$", r"\1", row.text(name).strip()) for name in ("video_id", "clip_id"))
+    if not video or not clip:
+        raise row.error(f"video_id is {video!r} and clip_id {clip!r}", fix="fill both cells, or delete the line")
+    if records.spoiled(video) or records.spoiled(clip):
+        raise row.error(
+            f"video_id is {video!r} and clip_id {clip!r}: a spreadsheet program took one for a formula or a number",
+            fix=f"get {LABELS} as it was before, or import it with the ids as text",
+        )
+    return video, clip
 
-    table: Path
-    line: int
-    cells: Mapping[str, Any]
 
-    def error(self, what: str, fix: str) -> SourceError:
-        return SourceError(f"{self.table}, line {self.line}: {what}", fix=fix)
+def _value(row: Row, column: str, labels: Labels) -> float | None:
+    """A label; None where the clip has none. One out of range is refused, not learned."""
+    cell = row.text(column).strip()
+    if cell.lower() in NEVER:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not labels.low - 1e-6 <= value <= labels.high + 1e-6:
+        raise row.error(
+            f"{column} is {cell!r}, the labels of this corpus are numbers from {labels.low:g} to {labels.high:g}",
+            fix="correct it, or leave the cell empty where nobody labelled the clip",
+        )
+    return value
 
-    @property
-    def key(self) -> Key:
-        """Video and clip as they are written, but for the `.0` of a column that a program took for numbers."""
-        video, clip = (re.sub(r"^(\d+)\.0+$", r"\1", self.cell(name)) for name in ("video_id", "clip_id"))
-        if not video or not clip:
-            raise self.error(f"video_id is {video!r} and clip_id {clip!r}", fix="fill both cells, or delete the line")
-        if records.spoiled(video) or records.spoiled(clip):
-            raise self.error(
-                f"video_id is {video!r} and clip_id {clip!r}: a spreadsheet program took one for a formula or a number",
-                fix=f"get {LABELS} as it was before, or import it with the ids as text",
-            )
-        return video, clip
 
-    def cell(self, column: str) -> str:
-        return str(self.cells.get(column, "")).strip()
-
-    def value(self, column: str, labels: Labels) -> float | None:
-        """A label; None where nobody gave one. One that cannot be right is refused, not learned."""
-        cell = self.cell(column)
-        if cell.lower() in NEVER:
-            return None
-        try:
-            value = float(cell)
-        except ValueError:
-            value = math.nan
-        if not labels.low - 1e-6 <= value <= labels.high + 1e-6:
-            raise self.error(
-                f"{column} is {cell!r}, the labels of this corpus are numbers from {labels.low:g} to {labels.high:g}",
-                fix="correct it, or leave the cell empty where nobody labelled the clip",
-            )
-        return value
-
-    def label(self, labels: Labels) -> float | tuple[float, ...] | None:
-        """The label; of several columns their values, NaN where one of them is empty."""
-        values = [self.value(column, labels) for column in labels.columns]
-        if all(value is None for value in values):
-            return None
-        return values[0] if len(values) == 1 else tuple(math.nan if value is None else value for value in values)
-
-    def part(self) -> Split | None:
-        mode = self.cell("mode").lower()
-        if mode and mode not in NAMES:
-            raise self.error(f"mode is {mode!r}", fix=f"use one of {', '.join(NAMES)}, or leave the cell empty")
-        return NAMES.get(mode)
+def _label(row: Row, labels: Labels) -> float | tuple[float, ...] | None:
+    """The label; of several columns their values, NaN where one of them is empty."""
+    values = [_value(row, column, labels) for column in labels.columns]
+    if all(value is None for value in values):
+        return None
+    return values[0] if len(values) == 1 else tuple(math.nan if value is None else value for value in values)
 
 
 def _folder(root: Path, source: Source) -> Path:
@@ -141,7 +122,7 @@ def _folder(root: Path, source: Source) -> Path:
     return holds[0]
 
 
-def _rows(table: Path, labels: Labels, config: Config) -> list[_Row]:
+def _rows(table: Path, labels: Labels, config: Config) -> list[Row]:
     """The rows that are not empty, their label columns under the names that `labels` has for them."""
     header, lines = records.read(table)
     called = {column: _column(table, header, column) or column for column in labels.columns}
@@ -152,7 +133,7 @@ def _rows(table: Path, labels: Labels, config: Config) -> list[_Row]:
             fix="use split=by_video, which draws parts of its own" if missing == ["mode"] else labels.where,
         )
     named = [(line, cells | {c: cells.get(at, "") for c, at in called.items()}) for line, cells in lines if cells]
-    rows = [_Row(table, line, cells) for line, cells in named]
+    rows = [Row(table, line, number, cells) for number, (line, cells) in enumerate(named, start=1)]
     _refuse_finer_labels(rows, labels)
     return rows
 
@@ -165,10 +146,10 @@ def _column(table: Path, header: Sequence[str], name: str) -> str | None:
     return found[0] if found else None
 
 
-def _refuse_finer_labels(rows: Sequence[_Row], labels: Labels) -> None:
+def _refuse_finer_labels(rows: Sequence[Row], labels: Labels) -> None:
     """Labels from -1 to 1 read as labels from -3 to 3 would be scored by the wrong rules and look plausible."""
     if labels.low < -1 and labels.columns == ("label",):
-        values = [value for row in rows if (value := row.value("label", labels)) is not None]
+        values = [value for row in rows if (value := _value(row, "label", labels)) is not None]
         if len(values) >= ENOUGH and max(map(abs, values)) <= 1:
             raise SourceError(
                 f"{rows[0].table}: not one of {len(values)} labels is beyond 1, though they may reach {labels.high:g}",
@@ -192,7 +173,7 @@ class _Files:
     def below(cls, root: Path, suffix: str) -> "_Files":
         return cls(root, suffix, {path: _named(path.relative_to(root)) for path in files(root, (suffix,))})
 
-    def of_rows(self, rows: Sequence[_Row], otherwise: str) -> dict[int, tuple[Key, Path]]:
+    def of_rows(self, rows: Sequence[Row], otherwise: str) -> dict[int, tuple[Key, Path]]:
         """Line -> the file of the clip and how it spells the clip's name, or the path where one would be expected.
 
         One lost file is extraction's to report. If all are lost it is another folder, which is said at once.
@@ -201,24 +182,25 @@ class _Files:
         for path, key in self.paths.items():
             if key:
                 alike[_bare(key)].append((key, path))
-        found = {row.line: self._of(row, alike[_bare(row.key)]) for row in rows}
+        found = {row.line: self._of(row, alike[_bare(_key(row))]) for row in rows}
         if rows and not any(path in self.paths for _, path in found.values()):
             raise SourceError(
                 f"{self.root}: none of the {len(rows)} clips in {LABELS} has a file, not even "
-                f"{'/'.join(rows[0].key)}{self.suffix}",
+                f"{'/'.join(_key(rows[0]))}{self.suffix}",
                 fix=f"lay them as VIDEO/CLIP{self.suffix}, with the names that {LABELS} has, {otherwise}",
             )
         return found
 
-    def _of(self, row: _Row, alike: Sequence[tuple[Key, Path]]) -> tuple[Key, Path]:
-        fitting = [(key, path) for key, path in alike if key == row.key] or alike
+    def _of(self, row: Row, alike: Sequence[tuple[Key, Path]]) -> tuple[Key, Path]:
+        own = _key(row)
+        fitting = [(key, path) for key, path in alike if key == own] or alike
         if len(fitting) > 1:
             raise row.error(
-                f"{'/'.join(row.key)} may be {fitting[0][1]} or {fitting[1][1]}",
+                f"{'/'.join(own)} may be {fitting[0][1]} or {fitting[1][1]}",
                 fix="write the ids exactly as the file is called, or move the wrong file away",
             )
-        video, clip = row.key
-        return fitting[0] if fitting else (row.key, self.root / video / f"{clip}{self.suffix}")
+        video, clip = own
+        return fitting[0] if fitting else (own, self.root / video / f"{clip}{self.suffix}")
 
     def others(self, taken: Mapping[int, tuple[Key, Path]]) -> Iterator[Dropped]:
         """The files that no row is about."""
@@ -267,33 +249,33 @@ def _openface_folder(name: str, bases: Iterable[Path]) -> Path:
 
 
 def _sample(
-    row: _Row, clip: tuple[Key, Path] | None, face: tuple[Key, Path] | None, labels: Labels, config: Config
+    row: Row, clip: tuple[Key, Path] | None, face: tuple[Key, Path] | None, labels: Labels, config: Config
 ) -> Sample | Dropped:
-    spellings = [row.key, *(found[0] for found in (clip, face) if found)]
+    spellings = [_key(row), *(found[0] for found in (clip, face) if found)]
     video, name = (max(names, key=len) for names in zip(*spellings, strict=True))
     id = f"{video}{JOINT}{name}"
-    raw = {Modality.TEXT: Raw(text=row.cell("text"))} if row.cell("text") else {}
+    raw = {Modality.TEXT: Raw(text=text)} if (text := row.text("text").strip()) else {}
     if clip:
         raw |= {Modality.AUDIO: Raw(path=clip[1]), Modality.FACE: Raw(path=clip[1])}
     if face:
         raw[Modality.FACE] = Raw(path=face[1])
     if not raw:
         return Dropped(id, "no text, and no media asked for", f"line {row.line}")
-    alone = {modality: row.value(column.lower(), labels) for modality, column in labels.alone.items()}
+    alone = {modality: _value(row, column.lower(), labels) for modality, column in labels.alone.items()}
     return Sample(
         id=id,
-        label=row.label(labels),
+        label=_label(row, labels),
         raw=raw,
-        split=row.part() if config.split == "official" else None,
+        split=row.split("mode") if config.split == "official" else None,
         group=video,
         keep_together=video,
         modality_labels={modality: value for modality, value in alone.items() if value is not None},
     )
 
 
-def _once(rows: Sequence[_Row], found: Sequence[Sample | Dropped]) -> Iterator[Sample | Dropped]:
+def _once(rows: Sequence[Row], found: Sequence[Sample | Dropped]) -> Iterator[Sample | Dropped]:
     """Each clip once; a row that says the same again is dropped, one that says something else is an error."""
-    first: dict[str, tuple[_Row, Sample | Dropped]] = {}
+    first: dict[str, tuple[Row, Sample | Dropped]] = {}
     for row, item in zip(rows, found, strict=True):
         other, kept = first.setdefault(item.id, (row, item))
         if other is row:

@@ -1,4 +1,4 @@
-"""A CSV of frames, as openSMILE, COVAREP and OpenFace write it: a line of names, or none, and lines of numbers.
+"""Read a CSV of frames as openSMILE, COVAREP and OpenFace write it: a line of names, or none, and lines of numbers.
 
 Cells are parted by commas, semicolons or tabs and may have blanks or quotes around them. What Windows writes for NaN
 and infinity (`-1.#IND`, `-nan(ind)`, `1.#INF`) is read as that. An empty cell, NA and ? are NaN.
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from msa import regular
-from msa.cache.exchange._foreign import Unreadable
 
 LONGEST_HEADER = 1 << 20  # bytes: the 6,373 columns of ComParE take a third of it
 LARGEST_CSV = 1 << 28  # bytes
@@ -26,7 +25,7 @@ _INFINITE = re.compile(r"[+-]?1\.#inf\d*")
 
 @dataclass(frozen=True)
 class Header:
-    """How the cells of a file are parted, and what its columns are called: `names` (C,), all "" without a header."""
+    """Delimiter and column names of a file: `names` (C,), each "" where the file has no header."""
 
     delimiter: str
     names: tuple[str, ...]
@@ -34,38 +33,41 @@ class Header:
 
 
 def header(path: Path) -> Header:
-    """The first line of a file. Raises OSError, Unreadable, and SourceError for what is no regular file."""
+    """Read the first line of a file. Raises OSError, ValueError, and SourceError for what is no regular file."""
     with regular.opened(path) as file:
         line = file.readline(LONGEST_HEADER + 1)
     if len(line) > LONGEST_HEADER:
-        raise Unreadable(f"a first line of more than {LONGEST_HEADER:,} bytes")
+        raise ValueError(f"a first line of more than {LONGEST_HEADER:,} bytes")
     text = line.decode("utf-8-sig", errors="replace").strip("\r\n")
     delimiter = max(",;\t", key=text.count)
     cells = [cell.strip().strip("\"'").strip() for cell in text.split(delimiter)]
     named = not all(map(_is_number, cells))
     if named and (twice := [name for name, times in Counter(filter(None, cells)).items() if times > 1]):
-        raise Unreadable(f"two columns are called {twice[0][:60]}")
+        raise ValueError(f"two columns are called {twice[0][:60]}")
     return Header(delimiter, tuple(cells) if named else ("",) * len(cells), named)
 
 
 def values(path: Path, about: Header, unread: Collection[int]) -> np.ndarray:
-    """All rows, float64 (T, C), with 0 in the columns `unread`, which may hold texts. Raises OSError and Unreadable."""
+    """Return all rows, float64 (T, C), with 0 in the columns `unread`, which may hold texts.
+
+    Raises OSError, and ValueError for what is no table of numbers, or too large.
+    """
     if path.stat().st_size > LARGEST_CSV:
-        raise Unreadable(f"{path.stat().st_size / 1e6:,.0f} MB; at most {LARGEST_CSV / 1e6:,.0f} are read")
+        raise ValueError(f"{path.stat().st_size / 1e6:,.0f} MB; at most {LARGEST_CSV / 1e6:,.0f} are read")
     try:
         try:
-            found = _loaded(path, about, unread, odd=False)
+            table = _loaded(path, about, unread, odd=False)
         except ValueError:
-            found = _loaded(path, about, unread, odd=True)
+            table = _loaded(path, about, unread, odd=True)
     except ValueError as error:
-        raise Unreadable(f"not a table of numbers: {str(error).split(';')[0][:200]}") from error
-    if found.size and found.shape[1] != len(about.names):
-        raise Unreadable(f"{found.shape[1]} cells in a line under a header of {len(about.names)}")
-    return found if found.size else np.zeros((0, len(about.names)))
+        raise ValueError(f"not a table of numbers: {str(error).split(';')[0][:200]}") from error
+    if table.size and table.shape[1] != len(about.names):
+        raise ValueError(f"{table.shape[1]} cells in a line under a header of {len(about.names)}")
+    return table if table.size else np.zeros((0, len(about.names)))
 
 
 def _loaded(path: Path, about: Header, unread: Collection[int], odd: bool) -> np.ndarray:
-    """By numpy's own reading of numbers, which is fast, or by one that takes `odd` cells, ten times slower."""
+    """Parse with numpy's own reader of numbers, which is fast, or with one that takes `odd` cells, ten times slower."""
     converters: dict[int | str, Callable[[str], float]] = {}
     if odd:
         converters |= dict.fromkeys(range(len(about.names)), number)
@@ -88,7 +90,7 @@ def _loaded(path: Path, about: Header, unread: Collection[int], odd: bool) -> np
 
 
 def number(cell: str) -> float:
-    """The number in a cell; NaN where it says that there is none. Raises ValueError."""
+    """Return the number in a cell; NaN for an empty one, NA and ?. Raises ValueError."""
     plain = cell.strip().strip("\"'").strip().lower()
     try:
         return float(plain)
@@ -109,7 +111,7 @@ def _is_number(cell: str) -> bool:
 
 
 def followed(seen: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """(rows,) bool: those rows of a table of faces that show the face `seen` most often.
+    """Return which rows of a table of faces show the face that is seen most often, (rows,) bool.
 
     Args:
         seen: (rows,) bool: a face was found.
