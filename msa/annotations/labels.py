@@ -149,12 +149,6 @@ def rows(table: Path, names: Mapping[str, str] = MappingProxyType({})) -> tuple[
     return columns, read
 
 
-def check_range(limits: Sequence[float]) -> None:
-    """Raise ConfigError for a `range` that is neither empty nor a low and a high number."""
-    if limits and not (len(limits) == 2 and -math.inf < limits[0] < limits[1] < math.inf):
-        raise ConfigError(f"range is {tuple(limits)}", fix="give the lowest and the highest label: range=-3,3")
-
-
 def decide(rows: Sequence[Row], told: Settings = Settings(), columns: Sequence[str] = ("label",)) -> Decision:
     """What the labels in these columns are, judged from all of them where `told` does not say it.
 

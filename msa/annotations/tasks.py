@@ -11,9 +11,10 @@ says otherwise, since some labels can mean two things:
 A setting comes before all that: task, range (low, high) and classes (names in the order of the class numbers).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msa.errors import ConfigError
 from msa.types import SENTIMENT, Task
@@ -28,20 +29,37 @@ CALLED = {"mosi": "CMU-MOSI", "sims": "CH-SIMS"}
 SAY = "say what they are: --set task=classes, with --set classes=a,b,c for names, or --set range=LOW,HIGH for a scale"
 
 
+class Options(Protocol):
+    """The options of a format or dataset that say what its labels are."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def range(self) -> tuple[float, ...]: ...
+    @property
+    def classes(self) -> str: ...  # names, parted by commas
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a user says of the labels."""
+    """What a user says of the labels; equal to `Settings()` where nothing is said."""
 
     task: str = "auto"  # auto, classes, regression, or the name of a scale
     range: tuple[float, ...] = ()  # low, high
     classes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, task: str, range: Sequence[float], classes: str) -> "Settings":
-        """From the settings of a format or dataset. Raises ConfigError where they contradict each other."""
-        names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    def of(cls, config: Options, task: str | None = None) -> "Settings":
+        """Return what the options of a format or dataset say; `task` takes the place of the option of that name.
+
+        Raises ConfigError for a range that is none, and where options contradict each other.
+        """
+        task, range = config.task if task is None else task, config.range
+        if range and not (len(range) == 2 and -math.inf < range[0] < range[1] < math.inf):
+            raise ConfigError(f"range is {tuple(range)}", fix="give the lowest and the highest label: range=-3,3")
+        names = tuple(name.strip() for name in config.classes.split(",") if name.strip())
         if len(set(names)) < len(names):
-            raise ConfigError(f"classes={classes} names a class twice", fix="name each class once")
+            raise ConfigError(f"classes={config.classes} names a class twice", fix="name each class once")
         if names and (range or task in ("regression", *SCALES)):
             raise ConfigError(
                 "classes names classes, and range or task asks for a scale", fix="say one of the two of the labels"

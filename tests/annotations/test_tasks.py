@@ -1,5 +1,7 @@
 """What columns of labels are taken for, and why: the table in docs/exchange.md, and what settings say instead."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -105,7 +107,7 @@ def test_ten_classes_keep_the_order_of_their_numbers(tmp_path):
     ],
 )
 def test_settings_come_first(values, told, task, label):
-    settings = Settings.of(told.get("task", "auto"), told.get("range", ()), told.get("classes", ""))
+    settings = Settings.of(SimpleNamespace(**{"task": "auto", "range": (), "classes": ""} | told))
     decision = tasks.of_numbers(np.array(values, np.float64), settings, scales=True)
     assert decision.task == task
     assert decision.label(float(max(values))) == label
@@ -125,7 +127,7 @@ def test_settings_come_first(values, told, task, label):
 )
 def test_settings_that_cannot_be_are_errors_with_a_way_out(values, told, why):
     def decide():
-        settings = Settings.of(told.get("task", "auto"), told.get("range", ()), told.get("classes", ""))
+        settings = Settings.of(SimpleNamespace(**{"task": "auto", "range": (), "classes": ""} | told))
         return tasks.of_numbers(np.array(values, np.float64), settings)
 
     with pytest.raises(ConfigError, match=why) as caught:

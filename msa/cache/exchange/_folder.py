@@ -45,12 +45,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        self.told()
-
-    def told(self) -> Settings:
-        """What these settings say of the labels. Raises ConfigError."""
-        return Settings.of(self.task, self.range, self.classes)
+        Settings.of(self)
 
 
 def corpus(
@@ -79,7 +74,7 @@ def corpus(
         raise SourceError(f"{path} has no table of labels {config.table}", fix=f"lay it like this: {layout}")
     about = _about(path / ABOUT)
     columns, rows = labels.rows(path / config.table)
-    decision = _table.decide(columns, rows, _told(about, config), config.told())
+    decision = _table.decide(columns, rows, _told(about, config), Settings.of(config))
     folders = [
         Files.below(path, folder, modality, rows, suffix, config.missing)
         for folder, modality in _folders(path, config, suffix, layout)
@@ -120,7 +115,7 @@ def _told(about: Mapping[str, Any], config: Config) -> Task | None:
     """The task that settings or an exported folder's corpus.json say; None where the labels have to."""
     if classes := tuple(filter(None, (name.strip() for name in config.labels.split(",")))):
         return Task(classes=classes, multilabel=True)
-    return None if config.told() != Settings() else _corpus.task_in(about.get("task"), ABOUT)
+    return None if Settings.of(config) != Settings() else _corpus.task_in(about.get("task"), ABOUT)
 
 
 def _folders(path: Path, config: Config, suffix: str, layout: str) -> Iterator[tuple[str, Modality]]:

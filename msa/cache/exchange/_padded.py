@@ -40,15 +40,9 @@ class Row:
     split: Split | None = None  # where the part has none
 
 
-class Settings(Protocol):
-    """What the formats' settings have in common; those of a format are a dataclass."""
+class Settings(tasks.Options, Protocol):
+    """What the settings of formats of padded arrays have in common."""
 
-    @property
-    def task(self) -> str: ...  # what labels are, or auto
-    @property
-    def range(self) -> tuple[float, ...]: ...
-    @property
-    def classes(self) -> str: ...
     @property
     def vision(self) -> str: ...  # the modality of `vision`
 
@@ -71,7 +65,7 @@ def assembled(
     path = parts[0].path
     modalities = {"text": Modality.TEXT, "audio": Modality.AUDIO, "vision": Modality(config.vision)}
     if decision is None:
-        decision, rows = judged(rows, told(config))
+        decision, rows = judged(rows, tasks.Settings.of(config))
     listed, dropped, kept = samples(parts, rows, decision.task)
     digest = fingerprint.of_file(path)
     facts = {**facts, "task": f"{decision.kind}: {decision.why}"}
@@ -167,11 +161,6 @@ def _check_range(part: Part, row: Row, task: Task) -> None:
             f"{part.path}: {row.id} has the label {odd[0]:g}, outside [{task.low:g}, {task.high:g}]",
             fix=f"correct it, or {SAY}",
         )
-
-
-def told(config: Settings) -> tasks.Settings:
-    """What settings say of the labels. Raises ConfigError."""
-    return tasks.Settings.of(config.task, config.range, config.classes)
 
 
 def judged(rows: Sequence[Row], settings: tasks.Settings) -> tuple[Decision, Sequence[Row]]:

@@ -24,7 +24,6 @@ from typing import Literal
 
 import numpy as np
 
-from msa.annotations.labels import check_range
 from msa.annotations.tasks import SAY, Decision, Settings, of_numbers
 from msa.cache.exchange import _corpus, _hdf5
 from msa.cache.exchange._foreign import Foreign, Unreadable, unknown_source
@@ -59,17 +58,17 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        check_range(self.range)
-        self.told()
+        _ = self.first_column
 
-    def told(self) -> Settings:
-        """What these settings say of the first column; nothing of them: sentiment from -3 to 3. Raises ConfigError."""
-        return Settings.of("auto" if self.task in TASKS else self.task, self.range, self.classes)
+    @property
+    def first_column(self) -> Settings:
+        """What these settings say of the first column; `Settings()`: sentiment from -3 to 3. Raises ConfigError."""
+        return Settings.of(self, task="auto" if self.task in TASKS else None)
 
     @property
     def task_of_dataset(self) -> Task | None:
         """The task, where settings say it whatever the labels are."""
-        return TASKS.get(self.task) if self.told() == Settings() else None
+        return TASKS.get(self.task) if self.first_column == Settings() else None
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -208,7 +207,7 @@ def _decide(segments: Sequence[Segment], config: Config) -> Decision:
     if task := config.task_of_dataset:
         why = "the first column, as in CMU-MOSI and MOSEI" if config.task == "sentiment" else "the six columns after it"
         return Decision(task, config.task, why, "--set range=LOW,HIGH or --set task=classes if they are others")
-    return of_numbers(np.array([segment.labels[0] for segment in segments], np.float64), config.told())
+    return of_numbers(np.array([segment.labels[0] for segment in segments], np.float64), config.first_column)
 
 
 def _sample(segment: Segment, text: str, decision: Decision) -> Sample:

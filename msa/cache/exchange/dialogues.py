@@ -20,12 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from msa.annotations import labels, tasks
+from msa.annotations import tasks
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._arrays import ArrayOnFile, Payload
 from msa.cache.exchange._columns import Part, check_rows, is_column, number, string
 from msa.cache.exchange._foreign import Foreign
-from msa.cache.exchange._padded import Row, TaskName, assembled, classed, told
+from msa.cache.exchange._padded import Row, TaskName, assembled, classed
 from msa.config import checked
 from msa.errors import ConfigError, SourceError
 from msa.types import Split
@@ -50,8 +50,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        told(self)
+        tasks.Settings.of(self)
         if not 0 <= self.valid < 1:
             raise ConfigError(f"valid is {self.valid}", fix="give a share below 1, such as valid=0.1")
 
@@ -199,7 +198,7 @@ def _splits(path: Path, content: _Content, config: Config) -> dict[Any, Split]:
 
 def _named(content: _Content, numbers: np.ndarray, config: Config) -> tasks.Decision:
     """What the labels are, with the names that IEMOCAP and MELD have in these files."""
-    settings = told(config)
+    settings = tasks.Settings.of(config)
     decision = tasks.of_numbers(numbers, settings)
     if settings != tasks.Settings() or not decision.task.single:
         return decision

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from msa.annotations import labels, tasks
+from msa.annotations import tasks
 from msa.annotations.splits import NAMES
 from msa.annotations.tasks import Decision, Settings
 from msa.cache.exchange import _corpus, _hdf5
@@ -50,12 +50,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        self.told()
-
-    def told(self) -> Settings:
-        """What these settings say of the labels. Raises ConfigError."""
-        return Settings.of(self.task, self.range, self.classes)
+        Settings.of(self)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -175,9 +170,9 @@ def _labels(path: Path, file: Any, n: int) -> tuple[list[str], np.ndarray]:
 def _decide(path: Path, file: Any, numbers: np.ndarray, config: Config) -> Decision:
     """What the labels are: as set, as the file says, or judged from them. Class numbers count from 0 on afterwards."""
     said = _corpus.task_in(_json(file, "task"), path)
-    if said and config.told() == Settings():
+    if said and Settings.of(config) == Settings():
         return Decision(said, "classes" if said.classes else "regression", "as the file says")
-    found = tasks.of_numbers(numbers.reshape(-1), config.told())
+    found = tasks.of_numbers(numbers.reshape(-1), Settings.of(config))
     given = numbers.copy()
     for number, value in enumerate(found.numbers):
         numbers[given == value] = number

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from msa.annotations import labels
+from msa.annotations import tasks
 from msa.annotations.splits import NAMES
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._columns import Part, check_rows, is_column, items, number, string
 from msa.cache.exchange._foreign import Foreign
-from msa.cache.exchange._padded import Row, TaskName, assembled, in_clips, judged, told
+from msa.cache.exchange._padded import Row, TaskName, assembled, in_clips, judged
 from msa.config import checked
 from msa.errors import SourceError
 
@@ -35,8 +35,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        told(self)
+        tasks.Settings.of(self)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -53,7 +52,7 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
         part, of_part = _part(path, split, samples, len(parts))
         parts.append(part)
         rows += of_part
-    decision, labelled = judged(rows, told(config))
+    decision, labelled = judged(rows, tasks.Settings.of(config))
     return assembled("mag", LAYOUT, parts, labelled, config, "none", {}, name, decision)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 
 from msa import regular
-from msa.annotations import labels, tasks
+from msa.annotations import tasks
 from msa.annotations.splits import NAMES
 from msa.cache.exchange import _corpus, _hdf5
 from msa.cache.exchange._columns import check_rows
@@ -49,12 +49,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        self.told()
-
-    def told(self) -> tasks.Settings:
-        """What these settings say of the labels. Raises ConfigError."""
-        return tasks.Settings.of(self.task, self.range, self.classes)
+        tasks.Settings.of(self)
 
 
 @dataclass(frozen=True)
@@ -184,10 +179,10 @@ def _samples(parts: Sequence[_Part], config: Config) -> tuple[tasks.Decision, li
         raise SourceError("y has another number of labels in each split", fix=FIX)
     together = np.concatenate([part.y for part in parts])
     if together.shape[1] == 1:
-        decision = tasks.of_numbers(together[:, 0], config.told(), scales=True)
+        decision = tasks.of_numbers(together[:, 0], tasks.Settings.of(config), scales=True)
         values = together[:, 0]
     else:
-        decision, values = tasks.of_columns(together, config.told(), {})
+        decision, values = tasks.of_columns(together, tasks.Settings.of(config), {})
     places = [(part, i) for part in parts for i in range(len(part))]
     return decision, [
         Sample(id=f"{part.name}_{i}", label=_label(decision, value, f"{part.name}_{i}"), raw={}, split=NAMES[part.name])

@@ -29,12 +29,12 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
-from msa.annotations import labels, tasks
+from msa.annotations import tasks
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._columns import Part, parts
 from msa.cache.exchange._foreign import Bundle, Foreign
 from msa.cache.exchange._output import whole
-from msa.cache.exchange._padded import Row, TaskName, assembled, classed, in_clips, judged, placed, told, without_ids
+from msa.cache.exchange._padded import Row, TaskName, assembled, classed, in_clips, judged, placed, without_ids
 from msa.cache.format import layout
 from msa.config import checked
 from msa.errors import ConfigError, SourceError, StoreError
@@ -56,8 +56,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        told(self)
+        tasks.Settings.of(self)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -67,7 +66,7 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
     key = next((key for key in LABELS if any(part.has(key) for part in found)), "")
     rows = [row for number, part in enumerate(found) for row in _rows(number, part, Modality(config.vision), key)]
     padding = None if config.padding == "auto" else config.padding
-    decision, labelled = _judged(key, rows, told(config))
+    decision, labelled = _judged(key, rows, tasks.Settings.of(config))
     return assembled("mmsa", LAYOUT, found, labelled, config, padding, _facts(found), name, decision)
 
 

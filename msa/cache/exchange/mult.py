@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from msa.annotations import labels, tasks
+from msa.annotations import tasks
 from msa.cache.exchange import _pickle
 from msa.cache.exchange._arrays import ArrayOnFile
 from msa.cache.exchange._columns import Part, is_column, items, number, parts, string
@@ -32,7 +32,6 @@ from msa.cache.exchange._padded import (
     classed,
     in_clips,
     placed,
-    told,
     without_ids,
 )
 from msa.config import checked
@@ -56,8 +55,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        told(self)
+        tasks.Settings.of(self)
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
@@ -65,7 +63,7 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
     found = parts(path, _pickle.load(path))
     _check_family(found)
     columns = [_columns(part) for part in found]
-    decision, values = _judged(found, columns, told(config))
+    decision, values = _judged(found, columns, tasks.Settings.of(config))
     rows = [row for number, part in enumerate(found) for row in _rows(number, part, decision, values[number])]
     return assembled("mult", LAYOUT, found, rows, config, config.padding, without_ids(found), name, decision)
 

@@ -56,13 +56,8 @@ class Config:
 
     def __post_init__(self) -> None:
         checked(self)
-        labels.check_range(self.range)
-        self.told()
+        Settings.of(self)
         self.names()
-
-    def told(self) -> Settings:
-        """What these settings say of the labels. Raises ConfigError."""
-        return Settings.of(self.task, self.range, self.classes)
 
     def names(self) -> dict[str, str]:
         """Column of msa -> what it is called in the table, in lower case. Raises ConfigError."""
@@ -101,7 +96,7 @@ def decided(root: Path, config: Config = Config()) -> Decision:
 
 def of_labels(rows: Sequence[Row], config: Config) -> Decision:
     """What the labels of some rows are; where none has one, with the columns that are not read: one may hold them."""
-    decision = labels.decide(rows, config.told())
+    decision = labels.decide(rows, Settings.of(config))
     unread = [name for name in (rows[0].cells if rows else ()) if name and name not in config.COLUMNS]
     if decision.kind != "none" or not unread:
         return decision
@@ -118,7 +113,7 @@ def of_rows(rows: Sequence[Row], config: Config) -> Iterator[Sample | Dropped]:
     """The samples of some rows, by id. Raises SourceError."""
     _check_files(rows)
     _check_spans(rows)
-    kind = labels.decide(rows, config.told())
+    kind = labels.decide(rows, Settings.of(config))
     return in_order(_sample(row, kind, config) for row in rows)
 
 
