@@ -26,7 +26,7 @@ SETTINGS = {"msa.catalog", "msa.config"}
 FORMAT = NOUNS | {"msa.cache.format"}
 CACHE = FORMAT | {f"msa.cache.{room}" for room in ("index", "storage", "read", "write", "interop", "store")}
 HEAD = {"msa.fuse.head", "msa.fuse.metrics"}
-TRAIN = NOUNS | SETTINGS | HEAD | {"msa.cache", "msa.fuse.data", "msa.fuse.train"}
+TRAIN = NOUNS | SETTINGS | HEAD | {"msa.cache", "msa.fuse.files", "msa.fuse.data", "msa.fuse.train"}
 ARROWS = {
     "msa": set(),
     "msa.types": set(),
@@ -51,6 +51,7 @@ ARROWS = {
     "msa.cache.maintain": CACHE | {"msa.cache.share"},
     "msa.cache.exchange": CACHE | SETTINGS | {"msa.cache.maintain"},
     "msa.extract": NOUNS | SETTINGS | {"msa.cache"},
+    "msa.fuse.files": NOUNS | {"msa.cache.format"},
     "msa.fuse.head": NOUNS,
     "msa.fuse.metrics": NOUNS,
     "msa.fuse.modules": NOUNS | HEAD,
@@ -75,7 +76,6 @@ BY_NAME = {
 UP = {
     ("msa.cache.store", "msa.cache.maintain.history"),
     ("msa.cache.share.merge", "msa.cache.maintain.remove"),
-    ("msa.fuse.train.loop", "msa.fuse.runs.files"),
 }
 
 

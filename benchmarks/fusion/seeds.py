@@ -55,7 +55,7 @@ def labelled(folder: Path, samples: int) -> FeatureStore:
 
 def _seconds(asked: Experiment, store: FeatureStore, folder: Path, jobs: int) -> float:
     began = time.perf_counter()
-    done, failed = race({asked.model.name: asked}, store, folder, Workers(jobs=jobs), watch=lambda line: None)
+    done, failed = race({asked.model.name: asked}, store, folder, Workers(jobs=jobs), log=lambda line: None)
     if failed:
         raise RuntimeError(f"{failed}, {done}")
     return time.perf_counter() - began

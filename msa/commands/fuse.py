@@ -161,9 +161,9 @@ def reproduce(
     The printed figures stand beside ours where corpora, test samples and encoders are the paper's, and nowhere else.
     hcl:table2 counts weights and operations and needs no data; of what its figures are, the paper does not say.
     """
+    from msa.fuse import files as runfiles
     from msa.fuse.experiments import papers, request, tables
     from msa.fuse.experiments.sweep import Workers
-    from msa.fuse.runs import files as runfiles
 
     if not papers.named(table).settings:
         given = {"--data": data, "--modalities": modalities, "--view": view, "--store": store, "--scheduler": scheduler}
@@ -185,8 +185,8 @@ def reproduce(
 
 def _show(found: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     """Print a table of many heads, and write it beside its numbers."""
+    from msa.fuse import files as runfiles
     from msa.fuse.experiments import tables
-    from msa.fuse.runs import files as runfiles
 
     sheet = tables.bench_sheet(found)
     runfiles.write(folder / "bench.md", f"{tables.markdown(sheet)}\n".encode())

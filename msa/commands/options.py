@@ -192,7 +192,7 @@ def _settings(kind: str, name: str) -> dict[str, list[tuple[str, Any, str]]]:
     if kind in ("dataset", "format"):
         found["where parts are drawn"] = describe(splits.Config)
     if kind == "head":
-        from msa.fuse.train.loop import TrainConfig
+        from msa.fuse.train.config import TrainConfig
         from msa.fuse.train.model import Model
 
         own = Model.of(name).training

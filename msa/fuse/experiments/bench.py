@@ -31,7 +31,7 @@ from msa.fuse.runs.files import with_null, write_json, written
 from msa.fuse.runs.record import Node
 from msa.fuse.runs.run import Run, machine, make_folder
 from msa.fuse.train.device import own_device
-from msa.fuse.train.loop import Watch
+from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
 from msa.types import Split, Task
 
@@ -69,7 +69,7 @@ def bench(
     store: FeatureStore,
     folder: Path,
     workers: Workers,
-    watch: Watch = lambda line: None,
+    log: Log = lambda line: None,
     lost: Mapping[str, str] | None = None,
     searched: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -86,11 +86,11 @@ def bench(
         name: Experiment(one.model, replace(named, modalities=one.modalities or named.modalities), tuple(seeds))
         for name, one in everyone.items()
     }
-    runs, failed = race(experiments, store, folder / "runs", workers, watch)
+    runs, failed = race(experiments, store, folder / "runs", workers, log)
     if not runs:
         why = "; ".join(dict.fromkeys(failed.values()))
         raise ConfigError(f"none of the heads could be trained: {why}", fix="see the reasons")
-    costs, unmeasured = _costs(runs, data, watch)
+    costs, unmeasured = _costs(runs, data, log)
     paired = f" (pairing: {data.protocol})" if data.protocol else ""
     corpora = [name.partition("@")[0] for name in named.corpora]
     backbones = {str(m): column.view.name for m, column in data.columns.items()}
@@ -119,7 +119,7 @@ def bench(
     return found
 
 
-def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def _costs(runs: Mapping[str, Run], data: Table, log: Log) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """What each costs, and name -> reason where that cannot be measured: its scores are there all the same."""
     device = own_device()
     found: dict[str, dict[str, Any]] = {}
@@ -129,13 +129,13 @@ def _costs(runs: Mapping[str, Run], data: Table, watch: Watch) -> tuple[dict[str
         if known := _known_cost(run):
             found[name] |= known
             continue
-        watch(f"measuring what {name} costs")
+        log(f"measuring what {name} costs")
         try:
             found[name] |= asdict(cost.measure(run.model, data.only(list(run.dims)), device))
             write_json(run.folder / COST, found[name] | {"machine": machine()})
         except Exception as error:  # such as too little memory: all of the training is behind us
             unmeasured[name] = reason(error)
-            watch(f"{name}: what it costs could not be measured: {unmeasured[name]}")
+            log(f"{name}: what it costs could not be measured: {unmeasured[name]}")
     return found, unmeasured
 
 

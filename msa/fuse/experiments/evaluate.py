@@ -18,7 +18,7 @@ from msa.fuse.experiments.experiment import Data, Experiment, store_of
 from msa.fuse.experiments.sweep import beside
 from msa.fuse.runs.run import Run, drawn_only
 from msa.fuse.train.device import own_device
-from msa.fuse.train.loop import predict
+from msa.fuse.train.evaluation import predict
 from msa.names import shell_command
 from msa.types import Modality, Split
 

@@ -12,15 +12,17 @@ from msa.cache.maintain import history
 from msa.cache.storage.site import is_url, shown
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, StoreError, UnknownNameError
-from msa.fuse import metrics
+from msa.fuse import files, metrics
 from msa.fuse.data import memory, pairing
 from msa.fuse.data.table import Normalisation, Table, table
-from msa.fuse.runs import files
+from msa.fuse.runs.files import subfolder
 from msa.fuse.runs.record import MAX_SEED
 from msa.fuse.runs.run import CHECKPOINT, FIT, Run, SeedResult, claimed, drawn_only
 from msa.fuse.train.device import own_device
-from msa.fuse.train.loop import Fit, Watch, fit, predict
+from msa.fuse.train.evaluation import predict
+from msa.fuse.train.loop import Log, fit
 from msa.fuse.train.model import Model
+from msa.fuse.train.result import TrainResult
 from msa.names import shell_command
 from msa.types import Modality, Split
 
@@ -164,7 +166,7 @@ def run(
     experiment: Experiment,
     store: FeatureStore,
     folder: Path,
-    watch: Watch = lambda line: None,
+    log: Log = lambda line: None,
     yardsticks: bool = True,
 ) -> Run:
     """Train, test once, write the run's folder. A folder that was interrupted is taken up where it stopped.
@@ -175,10 +177,10 @@ def run(
     with claimed(folder):
         result = Run.open(folder)  # as it is now that nobody else is at work there
         if result.metrics:
-            watch(f"{folder} is finished already")
+            log(f"{folder} is finished already")
             return result
-        watch(_told(data))
-        main = _train(experiment.model, data, experiment.seeds, own_device(), files.subfolder(folder, "seeds"), watch)
+        log(_told(data))
+        main = _train(experiment.model, data, experiment.seeds, own_device(), subfolder(folder, "seeds"), log)
         others = _beside(main) if yardsticks else {}
         beside = {name: _train(model, one, experiment.seeds, own_device()) for name, (model, one) in others.items()}
         _test(result, main, beside, own_device())
@@ -189,7 +191,7 @@ def train_seed(experiment: Experiment, store: FeatureStore, folder: Path, seed: 
     """Train one seed of an experiment and keep what came of it in its folder: `run` finds it there, and tests it."""
     result, experiment, data = begin(experiment, store, folder)
     if not result.metrics:
-        _train(experiment.model, data, [seed], own_device(), files.subfolder(folder, "seeds"))
+        _train(experiment.model, data, [seed], own_device(), subfolder(folder, "seeds"))
 
 
 def begin(experiment: Experiment, store: FeatureStore, folder: Path) -> tuple[Run, Experiment, Table]:
@@ -228,7 +230,7 @@ class _Trained:
     model: Model
     data: Table
     norm: Normalisation
-    fits: Mapping[int, Fit]
+    fits: Mapping[int, TrainResult]
 
     def tested(self, device: str) -> list[SeedResult]:
         """Every seed's outputs on the test part."""
@@ -247,7 +249,7 @@ def _train(
     seeds: Sequence[int],
     device: str,
     folder: Path | None = None,
-    watch: Watch = lambda line: None,
+    log: Log = lambda line: None,
 ) -> _Trained:
     sealed, dims, task = data.sealed(), data.dims, data.task  # nothing below can reach a test label
     train, valid = sealed.part(Split.TRAIN), sealed.part(Split.VALID)
@@ -255,26 +257,26 @@ def _train(
     make = lambda: model.build(dims, task)  # noqa: E731
     fits = {}
     for seed in seeds:
-        kept = files.subfolder(folder, str(seed)) / FIT if folder else None
-        if kept is not None and files.there(kept):
+        kept = subfolder(folder, str(seed)) / FIT if folder else None
+        if kept is not None and files.exists(kept):
             fits[seed] = _kept(kept)
-            watch(f"seed {seed}: trained already")
+            log(f"seed {seed}: trained already")
             continue
         checkpoint = kept.with_name(CHECKPOINT) if kept else None
-        fits[seed] = fit(make, train, valid, norm, model.training, seed, device, checkpoint, watch)
+        fits[seed] = fit(make, train, valid, norm, model.training, seed, device, checkpoint, log)
         if kept is not None:
             _keep(fits[seed], kept)
     return _Trained(model, data, norm, fits)
 
 
-def _keep(fit: Fit, path: Path) -> None:
+def _keep(fit: TrainResult, path: Path) -> None:
     files.save(path, vars(fit))
     path.with_name(CHECKPOINT).unlink(missing_ok=True)
 
 
-def _kept(path: Path) -> Fit:
+def _kept(path: Path) -> TrainResult:
     try:
-        return Fit.of(files.load(path))
+        return TrainResult.decode(files.load(path))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         files.damaged(path, error)
 

@@ -21,7 +21,7 @@ from msa.fuse.runs import plots
 from msa.fuse.runs.files import write_json, written
 from msa.fuse.runs.run import make_folder
 from msa.fuse.train.device import own_device
-from msa.fuse.train.loop import Watch
+from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
 from msa.types import Modality, Task
 
@@ -55,11 +55,11 @@ def reproduce(
     store: FeatureStore,
     folder: Path,
     workers: Workers,
-    watch: Watch = lambda line: None,
+    log: Log = lambda line: None,
 ) -> dict[str, Any]:
     """Run a table of a paper; what `bench` gives, with `printed` for each row where the setting is the paper's."""
     experiment = papers.named(name)
-    found = bench.bench(entrants(experiment), named, seeds, store, folder, workers, watch)
+    found = bench.bench(entrants(experiment), named, seeds, store, folder, workers, log)
     nearest, differs = differences(experiment, found)
     of = {row.label: row.printed for row in experiment.rows if row.printed and not differs}
     for row in found["rows"]:

@@ -18,7 +18,7 @@ from msa.fuse.experiments import tune as tuning
 from msa.fuse.experiments.experiment import SEEDS, Data, Experiment
 from msa.fuse.experiments.sweep import Workers
 from msa.fuse.runs.run import Run
-from msa.fuse.train.loop import Watch
+from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
 from msa.names import folder_name
 
@@ -47,7 +47,7 @@ def train(
     out: Path | None,
     resume: Path | None,
     like: Path | None,
-    watch: Watch,
+    log: Log,
     begins: Callable[[Path], None] = lambda folder: None,
 ) -> Run:
     """Carry a request out, and say what was chosen where the request leaves it open.
@@ -58,7 +58,7 @@ def train(
         out: The run's folder; None: a new one below runs/.
         resume: A run to continue.
         like: A run to repeat.
-        watch: Told every line of progress.
+        log: Told every line of progress.
         begins: Told the run's folder before anything is written there.
     """
     if again := resume or like:
@@ -71,24 +71,24 @@ def train(
         assert store is not None  # only a run that is repeated or resumed knows its store
         opened = FeatureStore.open(store)
         wanted = Experiment(
-            Model.of(asked.model, asked.preset, asked.settings), _data(asked, opened, watch), _seeds(asked.seeds)
+            Model.of(asked.model, asked.preset, asked.settings), _data(asked, opened, log), _seeds(asked.seeds)
         )
     with _folder(resume or out, wanted) as folder:
         begins(folder)
-        watch(_said(wanted, opened, folder))
-        return experiment.run(wanted, opened, folder, watch)
+        log(_said(wanted, opened, folder))
+        return experiment.run(wanted, opened, folder, log)
 
 
 def bench(
-    asked: Request, models: Sequence[str], store: str | Path, out: Path | None, workers: Workers, watch: Watch
+    asked: Request, models: Sequence[str], store: str | Path, out: Path | None, workers: Workers, log: Log
 ) -> tuple[dict[str, Any], Path]:
     """Carry out `msa fuse bench`: the table as plain values, and its folder."""
     opened = FeatureStore.open(store)
-    data = _data(asked, opened, watch)
+    data = _data(asked, opened, log)
     folder = out or RUNS / f"bench-{_named(data)}"
-    watch(f"{', '.join(models)} on {_corpora(data)} from {opened.where} -> {folder}")
+    log(f"{', '.join(models)} on {_corpora(data)} from {opened.where} -> {folder}")
     entrants = benching.heads(models, asked.preset)
-    return benching.bench(entrants, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
+    return benching.bench(entrants, data, _seeds(asked.seeds), opened, folder, workers, log), folder
 
 
 def tune(
@@ -98,33 +98,33 @@ def tune(
     store: str | Path,
     out: Path | None,
     workers: Workers,
-    watch: Watch,
+    log: Log,
 ) -> tuple[dict[str, Any], Path]:
     """Carry out `msa fuse tune`: search, then compare the winners over all seeds; the table and its folder."""
     opened = FeatureStore.open(store)
-    data = _data(asked, opened, watch)
+    data = _data(asked, opened, log)
     folder = out or RUNS / f"tune-{_named(data)}"
     names = list(benching.heads(models, asked.preset))
-    watch(f"{trials} trials each of {', '.join(names)} on {_corpora(data)} from {opened.where} -> {folder}")
-    found, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, watch)
+    log(f"{trials} trials each of {', '.join(names)} on {_corpora(data)} from {opened.where} -> {folder}")
+    found, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, log)
     winners = {name: benching.Entrant(one.model) for name, one in found.items()}
     searched = {name: one.searched for name, one in found.items()}
     table = folder / f"{trials}-trials"  # more of them may find other settings, which are another experiment
-    return benching.bench(winners, data, _seeds(asked.seeds), opened, table, workers, watch, failed, searched), table
+    return benching.bench(winners, data, _seeds(asked.seeds), opened, table, workers, log, failed, searched), table
 
 
 def reproduce(
-    asked: Request, name: str, store: str | Path, out: Path | None, workers: Workers, watch: Watch
+    asked: Request, name: str, store: str | Path, out: Path | None, workers: Workers, log: Log
 ) -> tuple[dict[str, Any], Path]:
     """Carry out `msa fuse reproduce`: the table and its folder."""
     experiment = papers.named(name)
     opened = FeatureStore.open(store)
     if asked.data is None and (there := reproducing.corpora(experiment, opened)):
         asked = replace(asked, data="+".join(there))
-    data = _data(asked, opened, watch)
+    data = _data(asked, opened, log)
     folder = out or RUNS / folder_name(f"{name.replace(':', '-')}-{_named(data)}")
-    watch(f"{experiment.title}, on {_corpora(data)} from {opened.where} -> {folder}")
-    return reproducing.reproduce(name, data, _seeds(asked.seeds), opened, folder, workers, watch), folder
+    log(f"{experiment.title}, on {_corpora(data)} from {opened.where} -> {folder}")
+    return reproducing.reproduce(name, data, _seeds(asked.seeds), opened, folder, workers, log), folder
 
 
 def complexity(name: str, out: Path | None) -> tuple[dict[str, Any], Path]:
@@ -160,12 +160,12 @@ def _alone(asked: Request, out: Path | None, resume: Path | None, like: Path | N
         )
 
 
-def _data(asked: Request, store: FeatureStore, watch: Watch) -> Data:
+def _data(asked: Request, store: FeatureStore, log: Log) -> Data:
     views = by_modality(asked.views, "--view")
     modalities = tuple(modality(m) for m in asked.modalities.split(",")) if asked.modalities else ()
     if asked.data is None:
         corpora, why = experiment.choose(store, modalities)
-        watch(f"no --data: {why}")
+        log(f"no --data: {why}")
     else:
         corpora = tuple(asked.data.split("+"))
     return Data(corpora, asked.pairing, asked.rho, asked.pair_seed, views, modalities)

@@ -23,14 +23,14 @@ import torch
 
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
+from msa.fuse import files
 from msa.fuse.data import loader
 from msa.fuse.experiments import experiment as experiments
 from msa.fuse.experiments.experiment import Experiment
-from msa.fuse.runs import files
 from msa.fuse.runs.files import subfolder
 from msa.fuse.runs.run import Run, claimed, drawn_only
 from msa.fuse.train.device import choose_card
-from msa.fuse.train.loop import Watch
+from msa.fuse.train.loop import Log
 from msa.names import folder_name
 
 THREADS = "OMP_NUM_THREADS"  # set by whoever starts us: so many for each process, whatever its share would be
@@ -76,18 +76,18 @@ class Task:
 
 
 def race(
-    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, watch: Watch
+    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, log: Log
 ) -> tuple[dict[str, Run], dict[str, str]]:
     """Train every entrant, then test every entrant; its finished runs, and name -> reason of those that failed.
 
     No entrant is tested before all are trained. Runs lie in `folder`, one folder each, called like the entrant.
     """
     with claimed(folder):
-        return _race(entrants, store, folder.absolute(), workers, watch)  # a worker may stand in another folder
+        return _race(entrants, store, folder.absolute(), workers, log)  # a worker may stand in another folder
 
 
 def _race(
-    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, watch: Watch
+    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, log: Log
 ) -> tuple[dict[str, Run], dict[str, str]]:
     runs: dict[str, Run] = {}
     failed: dict[str, str] = {}
@@ -99,7 +99,7 @@ def _race(
             run, pinned, _ = experiments.begin(entrant, store, subfolder(folder, slug(name)))
         except MsaError as error:
             failed[name] = reason(error)
-            watch(f"{name}: cannot be trained: {failed[name]}")
+            log(f"{name}: cannot be trained: {failed[name]}")
             continue
         if run.metrics:
             runs[name] = run
@@ -108,20 +108,20 @@ def _race(
         plain, generation = pinned.to_json(), store.manifest["generation"]
         left = [seed for seed in pinned.seeds if not run.trained(seed)]
         tasks += [Task(name, seed, plain, store.address, generation, str(home)) for seed in left]
-    _train(tasks, workers, watch, failed)
+    _train(tasks, workers, log, failed)
     for name, (run, seeds) in begun.items():
         if name in failed:
             continue
         if lost := [seed for seed in seeds if not run.trained(seed)]:
             failed[name] = f"seed {', '.join(map(str, lost))} is not in {run.folder}: the workers see another one there"
             continue
-        watch(f"testing {name}")
+        log(f"testing {name}")
         try:
             runs[name] = experiments.run(entrants[name], store, run.folder, yardsticks=False)
         except Exception as error:  # what one of them lacks shall not cost the others their figures
             files.write(run.folder / "error-test.txt", traceback.format_exc().encode())
             failed[name] = f"trained, not tested: {reason(error)}"
-            watch(f"{name}: {failed[name]}")
+            log(f"{name}: {failed[name]}")
     return {name: runs[name] for name in entrants if name in runs}, failed
 
 
@@ -158,7 +158,7 @@ def slug(name: str) -> str:
     return folder_name("-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).split()))
 
 
-def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[str, str]) -> None:
+def _train(tasks: Sequence[Task], workers: Workers, log: Log, failed: dict[str, str]) -> None:
     """Train all of them; a process that dies takes nobody with it.
 
     What was under way is then tried again, each alone, because nobody knows which of them killed it.
@@ -172,15 +172,15 @@ def _train(tasks: Sequence[Task], workers: Workers, watch: Watch, failed: dict[s
         left.remove(task)
         done += 1
         if (error := future.exception()) is None:
-            return watch(f"[{done}/{total}] {task.name}, seed {task.seed}")
+            return log(f"[{done}/{total}] {task.name}, seed {task.seed}")
         failed.setdefault(task.name, reason(error))
-        return watch(f"[{done}/{total}] {task.name}, seed {task.seed}: failed: {reason(error)}")
+        return log(f"[{done}/{total}] {task.name}, seed {task.seed}: failed: {reason(error)}")
 
     def tell() -> None:
         elapsed = time.monotonic() - began
         now = ", ".join(f"{task.name} seed {task.seed}" for task in left[: workers.here])
         ends = f", about {_clock(elapsed / done * (total - done))} left" if done else ""
-        watch(f"[{done}/{total}] {_clock(elapsed)} passed{ends}; training {now}")
+        log(f"[{done}/{total}] {_clock(elapsed)} passed{ends}; training {now}")
 
     while left:
         _all_at_once(list(left), workers, settle, tell)

@@ -9,7 +9,7 @@ search.json     on what is searched, and from where
 search.log      every trial, as optuna keeps them
 trials.txt      the same as lines for people
 
-One folder for each head; a search that was interrupted goes on there, and finds what it would have found.
+One folder for each head; a search that was interrupted continues there, and finds what it would have found.
 """
 
 import json
@@ -31,12 +31,13 @@ from msa.fuse.data.table import Normalisation, Part, Table
 from msa.fuse.experiments.bench import alike
 from msa.fuse.experiments.experiment import Data, Experiment, pin
 from msa.fuse.experiments.sweep import Workers, pool, reason, slug
+from msa.fuse.files import exists
 from msa.fuse.head import FusionHead
-from msa.fuse.runs.files import there, write_json
+from msa.fuse.runs.files import write_json
 from msa.fuse.runs.record import Node
 from msa.fuse.runs.run import claimed, make_folder
 from msa.fuse.train.device import own_device
-from msa.fuse.train.loop import Watch, fit
+from msa.fuse.train.loop import Log, fit
 from msa.fuse.train.model import Model, declared
 from msa.types import Split
 
@@ -89,7 +90,7 @@ def tune(
     folder: Path,
     trials: int,
     workers: Workers,
-    watch: Watch = lambda line: None,
+    log: Log = lambda line: None,
 ) -> tuple[dict[str, Found], dict[str, str]]:
     """The best settings of each head by `trials` trials each, and name -> reason of those that have none.
 
@@ -106,9 +107,9 @@ def tune(
             best = future.result()
         except Exception as error:  # what one of them lacks shall not cost the others their search
             failed[one.model] = f"not tuned: {reason(error)}"
-            return watch(f"{one.model}: {failed[one.model]}")
+            return log(f"{one.model}: {failed[one.model]}")
         found[one.model] = _found(one, best)
-        return watch(f"{one.model}: {_summary(best)}")
+        return log(f"{one.model}: {_summary(best)}")
 
     pinned = pin(Experiment(Model.of(models[0], preset), named), store).data
     searches = [
@@ -119,7 +120,7 @@ def tune(
         for one in searches:
             with claimed(Path(one.folder)):  # a dask worker may outlive its command: no table shall lack that head
                 pass
-        _all_at_once(searches, workers, watch, settle)
+        _all_at_once(searches, workers, log, settle)
     if not found:
         raise ConfigError("none of the heads could be tuned", fix="see the reasons above")
     return {name: found[name] for name in models if name in found}, failed
@@ -128,7 +129,7 @@ def tune(
 def _all_at_once(
     searches: Sequence[Search],
     workers: Workers,
-    watch: Watch,
+    log: Log,
     settle: Callable[[Search, "Future[dict[str, Any]]"], None],
 ) -> None:
     """Settle each search as it ends; a line for every trial while they last."""
@@ -140,7 +141,7 @@ def _all_at_once(
             done, left = wait(left, LOOK_S, FIRST_COMPLETED)
             for name, lines in news:
                 for line in lines.new():
-                    watch(f"{name}: {line}")
+                    log(f"{name}: {line}")
             for future in done:
                 settle(futures[future], future)
 
@@ -154,10 +155,10 @@ class _Lines:
 
     @classmethod
     def behind(cls, path: Path) -> "_Lines":
-        return cls(path, path.stat().st_size if there(path) else 0)
+        return cls(path, path.stat().st_size if exists(path) else 0)
 
     def new(self) -> list[str]:
-        if not there(self.path):
+        if not exists(self.path):
             return []
         with open(self.path, "rb") as file:
             file.seek(self.at)
@@ -207,7 +208,7 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are counted and told below
     make_folder(folder)
     for name in (LOG, TOLD):
-        there(folder / name)  # what is a link or a pipe is refused before anything is appended to it
+        exists(folder / name)  # what is a link or a pipe is refused before anything is appended to it
     start = _model(wanted.model, wanted.preset)
     _same(folder, wanted, start, data)
     _mend(folder / LOG)

@@ -42,7 +42,7 @@ from msa.fuse.report import panels
 from msa.fuse.runs import files
 from msa.fuse.runs.run import Run
 from msa.fuse.train.device import own_device
-from msa.fuse.train.loop import Watch, fit
+from msa.fuse.train.loop import Log, fit
 from msa.fuse.train.model import Model
 from msa.types import Modality, Split, Task
 
@@ -57,7 +57,7 @@ def plot(
     what: str,
     store: str | Path | None = None,
     seed: int | None = None,
-    watch: Watch = lambda line: None,
+    log: Log = lambda line: None,
 ) -> list[Path]:
     """Draw one of PICTURES for a seed of an HCL run, its best one unless told -> the PNG and the CSV that were written.
 
@@ -65,7 +65,7 @@ def plot(
     """
     if what not in PICTURES:
         raise UnknownNameError("picture", what, PICTURES)
-    subject = Subject.open(run_folder, store, seed, watch)
+    subject = Subject.open(run_folder, store, seed, log)
     folder = run_folder / "plots"
     return PICTURES[what](subject, folder / f"{what}.png", folder / f"{what}.csv")
 
@@ -78,10 +78,10 @@ class Subject:
     table: Table
     seed: int
     device: str
-    watch: Watch
+    log: Log
 
     @classmethod
-    def open(cls, folder: Path, store: str | Path | None, seed: int | None, watch: Watch) -> "Subject":
+    def open(cls, folder: Path, store: str | Path | None, seed: int | None, log: Log) -> "Subject":
         """Refuse what cannot be drawn, then load the data as the run saw them."""
         run = Run.open(folder)
         if run.model.name != "hcl":
@@ -101,7 +101,7 @@ class Subject:
         if not len(table.part(Split.VALID)):
             raise ConfigError(f"{table.name} has no validation sample", fix="check the splits with `msa cache info`")
         device = own_device()
-        return cls(run, table, best if seed is None else seed, device, watch)
+        return cls(run, table, best if seed is None else seed, device, log)
 
     @property
     def title(self) -> str:
@@ -131,7 +131,7 @@ class Subject:
         if len(lost) == len(asked):
             raise ConfigError(what, fix="draw a run on data that has them")
         if lost:
-            self.watch(f"{what}: left out")
+            self.log(f"{what}: left out")
         return [m for m in asked if m not in lost]
 
 
@@ -171,8 +171,8 @@ def _with_and_without(model: Model) -> list[Model]:
 
 def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[Modality, np.ndarray]]]:
     """What to call the curve, and every validation sample's entropies before training and after each epoch."""
-    data, training, seed, watch = subject.table, model.training, subject.seed, subject.watch
-    watch(f"{name}: trains anew with seed {seed}, {training.epochs} epochs at most; the run stays as it is")
+    data, training, seed, log = subject.table, model.training, subject.seed, subject.log
+    log(f"{name}: trains anew with seed {seed}, {training.epochs} epochs at most; the run stays as it is")
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
     torch.manual_seed(seed)  # as `fit` does: these are the weights it starts from
     head = make().to(subject.device)
@@ -191,7 +191,7 @@ def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[
         training,
         seed,
         subject.device,
-        watch=lambda line: watch(f"{name}: {line}"),
+        log=lambda line: log(f"{name}: {line}"),
         after_epoch=measure,
     )
     if result.restarted_at is not None:  # the two curves are then of different rates, which has to stand beside them
@@ -271,7 +271,7 @@ def _vectors(subject: Subject) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         raise ConfigError(f"{head.guide} alone guides no one: there is no G_N", fix="draw a run of more modalities")
     guided = subject.shown(head.guided)
     if len(part) > MOST:
-        subject.watch(f"drawn from {MOST} of {len(part)} validation samples")
+        subject.log(f"drawn from {MOST} of {len(part)} validation samples")
         part = replace(part, rows=np.sort(np.random.default_rng(subject.seed).choice(part.rows, MOST, replace=False)))
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for batch in subject.batches(part):

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from msa.fuse import metrics
-from msa.fuse.runs import files
-from msa.fuse.train.loop import Fit
+from msa.fuse import files, metrics
+from msa.fuse.train.result import TrainResult
 from msa.types import Task
 
 
-def learning_curve(path: Path, fits: Mapping[int, Fit], title: str) -> None:
+def learning_curve(path: Path, fits: Mapping[int, TrainResult], title: str) -> None:
     """Training and validation loss of every seed; a dot marks the epoch whose weights were kept."""
     figure, axes = _figure(6.4, 4.0)
     for n, (seed, fit) in enumerate(fits.items()):

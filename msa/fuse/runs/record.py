@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from msa.cache.format import limits
 from msa.errors import StoreError
 from msa.fuse import metrics
-from msa.fuse.runs.files import refuse, short
-from msa.fuse.train.loop import TrainConfig
+from msa.fuse.files import refuse, short
+from msa.fuse.train.config import TrainConfig
 from msa.types import Modality, Task
 
 MAX_JSON = 2**24  # bytes of run.json and of metrics.json: some thousand times what they have

@@ -32,16 +32,17 @@ from msa import __version__
 from msa.annotations.cells import Writer
 from msa.cache.format import files
 from msa.errors import ConfigError, MsaError
+from msa.fuse import files as runfiles
 from msa.fuse import metrics
 from msa.fuse.data import memory
 from msa.fuse.data.table import Normalisation, Part
+from msa.fuse.files import refuse
 from msa.fuse.head import FusionHead
-from msa.fuse.runs import files as runfiles
 from msa.fuse.runs import plots
-from msa.fuse.runs.files import numbers_in, refuse, subfolder, table_rows, tensors, write_json, written
+from msa.fuse.runs.files import numbers_in, subfolder, table_rows, tensors, write_json, written
 from msa.fuse.runs.record import Facts, Node, check_metrics, decoded
-from msa.fuse.train.loop import Fit
 from msa.fuse.train.model import Model
+from msa.fuse.train.result import TrainResult
 from msa.names import shell_command
 from msa.types import Modality, Task
 
@@ -55,7 +56,7 @@ class SeedResult:
     """One seed: its training, and its outputs (n, task.outputs) on the test part."""
 
     seed: int
-    fit: Fit
+    fit: TrainResult
     output: np.ndarray
     machine: Mapping[str, Any] = field(default_factory=dict)  # it was trained on, see `machine`
 

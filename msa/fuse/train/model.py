@@ -11,7 +11,7 @@ from msa.config import from_plain, taking, with_settings
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data import memory
 from msa.fuse.head import FusionHead, head_class
-from msa.fuse.train.loop import TrainConfig
+from msa.fuse.train.config import TrainConfig
 from msa.names import shell_command
 from msa.types import Modality, Task
 

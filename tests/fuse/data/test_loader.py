@@ -12,7 +12,9 @@ from msa.fuse.data import loader, memory, pairing
 from msa.fuse.data.loader import Flat, Stored, ahead
 from msa.fuse.data.table import Column, Normalisation, Part, table
 from msa.fuse.head import masked_mean
-from msa.fuse.train.loop import TrainConfig, fit, predict
+from msa.fuse.train.config import TrainConfig
+from msa.fuse.train.evaluation import predict
+from msa.fuse.train.loop import fit
 from msa.fuse.train.model import Model
 from msa.types import SENTIMENT, Split
 from tests.fuse.conftest import AUDIO, FACE, IMAGE, TEXT, VALUES, Memory, memory_table, memory_view

@@ -27,8 +27,10 @@ from msa.fuse.experiments.request import Request
 from msa.fuse.heads import probe
 from msa.fuse.runs import plots
 from msa.fuse.runs.run import Run
-from msa.fuse.train.loop import Fit, TrainConfig, predict
+from msa.fuse.train.config import TrainConfig
+from msa.fuse.train.evaluation import predict
 from msa.fuse.train.model import Model
+from msa.fuse.train.result import TrainResult
 from msa.types import SENTIMENT, Modality, Sample, Split, Task
 from tests.fuse.batches import EMOTIONS, add_emotions
 from tests.fuse.conftest import AUDIO, FACE, IMAGE, TEXT, VALUES, add_corpus, add_view, memory_table
@@ -167,7 +169,7 @@ def test_the_pictures_show_something(finished, name):
 
 def test_a_learning_curve_with_an_epoch_that_was_not_finite_can_be_drawn(tmp_path):
     epochs = [{"train_loss": 1.0, "valid_loss": loss} for loss in (1.0, float("nan"), 0.5)]
-    plots.learning_curve(tmp_path / "a.png", {42: Fit({}, epochs, best_epoch=2)}, "title")
+    plots.learning_curve(tmp_path / "a.png", {42: TrainResult({}, epochs, best_epoch=2)}, "title")
     plots.confusion_matrix(tmp_path / "b.png", ("a", "b"), np.array([0, 0]), [np.eye(2)], "class b is absent")
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("a.png", "b.png"))
 
@@ -469,8 +471,8 @@ def test_an_absent_class_of_one_corpus_is_named_with_the_corpus(finished, tmp_pa
 # --- repeating and resuming ---------------------------------------------------------------------------------------
 
 
-def train(folder, like=None, resume=None, store=None, watch=lambda line: None, **asked):
-    return request.train(Request("cmsta", **asked), store, folder, resume, like, watch)
+def train(folder, like=None, resume=None, store=None, log=lambda line: None, **asked):
+    return request.train(Request("cmsta", **asked), store, folder, resume, like, log)
 
 
 def test_a_repeated_run_gives_the_same_numbers(finished, tmp_path, no_plots):
@@ -521,11 +523,11 @@ def test_a_run_can_be_repeated_on_a_copy_of_its_store(store, tmp_path, no_plots)
 
 
 def kill_in(*words):
-    def watch(line):
+    def log(line):
         if all(word in line for word in words):
             raise Killed
 
-    return watch
+    return log
 
 
 def test_an_interrupted_run_is_resumed_and_ends_as_the_uninterrupted_one(finished, made, tmp_path, no_plots):
@@ -539,7 +541,7 @@ def test_an_interrupted_run_is_resumed_and_ends_as_the_uninterrupted_one(finishe
             way()
         assert error.value.fix == f"msa fuse train --resume {folder}"
     lines = []
-    resumed = train(None, resume=folder, watch=lines.append)
+    resumed = train(None, resume=folder, log=lines.append)
     assert "seed 42: trained already" in lines
     assert "seed 43: goes on after epoch 2" in lines
     assert timeless(resumed.metrics) == timeless(finished.metrics)
@@ -606,7 +608,7 @@ def test_what_cannot_be_finished_is_refused_before_anything_is_written(store, tm
 def test_options_that_would_be_ignored_are_refused(finished, how, said):
     folders = {name: finished.folder if how.pop(name, None) else None for name in ("out", "resume", "like")}
     with pytest.raises(ConfigError, match=said):
-        request.train(Request("cmsta", **how), None, **folders, watch=print)
+        request.train(Request("cmsta", **how), None, **folders, log=print)
 
 
 # --- evaluating ---------------------------------------------------------------------------------------------------
@@ -768,7 +770,7 @@ def test_the_modalities_asked_for_decide_what_is_chosen(made):
 def test_with_nothing_said_a_run_says_what_it_chose_and_where_it_goes(made, tmp_path, no_plots, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines, settings = [], [*CMSTA, *SHORT]
-    run = train(None, store=made.path, settings=settings, seeds="1", pairing="union", watch=lines.append)
+    run = train(None, store=made.path, settings=settings, seeds="1", pairing="union", log=lines.append)
     assert lines[0] == "no --data: voices brings the audio that posts lacks"
     assert lines[1].startswith(
         f"cmsta (default) on posts + voices, pairing union from {made.path}; seeds 42 -> runs/cmsta-"

@@ -8,7 +8,8 @@ from msa.fuse.data.table import Normalisation
 from msa.fuse.head import Batch
 from msa.fuse.heads.tetfn import TETFN, Config, highest
 from msa.fuse.modules.unimodal import JOINT, UnimodalLabels
-from msa.fuse.train.loop import TrainConfig, fit
+from msa.fuse.train.config import TrainConfig
+from msa.fuse.train.loop import fit
 from msa.types import SENTIMENT, Modality, Split, Task
 from tests.fuse.batches import EMOTIONS, random_batch
 from tests.fuse.conftest import memory_table

@@ -21,8 +21,8 @@ from msa.fuse.heads import hcl, probe
 from msa.fuse.report import panels, pictures
 from msa.fuse.runs import plots
 from msa.fuse.runs.run import Run
-from msa.fuse.train.loop import Fit
 from msa.fuse.train.model import Model
+from msa.fuse.train.result import TrainResult
 from msa.types import SENTIMENT, Split
 from tests.fuse.batches import add_emotions, random_batch
 from tests.fuse.conftest import AUDIO, FACE, IMAGE, TEXT, VALUES, add_corpus
@@ -68,7 +68,7 @@ def seen(clips):
     found = {}
     for what in pictures.PICTURES:
         said = []
-        png, table = pictures.plot(clips, what, seed=43, watch=said.append)
+        png, table = pictures.plot(clips, what, seed=43, log=said.append)
         assert (png, table) == (clips / "plots" / f"{what}.png", clips / "plots" / f"{what}.csv")
         found[what] = rows_of(table), said
     return found
@@ -175,7 +175,7 @@ def test_a_training_that_is_begun_again_leaves_no_epochs_behind(clips, monkeypat
             with torch.no_grad():
                 head.embed[FACE].h0.fill_(epoch)
             after_epoch(epoch, head, {})
-        return Fit(state={}, restarted_at=2.5e-5)
+        return TrainResult(state={}, restarted_at=2.5e-5)
 
     monkeypatch.setattr(pictures, "fit", restarted)
     subject = pictures.Subject.open(clips, None, None, lambda line: None)
@@ -240,7 +240,7 @@ def test_attention_is_the_mean_over_samples_that_have_the_modality(clips, seen):
 
 def test_a_modality_that_never_meets_its_guide_is_left_out_and_said_so(union):
     said = []
-    assert {row["guided"] for row in table_of(union, "attention", watch=said.append)} == {IMAGE}
+    assert {row["guided"] for row in table_of(union, "attention", log=said.append)} == {IMAGE}
     assert said == ["posts+voices: no validation sample has audio and text: left out"]
 
 
@@ -299,7 +299,7 @@ def test_tsne_of_several_labels_names_those_that_hold(tmp_path):
 def test_tsne_of_a_large_part_takes_some_samples(run, monkeypatch):
     said = []
     monkeypatch.setattr(pictures, "MOST", 9)
-    found = table_of(run, "tsne", watch=said.append)
+    found = table_of(run, "tsne", log=said.append)
     assert len({row["id"] for row in found}) == 9
     assert said == ["drawn from 9 of 12 validation samples"]
 

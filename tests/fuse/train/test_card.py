@@ -14,14 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from msa import catalog
 from msa.errors import ConfigError
+from msa.fuse import files
 from msa.fuse.data import loader, memory
 from msa.fuse.data.loader import Flat, Source, Stored
 from msa.fuse.data.table import Normalisation
 from msa.fuse.experiments import sweep
 from msa.fuse.heads import hcl
-from msa.fuse.runs import files
-from msa.fuse.train import device
-from msa.fuse.train.loop import Fit, _Loop, fit
+from msa.fuse.train import checkpoint, device
+from msa.fuse.train.loop import Training, fit
+from msa.fuse.train.result import TrainResult
 from msa.types import Split
 from tests.fuse.conftest import memory_table
 from tests.fuse.heads.test_heads import build, random_batch
@@ -173,7 +174,7 @@ class Scaler:
 def loop_at(path):
     whole = memory_table()
     parts = whole.part(Split.TRAIN), whole.part(Split.VALID)
-    return _Loop(Tiny, *parts, RAW, config(), 1, "cpu", path, lambda line: None, None)
+    return Training(Tiny, *parts, RAW, config(), 1, "cpu", path, lambda line: None, None)
 
 
 def saved(path, **changed):
@@ -185,7 +186,7 @@ def test_a_checkpoint_of_a_cpu_is_taken_up_on_a_card(tmp_path):
     saved(tmp_path / "c.pt")
     loop = loop_at(tmp_path / "c.pt")
     loop.scaler = Scaler(enabled=True)
-    loop._resume()
+    assert checkpoint.resume(loop.checkpoint, loop)
     assert loop.epoch == 4
     assert loop.scaler.loaded is None  # its scale begins anew
 
@@ -195,7 +196,7 @@ def test_a_checkpoint_of_a_card_is_taken_up_on_a_card_and_on_a_cpu(tmp_path):
     saved(tmp_path / "c.pt", **on_a_card)
     loop = loop_at(tmp_path / "c.pt")
     loop.scaler = Scaler(enabled=True)
-    loop._resume()
+    assert checkpoint.resume(loop.checkpoint, loop)
     assert loop.scaler.loaded == on_a_card["scaler"]
     assert_same(trained(checkpoint=tmp_path / "c.pt"), trained())
 
@@ -207,10 +208,10 @@ def test_the_chance_of_one_card_is_kept_and_given_back_to_it(tmp_path, monkeypat
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, where: given.append((state.tolist(), where)))
     loop = loop_at(tmp_path / "c.pt")
     loop.device = "cuda:1"
-    loop._save()
+    checkpoint.write(loop.checkpoint, loop)
     other = loop_at(tmp_path / "c.pt")
     other.device = "cuda:0"
-    other._resume()
+    assert checkpoint.resume(other.checkpoint, other)
     assert given == [([7], "cuda:0")]
 
 
@@ -225,10 +226,10 @@ def test_what_is_kept_is_on_the_cpu():
 
 
 def test_a_result_that_was_resumed_is_kept_without_a_card(tmp_path):
-    checkpoint = tmp_path / "c.pt"
-    trained(checkpoint=checkpoint)
-    files.save(tmp_path / "fit.pt", vars(trained(checkpoint=checkpoint)))
-    again = Fit.of(files.load(tmp_path / "fit.pt"))
+    path = tmp_path / "c.pt"
+    trained(checkpoint=path)
+    files.save(tmp_path / "fit.pt", vars(trained(checkpoint=path)))
+    again = TrainResult.decode(files.load(tmp_path / "fit.pt"))
     assert all(one.device.type == "cpu" for one in again.state.values())
     assert_same(again, trained())
 
@@ -275,7 +276,7 @@ def test_a_loop_trains_on_the_card_its_process_has_chosen(cards, monkeypatch):
         asked.append(where)
         raise ConfigError("enough", fix="")
 
-    monkeypatch.setattr("msa.fuse.train.loop._Loop", stop)
+    monkeypatch.setattr("msa.fuse.train.loop.Training", stop)
     whole = memory_table()
     with pytest.raises(ConfigError, match="enough"):
         fit(Tiny, whole.part(Split.TRAIN), whole.part(Split.VALID), RAW, config(), 1, "cuda")

@@ -20,8 +20,11 @@ from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data.table import Column, Normalisation
 from msa.fuse.head import FusionHead, masked_mean
 from msa.fuse.train import loop
-from msa.fuse.train.loop import Fit, TrainConfig, Validation, fit, predict, validate
+from msa.fuse.train.config import TrainConfig
+from msa.fuse.train.evaluation import Validation, predict, validate
+from msa.fuse.train.loop import fit
 from msa.fuse.train.model import Model
+from msa.fuse.train.result import TrainResult
 from msa.types import SENTIMENT, Split
 from tests.fuse.batches import EMOTIONS, emotions_of, emotions_table
 from tests.fuse.conftest import IMAGE, TEXT, VALUES, Memory, memory_table
@@ -111,10 +114,10 @@ def config(**changed):
     return TrainConfig(**{"lr": 0.01, "batch": 8, "epochs": 4, "patience": 99, "warmup_epochs": 0.0} | changed)
 
 
-def trained(make=Tiny, seed=1, whole=None, norm=RAW, checkpoint=None, watch=lambda line: None, **changed) -> Fit:
+def trained(make=Tiny, seed=1, whole=None, norm=RAW, checkpoint=None, log=lambda line: None, **changed) -> TrainResult:
     whole = whole or memory_table()
     parts = whole.part(Split.TRAIN), whole.part(Split.VALID)
-    return fit(make, *parts, norm, config(**changed), seed, "cpu", checkpoint, watch)
+    return fit(make, *parts, norm, config(**changed), seed, "cpu", checkpoint, log)
 
 
 def small(name):
@@ -446,7 +449,7 @@ def test_a_head_that_asks_for_whole_groups_gets_them_in_training_and_in_testing(
 
 def test_what_a_training_spent_on_data_is_told(monkeypatch):
     lines = []
-    found = trained(epochs=2, watch=lines.append)
+    found = trained(epochs=2, log=lines.append)
     assert 0 < found.data_seconds < found.seconds
     assert 0 < found.padding < 0.5
     assert "kept in memory" in lines[0]
@@ -555,14 +558,14 @@ class Killed(BaseException):
 
 
 def kill_at(*epochs):
-    """A watch that ends the training when these lines come by."""
+    """A log that ends the training when these lines come by."""
     left = [f"epoch {n}/" for n in epochs]
 
-    def watch(line):
+    def log(line):
         if left and left[0] in line:
             raise Killed(left.pop(0))
 
-    return watch
+    return log
 
 
 HOW = {
@@ -579,19 +582,19 @@ def test_a_training_killed_in_every_epoch_ends_as_an_uninterrupted_one_bit_for_b
     epochs = len(straight.history)
     assert epochs >= 4
     assert (len({epoch["lr"] for epoch in straight.history}) > 1) is (how["schedule"] != "none")
-    checkpoint, watch, lines = tmp_path / "a" / "checkpoint.pt", kill_at(*range(1, epochs + 1)), []
+    checkpoint, log, lines = tmp_path / "a" / "checkpoint.pt", kill_at(*range(1, epochs + 1)), []
     for _ in range(epochs):
         with pytest.raises(Killed):
-            trained(whole=whole, checkpoint=checkpoint, watch=watch, **how)
+            trained(whole=whole, checkpoint=checkpoint, log=log, **how)
         torch.rand(7)  # whatever else drew numbers in between
-    assert_same(trained(whole=whole, checkpoint=checkpoint, watch=lines.append, **how), straight)
+    assert_same(trained(whole=whole, checkpoint=checkpoint, log=lines.append, **how), straight)
     assert lines[0] == f"seed 1: goes on after epoch {epochs - 1}"
 
 
 def test_a_training_that_had_ended_is_taken_from_its_checkpoint(tmp_path):
     checkpoint, lines = tmp_path / "checkpoint.pt", []
     one = trained(checkpoint=checkpoint)
-    two = trained(checkpoint=checkpoint, watch=lines.append)
+    two = trained(checkpoint=checkpoint, log=lines.append)
     assert_same(one, two)
     assert two.seconds == one.seconds > 0  # what it took, not what reading it took
     assert lines == ["seed 1: goes on after epoch 4"]
@@ -600,7 +603,7 @@ def test_a_training_that_had_ended_is_taken_from_its_checkpoint(tmp_path):
 def test_skipped_steps_are_counted_across_an_interruption(tmp_path):
     make, checkpoint = (lambda: Trap([0])), tmp_path / "checkpoint.pt"
     with pytest.raises(Killed):
-        trained(make, checkpoint=checkpoint, watch=kill_at(3))
+        trained(make, checkpoint=checkpoint, log=kill_at(3))
     assert trained(make, checkpoint=checkpoint).skipped_steps == 4
 
 
@@ -635,7 +638,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, mo
     with pytest.raises(Killed):
         trained(checkpoint=checkpoint)
     lines = []
-    assert_same(trained(checkpoint=checkpoint, watch=lines.append), trained())
+    assert_same(trained(checkpoint=checkpoint, log=lines.append), trained())
     assert lines[0] == "seed 1: goes on after epoch 2"
 
 
@@ -644,7 +647,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, mo
 
 def test_a_collapse_is_restarted_once_at_a_quarter_of_the_rate_and_named():
     lines = []
-    found = trained(Fragile, lr=0.04, epochs=12, watch=lines.append)
+    found = trained(Fragile, lr=0.04, epochs=12, log=lines.append)
     assert found.restarted_at == 0.01
     assert not found.collapsed
     assert "seed 1: collapsed to one answer at lr 0.04; once more at lr 0.01" in lines
@@ -662,7 +665,7 @@ def test_the_time_of_a_restarted_training_is_that_of_both_attempts(monkeypatch):
 
 def test_a_collapse_that_stays_is_reported_as_one_and_not_restarted_again():
     lines = []
-    found = trained(Constant, watch=lines.append)
+    found = trained(Constant, log=lines.append)
     assert found.collapsed
     assert found.restarted_at == 0.0025
     assert sum("collapsed" in line for line in lines) == 1
@@ -672,13 +675,13 @@ def test_a_collapse_that_stays_is_reported_as_one_and_not_restarted_again():
 def test_a_restart_that_is_killed_begins_again_and_ends_the_same(tmp_path):
     lines, checkpoint = [], tmp_path / "checkpoint.pt"
 
-    def watch(line):
+    def log(line):
         lines.append(line)
         if sum("epoch 2/" in line for line in lines) == 2:
             raise Killed
 
     with pytest.raises(Killed):
-        trained(Fragile, lr=0.04, checkpoint=checkpoint, watch=watch)
+        trained(Fragile, lr=0.04, checkpoint=checkpoint, log=log)
     assert_same(trained(Fragile, lr=0.04, checkpoint=checkpoint), trained(Fragile, lr=0.04))
 
 

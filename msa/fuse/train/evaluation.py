@@ -1,0 +1,81 @@
+"""Every sample of a subset through a head once: validation losses and predictions, in fp32."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msa.errors import ConfigError
+from msa.fuse.data import sampler
+from msa.fuse.data.table import Normalisation, Part
+from msa.fuse.head import Batch, FusionHead, answers
+from msa.fuse.train.device import numbered
+from msa.types import Task
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a head makes of a part: mean losses, by their column in the history, and how many answers it has."""
+
+    losses: dict[str, float]
+    distinct: int  # different answers: classes, sets of probabilities in whole percent, or values
+
+
+@torch.inference_mode()
+def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> Validation:
+    """Mean loss over a part and, of values, their mean absolute error.
+
+    In fp32, whatever the training: the test and every later prediction are, on any machine, and the best weights are
+    to be the best there.
+
+    The loss is that of the task alone: auxiliary terms serve training and do not say which weights answer best.
+    """
+    head.eval()
+    total, error = 0.0, 0.0
+    said: set[Any] = set()
+    for _, batch in _every_sample(head, part, norm, size, device):
+        output, terms = head.step(batch)
+        task = terms["task"] if "task" in terms else sum(terms.values())
+        total += float(task) * len(batch)
+        said |= _distinct(head.task, output.float())
+        if not head.task.classes:
+            error += float((output.float().squeeze(1) - batch.y).abs().sum())
+    losses = {"valid_loss": total / len(part)}
+    return Validation(losses if head.task.classes else losses | {"valid_mae": error / len(part)}, len(said))
+
+
+def _every_sample(
+    head: FusionHead, part: Part, norm: Normalisation, size: int, device: str
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every sample once, in batches with little padding, or of whole groups: positions in the part, and the batch."""
+    plan = sampler.whole_groups(*part.groups(), size) if head.whole_groups else sampler.ordered(*part.lengths(), size)
+    return zip(plan, part.source(norm, numbered(device), head.means_only).batches(plan), strict=True)
+
+
+def _distinct(task: Task, output: Tensor) -> set[Any]:
+    """The different answers in an output (B, outputs).
+
+    Of labels these are not the labels said: where all are rare a sound head may say none of them to anybody, and
+    only one whose probabilities are everywhere the same has collapsed.
+    """
+    if task.multilabel:
+        return {tuple(row) for row in (100 * answers(task, output)).round().tolist()}
+    return set((output.argmax(1) if task.classes else output.squeeze(1)).tolist())
+
+
+@torch.inference_mode()
+def predict(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> np.ndarray:
+    """Probabilities (n, classes) or values (n, 1) for a part, in its order, float64."""
+    head.eval()
+    found = np.empty((len(part), head.task.outputs))
+    for at, batch in _every_sample(head, part, norm, size, device):
+        found[at] = answers(head.task, head(batch).float()).cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ConfigError(
+            f"{type(head).__name__} answers some samples of {part.table.name} with NaN or infinity",
+            fix="its weights or the hidden states are damaged: `msa cache verify --deep`, or train it anew",
+        )
+    return found
