@@ -128,20 +128,20 @@ def rows(table: Path, names: Mapping[str, str] = MappingProxyType({})) -> tuple[
 
     `names` says which column of the file stands for which of msa's, such as {"label": "sentiment"}.
     """
-    columns, found = records.read(table)
+    columns, lines = records.read(table)
     if lost := [f"{column}:{called}" for column, called in names.items() if called not in columns]:
         raise SourceError(
             f"{table} has no column for {', '.join(lost)}; it has {records.listed(columns)}",
             fix="name the columns as the first line of the table does",
         )
     if names:
-        mine = {called: column for column, called in names.items()}
-        columns = [mine.get(name, "" if name in names else name) for name in columns]
-        found = [
-            (line, {mine.get(n, n): c for n, c in cells.items() if n in mine or n not in names})
-            for line, cells in found
+        columns_by_name = {called: column for column, called in names.items()}
+        columns = [columns_by_name.get(name, "" if name in names else name) for name in columns]
+        lines = [
+            (line, {columns_by_name.get(n, n): c for n, c in cells.items() if n in columns_by_name or n not in names})
+            for line, cells in lines
         ]
-    read = [Row(table, line, number, cells) for number, (line, cells) in enumerate(found, start=1)]
+    read = [Row(table, line, number, cells) for number, (line, cells) in enumerate(lines, start=1)]
     first: dict[str, Row] = {}
     for row in read:
         if (other := first.setdefault(row.id, row)) is not row:
@@ -149,22 +149,22 @@ def rows(table: Path, names: Mapping[str, str] = MappingProxyType({})) -> tuple[
     return columns, read
 
 
-def decide(rows: Sequence[Row], told: Settings = Settings(), columns: Sequence[str] = ("label",)) -> Decision:
-    """What the labels in these columns are, judged from all of them where `told` does not say it.
+def decide(rows: Sequence[Row], settings: Settings = Settings(), columns: Sequence[str] = ("label",)) -> Decision:
+    """What the labels in these columns are, judged from all of them where `settings` does not say it.
 
-    Raises SourceError for a few labels that are unlike all others, ConfigError for labels that `told` does not fit.
+    Raises SourceError for a few labels that are unlike all others, ConfigError for labels that `settings` does not fit.
     """
     import numpy as np
 
     labels = [label for row in rows for column in columns if (label := row.label(column)) is not None]
     numbers = [number for label in labels if (number := _number(label)) is not None]
-    if told.range or len(numbers) == len(labels):
-        return tasks.of_numbers(np.array(numbers, np.float64), told)
-    if told.task == "regression":
+    if settings.range or len(numbers) == len(labels):
+        return tasks.of_numbers(np.array(numbers, np.float64), settings)
+    if settings.task == "regression":
         word = next(label for label in labels if _number(label) is None)
         raise ConfigError(f"task is regression, and {word!r} is no number", fix="correct it in the table")
-    if told.classes:
-        return Decision(Task(classes=told.classes), "classes", "as set")
+    if settings.classes:
+        return Decision(Task(classes=settings.classes), "classes", "as set")
     odd = {label for label in labels if label.lower() not in SENTIMENT.classes}
     if not odd:
         return Decision(SENTIMENT, "classes", "texts")

@@ -78,8 +78,8 @@ def text_of(path: Path, most: int = LARGEST) -> str:
 def shallow(text: str) -> str:
     """The JSON text itself. Raises ValueError for one that is nested absurdly, before Python fails at it."""
     depth = 0
-    for found in re.finditer(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{\]}]', text, re.DOTALL):  # reads no letter twice
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)  # a string counts nothing
+    for token in re.finditer(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{\]}]', text, re.DOTALL):  # reads no letter twice
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)  # a string counts nothing
         if depth > DEEPEST_JSON:
             raise ValueError(f"nested more than {DEEPEST_JSON} deep")
     return text
@@ -87,9 +87,9 @@ def shallow(text: str) -> str:
 
 def listed(names: Collection[str]) -> str:
     """The first few of the names of columns, as messages show them; "none" where there are none."""
-    there = [printable(name) for name in names if name]
-    more = [f"{len(there) - SHOWN:,} more"] if len(there) > SHOWN else []
-    return ", ".join([*there[:SHOWN], *more]) or "none"
+    shown = [printable(name) for name in names if name]
+    more = [f"{len(shown) - SHOWN:,} more"] if len(shown) > SHOWN else []
+    return ", ".join([*shown[:SHOWN], *more]) or "none"
 
 
 def whole_characters(text: str) -> str:
@@ -156,13 +156,13 @@ def _too_much(path: Path, line: int) -> SourceError:
 
 def _lines(path: Path, text: str) -> Iterator[str]:
     """The lines with their ends, which may be those of any system. Raises SourceError for one without end."""
-    for number, found in enumerate(re.finditer(r"[^\r\n]*+(?:\r\n|\r|\n)|[^\r\n]++", text), start=1):
-        if (length := found.end() - found.start()) > LONGEST_LINE:
+    for number, match in enumerate(re.finditer(r"[^\r\n]*+(?:\r\n|\r|\n)|[^\r\n]++", text), start=1):
+        if (length := match.end() - match.start()) > LONGEST_LINE:
             raise SourceError(
                 f"{path}, line {number} has {length:,} characters; at most {LONGEST_LINE:,} are read",
                 fix="is it a table, with one sample in each row?",
             )
-        yield found[0]
+        yield match[0]
 
 
 def _delimiter(text: str, delimiters: str) -> str:

@@ -87,10 +87,10 @@ def scarce(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> I
         counts: Part -> class -> number of samples, of all three parts.
         classes: Names of the classes.
     """
-    there = [name for name in classes if any(row.get(name) for row in counts.values())]
+    present = [name for name in classes if any(row.get(name) for row in counts.values())]
     for part, row in counts.items():
-        lacking = [name for name in there if not row.get(name)]
-        few = [f"{row[name]} of class {name}" for name in there if 0 < row.get(name, 0) < SCARCE]
+        lacking = [name for name in present if not row.get(name)]
+        few = [f"{row[name]} of class {name}" for name in present if 0 < row.get(name, 0) < SCARCE]
         if lacking:
             yield f"{part} has no sample of class {', '.join(lacking)}"
         if few and part != Split.TRAIN:
@@ -102,14 +102,14 @@ def named(path: Path) -> dict[str, Split]:
     """Id -> part from a file: JSON `{"train": [ids], "valid": [ids], "test": [ids]}`, or CSV/TSV with id and split."""
     if not path.exists():
         raise SourceError(f"{path}: there is no such split file", fix="name a JSON, CSV or TSV file with --split")
-    found: dict[str, Split] = {}
+    splits_by_id: dict[str, Split] = {}
     for id, name in _json_pairs(path) if path.suffix.lower() == ".json" else _row_pairs(path):
         part = NAMES.get(name.strip().lower())
         if part is None:
             raise SourceError(f"{path}: {name!r} is no part of a corpus", fix=f"use one of: {', '.join(NAMES)}")
-        if found.setdefault(id, part) is not part:
-            raise SourceError(f"{path}: {id} is in {found[id]} and in {part}", fix="leave it in one of the two")
-    return found
+        if splits_by_id.setdefault(id, part) is not part:
+            raise SourceError(f"{path}: {id} is in {splits_by_id[id]} and in {part}", fix="leave it in one of the two")
+    return splits_by_id
 
 
 def apply_named(samples: Iterable[Sample], names: Mapping[str, Split]) -> tuple[list[Sample], list[Dropped]]:
@@ -205,10 +205,10 @@ def _drawn(
     return dict(zip(order, _shares([groups[root] for root in order], ratios), strict=True))
 
 
-def _most(found: Sequence[Hashable]) -> Hashable:
+def _most(values: Sequence[Hashable]) -> Hashable:
     """The class most samples of a group have; of several the one that comes first by name."""
-    counted = Counter(found)
-    return min(counted, key=lambda one: (-counted[one], str(one)))
+    counted = Counter(values)
+    return min(counted, key=lambda value: (-counted[value], str(value)))
 
 
 def _stratified(

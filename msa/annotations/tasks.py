@@ -113,13 +113,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def of_numbers(
-    labels: "np.ndarray", told: Settings = Settings(), scales: bool = False, apart: bool = False
+    labels: "np.ndarray", settings: Settings = Settings(), scales: bool = False, apart: bool = False
 ) -> Decision:
     """What labels (n,) are that are numbers, NaN where there is none.
 
     Args:
         labels: the values, of any number type.
-        told: what the user says.
+        settings: what the user says.
         scales: the file is of a format that holds sentiment from -3 to 3 or from -1 to 1, if it holds a scale.
         apart: single modalities are labelled, too, as in CH-SIMS.
 
@@ -131,18 +131,18 @@ def of_numbers(
     known = labels[np.isfinite(labels)].astype(np.float64)
     values = np.unique(known)
     whole = bool(len(values)) and bool((values == np.round(values)).all())
-    if told.task in SCALES:
-        return Decision(SCALES[told.task], told.task, "as set")
-    if told.range:
-        return Decision(Task(low=told.range[0], high=told.range[1]), "regression", "as set")
+    if settings.task in SCALES:
+        return Decision(SCALES[settings.task], settings.task, "as set")
+    if settings.range:
+        return Decision(Task(low=settings.range[0], high=settings.range[1]), "regression", "as set")
     if not len(values):
-        return Decision(Task(classes=told.classes), "none", "no sample has a label")
+        return Decision(Task(classes=settings.classes), "none", "no sample has a label")
     reach = Task(low=float(values[0]), high=float(values[-1]))
-    if told.task == "labels":
+    if settings.task == "labels":
         raise ConfigError("the labels are said to be several at a time, and a sample has one", fix="leave out task")
-    if told.task == "classes" or told.classes:
-        return _classes(values, whole, told.classes)
-    if told.task == "regression":
+    if settings.task == "classes" or settings.classes:
+        return _classes(values, whole, settings.classes)
+    if settings.task == "regression":
         return Decision(reach, "regression", f"as set, as far as {len(known):,} labels reach")
     if apart and scales and (np.abs(values) <= 1).all():
         return Decision(SCALES["sims"], "sims", "modalities are labelled apart", _classes_instead(whole))
@@ -221,7 +221,7 @@ def of_classes(names: Sequence[str], why: str) -> Decision:
 
 
 def of_columns(
-    labels: "np.ndarray", told: Settings, known: Mapping[int, Sequence[str]]
+    labels: "np.ndarray", settings: Settings, known: Mapping[int, Sequence[str]]
 ) -> tuple[Decision, "np.ndarray"]:
     """What labels of several columns are, (n, k) or (n, k, 2) with a pair for no and yes; and them as (n, k) or (n,).
 
@@ -229,8 +229,8 @@ def of_columns(
 
     Args:
         labels: numbers, NaN where nothing is said.
-        told: what the user says.
-        known: names of the columns by how many there are, where `told` has none.
+        settings: what the user says.
+        known: names of the columns by how many there are, where `settings` have none.
 
     Raises:
         ConfigError: there are other names than columns.
@@ -240,15 +240,17 @@ def of_columns(
     pairs = labels.ndim == 3 and labels.shape[2] == 2 and bool((np.nansum(labels, 2) == 1).all())
     values = labels[..., 1] if pairs else labels.reshape(len(labels), -1)
     k = values.shape[1]
-    if told.classes and len(told.classes) != k:
-        raise ConfigError(f"classes names {len(told.classes)} labels, and a sample has {k}", fix="name one for each")
-    names = tuple(told.classes or known.get(k, [str(i) for i in range(k)]))
+    if settings.classes and len(settings.classes) != k:
+        raise ConfigError(
+            f"classes names {len(settings.classes)} labels, and a sample has {k}", fix="name one for each"
+        )
+    names = tuple(settings.classes or known.get(k, [str(i) for i in range(k)]))
     one_hot = bool((np.isin(values, (0, 1)).all(1) & (values.sum(1) == 1)).all()) and not pairs
-    if told.task == "classes" or (one_hot and told.task == "auto"):
+    if settings.task == "classes" or (one_hot and settings.task == "auto"):
         if not one_hot:
             raise ConfigError("the labels are said to be classes, and several hold at a time", fix="--set task=labels")
         why = f"{k} columns, of which one is 1 in each row"
         return of_classes(names, why), values.argmax(1).astype(np.float64)
     why = f"{k} columns" + (" of no and yes" if pairs else "")
-    instead = "" if told.classes else "--set classes=a,b,c for other names"
+    instead = "" if settings.classes else "--set classes=a,b,c for other names"
     return Decision(Task(classes=names, multilabel=True), "labels", why, instead), values

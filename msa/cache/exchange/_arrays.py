@@ -34,8 +34,8 @@ class FileBytes:
 
     def read(self, offset: int, size: int) -> bytearray:
         """`size` bytes from `offset`. Raises SourceError where the file has changed meanwhile."""
-        found = bytearray(size)
-        with open(self.path, "rb", buffering=0) as file, memoryview(found) as room:
+        data = bytearray(size)
+        with open(self.path, "rb", buffering=0) as file, memoryview(data) as room:
             if self != FileBytes.of(self.path):
                 raise self._changed()
             file.seek(offset)
@@ -45,7 +45,7 @@ class FileBytes:
                 if not got:
                     raise self._changed()
                 done += got
-        return found
+        return data
 
     def _changed(self) -> SourceError:
         return SourceError(f"{self.path}: somebody writes to this file while it is read", fix="import it afterwards")
@@ -68,11 +68,11 @@ class Payload:
         """The bytes meant, or `size` of them from `start`."""
         if self.codec != "latin1":
             return self.file.read(self.offset + start, self.size - start if size is None else size)
-        decoder, found = codecs.getincrementaldecoder("utf-8")(), bytearray()
+        decoder, data = codecs.getincrementaldecoder("utf-8")(), bytearray()
         for at in range(0, self.size, PIECE):  # so that text and bytes never stand whole beside each other
             piece = self.file.read(self.offset + at, min(PIECE, self.size - at))
-            found += decoder.decode(piece, final=at + PIECE >= self.size).encode("latin1")
-        return found if size is None and not start else found[start : None if size is None else start + size]
+            data += decoder.decode(piece, final=at + PIECE >= self.size).encode("latin1")
+        return data if size is None and not start else data[start : None if size is None else start + size]
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,9 +49,9 @@ class Part:
     def column(self, key: str) -> Any:
         """A column that is there. Raises SourceError where it has another length than the split."""
         values = self.values[key]
-        found = len(values) if is_column(values) else None
-        if found != self.size:
-            rows = "no" if found is None else f"{found:,}"
+        size = len(values) if is_column(values) else None
+        if size != self.size:
+            rows = "no" if size is None else f"{size:,}"
             raise SourceError(
                 f"{self.where(key)} has {rows} rows, the split {self.size:,} samples",
                 fix="get the file again, or leave this key out of it",
@@ -69,18 +69,18 @@ class Part:
                 known[id(value)] = string(value)
             return known[id(value)]
 
-        found, left = [], self.room
+        texts, left = [], self.room
         try:
             for value in items(self.column(key)):
-                found.append(text(value))
-                left -= len(found[-1])
+                texts.append(text(value))
+                left -= len(texts[-1])
                 if left < 0:
                     raise ValueError(
-                        f"row {len(found) - 1}: more than {self.room:,} characters, as long as the file is"
+                        f"row {len(texts) - 1}: more than {self.room:,} characters, as long as the file is"
                     )
         except (TypeError, ValueError) as error:
             raise self.odd(key, "texts", error) from error
-        return found
+        return texts
 
     def numbers(self, key: str) -> np.ndarray:
         """A column of numbers, (n,) float64, NaN where there is None. Raises SourceError for anything else."""
@@ -104,17 +104,17 @@ def parts(path: Path, top: Any) -> list[Part]:
     if not isinstance(top, dict):
         raise SourceError(f"{path} holds a {type(top).__name__}, not a dict of splits", fix="is it the right file?")
     named = {str(key): value for key, value in top.items() if NAMES.get(str(key).lower()) and isinstance(value, dict)}
-    found = [_part(path, name, NAMES[name.lower()], value) for name, value in named.items()]
+    splits = [_part(path, name, NAMES[name.lower()], value) for name, value in named.items()]
     if not named and set(FEATURES) & set(top) and {"id", "raw_text"} & set(top):
-        found = [_part(path, "", None, top)]
-    if not found:
+        splits = [_part(path, "", None, top)]
+    if not splits:
         raise SourceError(
             f"{path} has no train, valid or test; its keys are {names_of(top)}",
             fix="is it the right file? Known are dicts of splits, each with text, audio, vision and labels",
         )
-    if len({part.split for part in found}) < len(found):
+    if len({part.split for part in splits}) < len(splits):
         raise SourceError(f"{path} has {', '.join(named)}: two of them are one split", fix="leave one of them out")
-    return sorted(found, key=lambda part: list(Split).index(part.split) if part.split else 0)
+    return sorted(splits, key=lambda part: list(Split).index(part.split) if part.split else 0)
 
 
 def _part(path: Path, name: str, split: Split | None, values: Mapping[Any, Any]) -> Part:

@@ -69,14 +69,14 @@ def modality_of(name: str) -> Modality | None:
     return next((modality for modality, names in ALIASES.items() if name.lower() in names), None)
 
 
-def said(setting: str, known: Iterable[str], kinds: Iterable[str] = ()) -> dict[str, str]:
+def kinds_in(setting: str, known: Iterable[str], kinds: Iterable[str] = ()) -> dict[str, str]:
     """`covarep:audio,au:none` -> {"covarep": "audio", "au": "none"}, the names spelled as in `known`.
 
     Raises UnknownNameError for a name or kind that there is not; `kinds` come beside the modalities and none.
     """
     spelled = {name.lower(): name for name in known}
     allowed = [*Modality, *kinds, NONE]
-    found = {}
+    kinds_by_name = {}
     for part in filter(None, (part.strip() for part in setting.split(","))):
         name, colon, kind = (word.strip() for word in part.rpartition(":"))
         if not colon:
@@ -87,8 +87,8 @@ def said(setting: str, known: Iterable[str], kinds: Iterable[str] = ()) -> dict[
             raise UnknownNameError("feature", name, spelled.values())
         if kind not in allowed:
             raise UnknownNameError("modality", kind, allowed)
-        found[spelled[name.lower()]] = kind
-    return found
+        kinds_by_name[spelled[name.lower()]] = kind
+    return kinds_by_name
 
 
 def unplaced(where: object, name: str, kinds: Iterable[str] = ()) -> SourceError:
@@ -140,13 +140,16 @@ def lost(bundle: Bundle) -> list[str]:
     return [*remarks, "digests of the raw material and what was dropped from the corpus stay behind"]
 
 
-def task_in(found: Any, where: object) -> Task | None:
+def task_in(stated: Any, where: object) -> Task | None:
     """The task as `facts` has it, None where nothing is said. Raises SourceError for what is no task."""
-    if found is None:
+    if stated is None:
         return None
     try:
         task = Task(
-            tuple(map(str, found["classes"])), float(found["low"]), float(found["high"]), bool(found.get("multilabel"))
+            tuple(map(str, stated["classes"])),
+            float(stated["low"]),
+            float(stated["high"]),
+            bool(stated.get("multilabel")),
         )
         if not all(map(math.isfinite, (task.low, task.high))) or len(task.classes) > MOST_CLASSES:
             raise ValueError
@@ -154,7 +157,7 @@ def task_in(found: Any, where: object) -> Task | None:
             raise ValueError
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise SourceError(
-            f"{where}: {shown(found)} is no task",
+            f"{where}: {shown(stated)} is no task",
             fix='write {"classes": [names], "low": 0, "high": 0, "multilabel": false}',
         ) from error
     if len(set(task.classes)) < len(task.classes):
@@ -162,22 +165,22 @@ def task_in(found: Any, where: object) -> Task | None:
     return task
 
 
-def columns_in(found: Any, dim: int) -> tuple[str, ...]:
+def columns_in(stated: Any, dim: int) -> tuple[str, ...]:
     """Names of the last columns of a feature, or none where what is said cannot be that."""
-    fits = isinstance(found, (list, tuple)) and len(found) <= dim and all(map(is_name, found))
-    return tuple(found) if fits else ()
+    fits = isinstance(stated, (list, tuple)) and len(stated) <= dim and all(map(is_name, stated))
+    return tuple(stated) if fits else ()
 
 
-def source_in(found: Any, path: Path, title: str, layout: str) -> Source:
+def source_in(stated: Any, path: Path, title: str, layout: str) -> Source:
     """The source as `facts` has it, or the one of a file whose licence nobody here can know."""
     unknown = unknown_source(path, title, layout)
-    if not isinstance(found, Mapping):
+    if not isinstance(stated, Mapping):
         return unknown
     kinds = {field.name: type(getattr(unknown, field.name)) for field in fields(Source)}
     known: dict[str, Any] = {
-        name: printable(found[name])[:LONGEST_TEXT] if kind is str else found[name]
+        name: printable(stated[name])[:LONGEST_TEXT] if kind is str else stated[name]
         for name, kind in kinds.items()
-        if isinstance(found.get(name), kind)
+        if isinstance(stated.get(name), kind)
     }
     return Source(**known) if known.keys() == kinds.keys() else unknown
 

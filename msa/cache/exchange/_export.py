@@ -21,15 +21,15 @@ def export(
         raise ConfigError(f"{format} is only read, not written", fix="choose another: see `msa list formats`")
     if out.exists():
         raise StoreError(f"{out} is there already", fix="name a new file or folder, or move the old one away")
-    there = {view.modality for view in store.views(dataset)}
-    if lacking := sorted(set(views) - there):
-        raise StoreError(f"{dataset} has no {', '.join(lacking)} in {store.path}", fix=f"it has {', '.join(there)}")
-    if not there:
+    available = {view.modality for view in store.views(dataset)}
+    if lacking := sorted(set(views) - available):
+        raise StoreError(f"{dataset} has no {', '.join(lacking)} in {store.path}", fix=f"it has {', '.join(available)}")
+    if not available:
         raise StoreError(f"{store.path} holds no hidden states of {dataset}", fix="see `msa cache ls`")
-    found = {m: store.view(dataset, m, views.get(m)) for m in Modality if m in there}
-    bundle = Bundle(store.index(dataset), {m: store.reader(view) for m, view in found.items()})
+    chosen = {m: store.view(dataset, m, views.get(m)) for m in Modality if m in available}
+    bundle = Bundle(store.index(dataset), {m: store.reader(view) for m, view in chosen.items()})
     try:
         remarks: list[str] = module.write(bundle, out)
     except OSError as error:
         raise StoreError(f"{out} cannot be written: {error}", fix="name a file or folder where you may write") from None
-    return [*(f"{m}: {view.name}@{view.id}" for m, view in found.items()), *remarks]
+    return [*(f"{m}: {view.name}@{view.id}" for m, view in chosen.items()), *remarks]

@@ -74,7 +74,7 @@ def corpus(
         raise SourceError(f"{path} has no table of labels {config.table}", fix=f"lay it like this: {layout}")
     about = _about(path / ABOUT)
     columns, rows = labels.rows(path / config.table)
-    decision = _table.decide(columns, rows, _told(about, config), Settings.of(config))
+    decision = _table.decide(columns, rows, _stated_task(about, config), Settings.of(config))
     folders = [
         Files.below(path, folder, modality, rows, suffix, config.missing)
         for folder, modality in _folders(path, config, suffix, layout)
@@ -88,8 +88,8 @@ def corpus(
         dropped=[Dropped(file, f"no row in {config.table}") for folder in folders for file in folder.others],
         settings=settings_of(config, "task", "classes"),
     )
-    told = about.get("features")
-    features = [feature(files, told if isinstance(told, dict) else {}) for files in folders]
+    features_stated = about.get("features")
+    features = [feature(files, features_stated if isinstance(features_stated, dict) else {}) for files in folders]
     return Foreign(format, path, _corpus.digest_of(features, [row.id for row in rows]), made, features)
 
 
@@ -98,20 +98,20 @@ def _about(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = _corpus.json_in(records.bytes_of(path, _corpus.LONGEST_JSON))
+        stated = _corpus.json_in(records.bytes_of(path, _corpus.LONGEST_JSON))
     except ValueError as error:
         raise SourceError(f"{path}: {error}", fix="mend or delete it: the table of labels is enough") from error
-    if not isinstance(found, dict) or found.get("format") != "msa":
+    if not isinstance(stated, dict) or stated.get("format") != "msa":
         return {}
-    if found.get("version") != VERSION:
+    if stated.get("version") != VERSION:
         raise SourceError(
-            f"{path} is of version {found.get('version')!r}, this msa reads {VERSION}",
+            f"{path} is of version {stated.get('version')!r}, this msa reads {VERSION}",
             fix="update msa, or delete the file: the table of labels is enough",
         )
-    return found
+    return stated
 
 
-def _told(about: Mapping[str, Any], config: Config) -> Task | None:
+def _stated_task(about: Mapping[str, Any], config: Config) -> Task | None:
     """The task that settings or an exported folder's corpus.json say; None where the labels have to."""
     if classes := tuple(filter(None, (name.strip() for name in config.labels.split(",")))):
         return Task(classes=classes, multilabel=True)
@@ -121,13 +121,13 @@ def _told(about: Mapping[str, Any], config: Config) -> Task | None:
 def _folders(path: Path, config: Config, suffix: str, layout: str) -> Iterator[tuple[str, Modality]]:
     """The sub-folders with such files, and of which modality each is."""
     ours = (p for p in path.iterdir() if p.name[0] != "." and p.is_dir())
-    there = sorted(p.name for p in ours if next(p.rglob(f"*{suffix}"), None))
-    said = _corpus.said(config.modality, there)
-    if not there:
+    names = sorted(p.name for p in ours if next(p.rglob(f"*{suffix}"), None))
+    kinds = _corpus.kinds_in(config.modality, names)
+    if not names:
         raise SourceError(f"{path} has no folder of {suffix} files", fix=f"lay it like this: {layout}")
-    for name in there:
+    for name in names:
         regular.check_inside(path, path / name)
-        kind = said.get(name) or _corpus.modality_of(name)
+        kind = kinds.get(name) or _corpus.modality_of(name)
         if kind is None:
             raise _corpus.unplaced(path, name)
         if kind != _corpus.NONE:
@@ -161,22 +161,24 @@ class Files:
             missing: `failed` or `absent`: what a sample without a file is.
         """
         path = root / name
-        there = {file.relative_to(path).as_posix(): file for file in _found(path, suffix) if file.name[:2] != "._"}
+        files_there = {
+            file.relative_to(path).as_posix(): file for file in _found(path, suffix) if file.name[:2] != "._"
+        }
         names = {row.id: file_name(row.id, suffix) for row in rows}
-        files = {id: there[name] for id, name in names.items() if name in there}
+        files = {id: files_there[name] for id, name in names.items() if name in files_there}
         taken = set(map(names.get, files))
         for id in names:
             plain = f"{id}{suffix}"  # written by others: the id as it is
-            if id not in files and plain in there and plain not in taken:
-                files[id] = there[plain]
+            if id not in files and plain in files_there and plain not in taken:
+                files[id] = files_there[plain]
         if not files:
             raise SourceError(
-                f"{path}: none of {len(there)} files is called after an id: {next(iter(there))}, "
+                f"{path}: none of {len(files_there)} files is called after an id: {next(iter(files_there))}, "
                 f"and the ids are {', '.join(repr(row.id) for row in rows[:3])}",
                 fix=f"call them ID{suffix}, or leave the folder out: modality={path.name}:{_corpus.NONE}",
             )
         used = set(files.values())
-        others = [f"{path.name}/{name}" for name, file in there.items() if file not in used]
+        others = [f"{path.name}/{name}" for name, file in files_there.items() if file not in used]
         return cls(root, path, modality, files, others, list(names), missing)
 
     def file(self, id: str) -> Path:

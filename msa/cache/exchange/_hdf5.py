@@ -68,12 +68,12 @@ def child(group: Any, name: str, kind: str) -> Any:
         link = group.get(name, getlink=True)
         if type(link) is not h5py.HardLink:
             raise SourceError(f"{where} is a {type(link).__name__}, and links are not followed", fix=GET_AGAIN)
-        found = group[name]
-        if not isinstance(found, getattr(h5py, kind)):
-            raise SourceError(f"{where} is a {type(found).__name__}, not a {kind}", fix=GET_AGAIN)
-        if kind == "Dataset" and (found.is_virtual or found.external):
+        member = group[name]
+        if not isinstance(member, getattr(h5py, kind)):
+            raise SourceError(f"{where} is a {type(member).__name__}, not a {kind}", fix=GET_AGAIN)
+        if kind == "Dataset" and (member.is_virtual or member.external):
             raise SourceError(f"{where} has its data in other files, which are not opened", fix=GET_AGAIN)
-        return found
+        return member
 
 
 def whole(dataset: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -100,18 +100,18 @@ def strings(dataset: Any, start: int = 0, stop: int | None = None) -> list[str]:
     stop = (dataset.shape[0] if dataset.shape else 1) if stop is None else stop
     size = Path(dataset.file.filename).stat().st_size
     step = max(1, STRINGS_AT_ONCE // size if dataset.dtype.kind == "O" else stop - start)
-    found, left = [], 4 * size + SLACK
+    texts, left = [], 4 * size + SLACK
     try:
         for first in range(start, max(stop, start + 1), step):
             values = whole(dataset, first, min(stop, first + step)).ravel()
-            found += [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
-            left -= sum(map(len, found[first - start :]))
+            texts += [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
+            left -= sum(map(len, texts[first - start :]))
             if left < 0:
                 raise SourceError(
                     f"{_where(dataset)} has texts that are longer than the file: one is named for many rows",
                     fix=GET_AGAIN,
                 )
-        return found
+        return texts
     except UnicodeDecodeError as error:
         raise SourceError(f"{dataset.file.filename}:{dataset.name} is not UTF-8 ({error})", fix=GET_AGAIN) from error
 
@@ -121,12 +121,12 @@ def attribute(of: Any, name: str) -> Any:
     with _damage(of.file.filename):
         if name in of.attrs and math.prod(of.attrs.get_id(name).shape or ()) > MOST_IN_ATTRIBUTE:
             raise SourceError(f"{of.file.filename}: the attribute {name} has too many values", fix=GET_AGAIN)
-        found = of.attrs.get(name)
-    if isinstance(found, (np.ndarray, np.generic)):
-        found = found.tolist()
-    if isinstance(found, list):
-        return [_text(value) for value in found]
-    return _text(found)
+        value = of.attrs.get(name)
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return _text(value)
 
 
 def _text(value: Any) -> Any:
@@ -262,9 +262,9 @@ def _written(data: Any) -> frozenset[int] | None:
     grid = [math.ceil(n / c) for n, c in zip(data.shape, data.chunks, strict=True)]
     if data.id.get_num_chunks() == math.prod(grid):
         return None
-    there: Counter[int] = Counter()
-    data.id.chunk_iter(lambda chunk: there.update([chunk.chunk_offset[0] // data.chunks[0]]))
-    return frozenset(block for block, chunks in there.items() if chunks == math.prod(grid[1:]))
+    chunks_written: Counter[int] = Counter()
+    data.id.chunk_iter(lambda chunk: chunks_written.update([chunk.chunk_offset[0] // data.chunks[0]]))
+    return frozenset(block for block, chunks in chunks_written.items() if chunks == math.prod(grid[1:]))
 
 
 @contextmanager

@@ -144,9 +144,9 @@ def bounds_of(key: str, part: Part, rows: Rows, padding: Padding | None) -> Know
         masks = masks_of(part, rows)
         return (masked(masks), MASK, 0) if masks else (alone, zeros, 0)
     if text := aligned_text(part, rows):
-        theirs, how, _ = bounds_of("text", part, text, padding)
-        if how != zeros or is_padded(text, theirs):
-            return as_text(text, theirs, alone), f"the rows of the text, to which it is aligned ({how})", 0
+        of_text, how, _ = bounds_of("text", part, text, padding)
+        if how != zeros or is_padded(text, of_text):
+            return as_text(text, of_text, alone), f"the rows of the text, to which it is aligned ({how})", 0
     return alone, zeros, 0
 
 
@@ -227,13 +227,13 @@ def is_padded(text: Readable, bounds: Bounds) -> bool:
     return False
 
 
-def as_text(text: Readable, theirs: Bounds, alone: Bounds) -> Bounds:
+def as_text(text: Readable, text_bounds: Bounds, alone: Bounds) -> Bounds:
     """The rows the text has, and any beyond them that hold values; `alone` where the text has none."""
 
     def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
         first, end = nonzero(states)
         try:
-            begin, stop = theirs(row, text.read(row))
+            begin, stop = text_bounds(row, text.read(row))
         except Unreadable:
             return alone(row, states)
         return min(begin, first), min(max(stop, end), len(states))

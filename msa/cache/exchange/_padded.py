@@ -97,8 +97,8 @@ def without_ids(parts: Sequence[Part]) -> dict[str, str]:
 
 def in_clips(id: str) -> tuple[str, tuple[Any, ...]]:
     """The video and the place in it that an id names: `video$_$clip`, or `video[clip]`; none in any other."""
-    found = re.fullmatch(r"(.+)(?:\$_\$(.*)|\[(\d+)\])", id, re.DOTALL)
-    return (found[1], natural(found[2] if found[3] is None else found[3])) if found else ("", ())
+    match = re.fullmatch(r"(.+)(?:\$_\$(.*)|\[(\d+)\])", id, re.DOTALL)
+    return (match[1], natural(match[2] if match[3] is None else match[3])) if match else ("", ())
 
 
 def samples(parts: Sequence[Part], rows: Iterable[Row], task: Task) -> tuple[list[Sample], list[Dropped], list[Row]]:
@@ -196,12 +196,12 @@ def _feature(
 ) -> Feature | None:
     """The column `key` of every split that has it; None where none has. `source` is the digest of the whole file."""
     columns: dict[int, tuple[Rows, Bounds]] = {}
-    said, cut = dict[str, None](), 0
+    rules, cut = dict[str, None](), 0
     for i, part in enumerate(parts):
         if part.size and part.has(key):
             rows = Rows(part, key)
             bounds, how, longer = bounds_of(key, part, rows, padding)
-            columns[i], said[how], cut = (rows, bounds), None, cut + longer
+            columns[i], rules[how], cut = (rows, bounds), None, cut + longer
     dim = _width(key, parts, columns)
     place = {row.id: row for row in kept if row.part in columns and columns[row.part][0].has(row.row)}
     if dim is None or not place:
@@ -221,7 +221,7 @@ def _feature(
             return None
         return xxhash.xxh3_128_digest(source + f"{key}\0{parts[row.part].name}\0{row.row}".encode())
 
-    more = {"lengths": "; ".join(said)} | ({"lengths longer than the array, cut": cut} if cut else {})
+    more = {"lengths": "; ".join(rules)} | ({"lengths longer than the array, cut": cut} if cut else {})
     halves = all(rows.regular and rows.values.dtype == np.float16 for rows, _ in columns.values())
     dtype = "float16" if halves else "float32"
     return Feature(key, modality, dim, read, digest, dtype=dtype, facts={**facts, **more})
@@ -231,9 +231,9 @@ def _width(key: str, parts: Sequence[Part], columns: Mapping[int, tuple[Rows, Bo
     """D of a feature. Raises SourceError where splits differ in it."""
     widths = {parts[i].name: width for i, (rows, _) in columns.items() if (width := rows.width())}
     if len(set(widths.values())) > 1:
-        told = ", ".join(f"{width} in {name}" for name, width in widths.items())
+        differing = ", ".join(f"{width} in {name}" for name, width in widths.items())
         raise SourceError(
-            f"{parts[0].path}: {key} has the width {told}",
+            f"{parts[0].path}: {key} has the width {differing}",
             fix="a feature has one width: take files of one extraction",
         )
     return next(iter(widths.values()), None)

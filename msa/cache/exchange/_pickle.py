@@ -157,12 +157,12 @@ class _Machine:
         return self.run_of(form, LAZY)
 
     def mutable(self, form: str) -> bytearray | Payload:
-        found = self.run_of(form, LAZY)
-        return bytearray(found) if isinstance(found, bytes) else found
+        run = self.run_of(form, LAZY)
+        return bytearray(run) if isinstance(run, bytes) else run
 
     def text(self, form: str) -> str | Payload:
-        found = self.run_of(form, LONG_TEXT, "utf-8")
-        return found.decode("utf-8", "surrogatepass") if isinstance(found, bytes) else found
+        run = self.run_of(form, LONG_TEXT, "utf-8")
+        return run.decode("utf-8", "surrogatepass") if isinstance(run, bytes) else run
 
     def integer(self, form: str) -> int:
         size = self.unpack(form)
@@ -189,9 +189,9 @@ class _Machine:
         return above
 
     def top(self, kind: type) -> Any:
-        if type(found := self.stack[-1]) is not kind:
-            raise TypeError(f"{type(found).__name__} where a {kind.__name__} should stand")
-        return found
+        if type(value := self.stack[-1]) is not kind:
+            raise TypeError(f"{type(value).__name__} where a {kind.__name__} should stand")
+        return value
 
     def push_mark(self) -> None:
         self.limits.spend(OBJECT)

@@ -17,7 +17,12 @@ from msa.types import Modality
 
 EPSILON = 1e-5  # seconds: less is rounding
 JOINT = "$_$"  # between video and number in an id
-TOLD = ("dataset name", "dataset version", "computational sequence description", "computational sequence version")
+SHOWN_FACTS = (
+    "dataset name",
+    "dataset version",
+    "computational sequence description",
+    "computational sequence version",
+)
 
 
 @dataclass(frozen=True)
@@ -51,19 +56,19 @@ class Track:
     @classmethod
     def all_of(cls, path: Path) -> list["Track"]:
         """Those of a file: one, or several."""
-        file, found, room = _hdf5.opened(path), [], _hdf5.Room.of(path)
+        file, tracks, room = _hdf5.opened(path), [], _hdf5.Room.of(path)
         for root in _hdf5.names(file):
             group = _hdf5.child(file, root, "Group")
             if (data := _hdf5.child(group, "data", "Group")) is not None:
                 entries: dict[str, list[str]] = {}
                 for key in _hdf5.names(data):
                     entries.setdefault(key.partition("[")[0], []).append(key)
-                found.append(cls(path, root, data, entries, _metadata(group), room))
-        if not found:
+                tracks.append(cls(path, root, data, entries, _metadata(group), room))
+        if not tracks:
             raise SourceError(
                 f"{path} is no computational sequence: it has no /ROOT/data", fix="a file of ours is of the format hdf5"
             )
-        return found
+        return tracks
 
     def is_called(self, name: str) -> bool:
         return name.lower() in (self.root.lower(), self.path.stem.lower(), self.path.name.lower())
@@ -102,7 +107,7 @@ class Track:
         dim, whole = widths.most_common(1)[0][0], fingerprint.of_file(self.path)
         cuts = {id: f"{self.root}\0{id}\0{segment.start!r}-{segment.end!r}" for id, segment in by_id.items()}
         digests = {id: xxhash.xxh3_128_digest(whole + cut.encode()) for id, cut in cuts.items()}
-        told = {key: value for key, value in self.about.items() if key in TOLD and isinstance(value, str)}
+        facts = {key: value for key, value in self.about.items() if key in SHOWN_FACTS and isinstance(value, str)}
         return Feature(
             name=name,
             modality=modality,
@@ -111,7 +116,7 @@ class Track:
             digest=digests.get,
             columns=_corpus.columns_in(self.about.get("dimension names"), dim),
             dtype="float16" if dtypes == {"float16"} else "float32",
-            facts={"file": self.path.name, "rows without a finite interval": timeless, **told},
+            facts={"file": self.path.name, "rows without a finite interval": timeless, **facts},
         )
 
     def _survey(self, videos: Iterable[str]) -> tuple[Counter[int], set[str], int]:
@@ -135,11 +140,11 @@ class Track:
             raise Unreadable(f"{self.root} has no video {segment.video}")
         spans, states = [], []
         try:
-            for found, features, rows in self.within(segment):
+            for intervals, features, rows in self.within(segment):
                 low, high = int(rows[0]), int(rows[-1]) + 1
                 table = _hdf5.Rows.of(features)
                 self.room.take((self.root, segment.id, features.name), table, low, high)
-                spans.append(found)
+                spans.append(intervals)
                 states.append(table.read(low, high)[rows - low])
         except SourceError as error:
             raise Unreadable(error.what) from error
@@ -165,18 +170,18 @@ class Track:
 
 def _metadata(group: Any) -> dict[str, Any]:
     """/ROOT/metadata: JSON strings, each in an array of one. Nothing depends on it; what is unreadable is left out."""
-    found: dict[str, Any] = {}
+    metadata_values: dict[str, Any] = {}
     try:
         metadata = _hdf5.child(group, "metadata", "Group")
         for key in _hdf5.names(metadata) if metadata is not None else []:
             (text,) = _hdf5.strings(_hdf5.child(metadata, key, "Dataset"))
             try:
-                found[key] = _corpus.json_in(text)
+                metadata_values[key] = _corpus.json_in(text)
             except ValueError:
-                found[key] = text
+                metadata_values[key] = text
     except (SourceError, ValueError):
         pass
-    return found
+    return metadata_values
 
 
 def in_time(spans: np.ndarray) -> np.ndarray:

@@ -20,16 +20,16 @@ from msa.types import Modality, Raw, Sample, Task
 Columns = Sequence[str]
 
 
-def decide(columns: Columns, rows: Sequence[Row], told: Task | None, settings: Settings) -> Decision:
+def decide(columns: Columns, rows: Sequence[Row], task: Task | None, settings: Settings) -> Decision:
     """What is told, or else what the labels in the table are. Raises SourceError where a class has no column."""
-    if told and told.multilabel and (lacking := [name for name in told.classes if name.lower() not in columns]):
+    if task and task.multilabel and (lacking := [name for name in task.classes if name.lower() not in columns]):
         raise SourceError(
             f"{rows[0].table if rows else 'the table'} has no column {', '.join(lacking)}; "
             f"its first line names {records.listed(columns)}",
             fix="name with labels=... the columns that there are",
         )
-    if told:
-        return Decision(told, "labels" if told.multilabel else "classes" if told.classes else "regression", "as set")
+    if task:
+        return Decision(task, "labels" if task.multilabel else "classes" if task.classes else "regression", "as set")
     return labels.decide(rows, settings, _single(columns))
 
 
@@ -90,12 +90,12 @@ def _check(path: Path, index: Index) -> None:
     """Read it again: a table drops blanks at the ends of cells, and has no place for two columns of one name."""
     try:
         columns, rows = labels.rows(path)
-        found = [sample(row, Decision(index.task, "", ""), columns, by_group=False) for row in rows]
+        samples = [sample(row, Decision(index.task, "", ""), columns, by_group=False) for row in rows]
     except SourceError as error:
         raise _unfit(index, error.what.replace(str(path), path.name)) from error
-    if len(found) != len(index):
-        raise _unfit(index, f"{len(found)} rows of {len(index)}")
-    for row, again in enumerate(found):
+    if len(samples) != len(index):
+        raise _unfit(index, f"{len(samples)} rows of {len(index)}")
+    for row, again in enumerate(samples):
         split = layout.SPLITS[index.split[row]] if index.split[row] < len(layout.SPLITS) else None
         try:
             label, alone = _corpus.label_of(index.task, index.label_names, index.labels[row])

@@ -108,10 +108,10 @@ def _files(path: Path) -> list[Path]:
     """The file, or the .csd files of the folder."""
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csd" and file.name[0] != ".")
-    if not found:
+    sequences = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csd" and file.name[0] != ".")
+    if not sequences:
         raise SourceError(f"{path} holds no .csd file", fix=f"lay it like this: {LAYOUT}")
-    return found
+    return sequences
 
 
 # what each sequence is
@@ -120,16 +120,16 @@ def _files(path: Path) -> list[Path]:
 def _kinds(path: Path, sequences: Sequence[Track], config: Config) -> dict[Track, str]:
     """What each sequence is. Raises SourceError where neither its names nor a setting say it."""
     known = [name for sequence in sequences for name in (sequence.root, sequence.path.stem)]
-    said = _corpus.said(config.modality, known, kinds=[WORDS])
-    found = {}
+    stated = _corpus.kinds_in(config.modality, known, kinds=[WORDS])
+    kinds = {}
     for sequence in sequences:
-        told = next((kind for name, kind in said.items() if sequence.is_called(name)), None)
+        kind = next((of_name for name, of_name in stated.items() if sequence.is_called(name)), None)
         is_labels = bool(config.labels) and sequence.is_called(config.labels)
-        kind = LABELS if is_labels else told or _kind(sequence)
+        kind = LABELS if is_labels else kind or _kind(sequence)
         if kind is None:
             raise _corpus.unplaced(sequence.path, sequence.root, kinds=[WORDS])
-        found[sequence] = kind
-    return found
+        kinds[sequence] = kind
+    return kinds
 
 
 def _kind(sequence: Track) -> str | None:
@@ -153,16 +153,17 @@ def _called(sequences: Sequence[Track]) -> Iterator[tuple[str, Track]]:
 
 
 def _labels(path: Path, kinds: Mapping[Track, str], config: Config) -> Track:
-    found = [s for s, kind in kinds.items() if kind == LABELS and (not config.labels or s.is_called(config.labels))]
-    if config.labels and not found:
+    tracks = [track for track, kind in kinds.items() if kind == LABELS]
+    candidates = [track for track in tracks if not config.labels or track.is_called(config.labels)]
+    if config.labels and not candidates:
         raise UnknownNameError("sequence of labels", config.labels, [sequence.root for sequence in kinds])
-    if len(found) != 1:
-        names = ", ".join(repr(sequence.root) for sequence in found or kinds)
+    if len(candidates) != 1:
+        names = (": " if candidates else "; it holds ") + ", ".join(repr(track.root) for track in candidates or kinds)
         raise SourceError(
-            f"{path} holds {len(found)} sequences of labels" + (f": {names}" if found else f"; it holds {names}"),
+            f"{path} holds {len(candidates)} sequences of labels{names}",
             fix="say which they are: labels=ROOT, or put the file with the labels beside the others",
         )
-    return found[0]
+    return candidates[0]
 
 
 def _segments(labels: Track, config: Config) -> tuple[list[Segment], list[Dropped]]:
@@ -240,8 +241,8 @@ def _label(segment: Segment, decision: Decision) -> str | float | tuple[float, .
 
 def _text(words: Track, segment: Segment) -> str:
     """The words said in a segment, without pauses."""
-    spans, said = [], []
-    for found, features, rows in words.within(segment):
+    spans, words_said = [], []
+    for intervals, features, rows in words.within(segment):
         low, high = int(rows[0]), int(rows[-1]) + 1
         tokens = _hdf5.strings(features, low, high)
         if len(tokens) != high - low:
@@ -249,8 +250,9 @@ def _text(words: Track, segment: Segment) -> str:
                 f"{words.path}: {features.name} has shape {list(features.shape)}, expected a word a row",
                 fix=f"leave the words out: modality={words.root}:none",
             )
-        spans.append(found)
-        said += [tokens[row - low] for row in rows]
-    if not said:
+        spans.append(intervals)
+        words_said += [tokens[row - low] for row in rows]
+    if not words_said:
         return ""
-    return " ".join(said[i].strip() for i in in_time(np.concatenate(spans)) if said[i].strip() not in PAUSES)
+    in_order = (words_said[i].strip() for i in in_time(np.concatenate(spans)))
+    return " ".join(word for word in in_order if word not in PAUSES)

@@ -59,12 +59,12 @@ def _feature(folder: _folder.Files, dropped: set[str]) -> Feature:
             about = frames.header(path)
             places = _places(about, names, dropped)
             needed = {*places, *(i for i, name in enumerate(about.names) if name.lower() in (SUCCESS, FACE))}
-            found = frames.values(path, about, set(range(len(about.names))) - needed)
+            table = frames.values(path, about, set(range(len(about.names))) - needed)
         except (OSError, MsaError) as error:
             raise Unreadable(f"damaged file: {error}") from error
         except ValueError as error:
             raise Unreadable(str(error)) from error
-        return found[_shown(found, about, met)][:, places]
+        return table[_shown(table, about, met)][:, places]
 
     return Feature(
         name=folder.path.name,
@@ -102,15 +102,15 @@ def _places(about: Header, names: tuple[str, ...], dropped: set[str]) -> list[in
     return [place[name] for name in names]
 
 
-def _shown(found: np.ndarray, about: Header, met: Counter[str]) -> np.ndarray:
+def _shown(table: np.ndarray, about: Header, met: Counter[str]) -> np.ndarray:
     """(T,) bool: the frames that show the face which is followed; all where the table is not one of faces."""
     place = {name.lower(): i for i, name in enumerate(about.names)}
-    if SUCCESS not in place or not len(found):
-        return np.ones(len(found), bool)
-    seen = found[:, place[SUCCESS]] == 1
-    own = seen & frames.followed(seen, found[:, place[FACE]]) if FACE in place else seen
+    if SUCCESS not in place or not len(table):
+        return np.ones(len(table), bool)
+    seen = table[:, place[SUCCESS]] == 1
+    own = seen & frames.followed(seen, table[:, place[FACE]]) if FACE in place else seen
     if not own.any():
-        raise Unreadable(f"no face in {len(found)} frames")
+        raise Unreadable(f"no face in {len(table)} frames")
     met["frames without a face left out"] += int((~seen).sum())
     met["frames of other faces left out"] += int((seen & ~own).sum())
     for what in [what for what, number in met.items() if not number]:

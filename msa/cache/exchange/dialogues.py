@@ -95,17 +95,17 @@ class _Content:
         kinds["lists"] = [entry for entry in top if isinstance(entry, list | tuple | set | frozenset) and entry]
         if not kinds["numbers"] or not kinds["vectors"]:
             raise SourceError(f"{path} has no dict of labels, or none of vectors", fix=FIX)
-        found = kinds["numbers"][0]
+        numbers = kinds["numbers"][0]
         for entry in dicts:
-            other = next((d for d in found if d not in entry or len(entry[d]) != len(found[d])), None)
-            if other is not None and entry.keys() <= found.keys():
+            other = next((d for d in numbers if d not in entry or len(entry[d]) != len(numbers[d])), None)
+            if other is not None and entry.keys() <= numbers.keys():
                 raise SourceError(f"{path}: dialogue {str(other)[:60]} has not as many entries everywhere", fix=FIX)
-        at = _place(dicts, found)  # ids and speakers come before the labels, sentences after them
-        texts = [(entry, _place(dicts, entry) < at) for entry in kinds["texts"] if found.keys() <= entry.keys()]
+        at = _place(dicts, numbers)  # ids and speakers come before the labels, sentences after them
+        texts = [(entry, _place(dicts, entry) < at) for entry in kinds["texts"] if numbers.keys() <= entry.keys()]
         ids = next((entry for entry, before in texts if before and _are_ids(entry)), None)
         sentences = next((entry for entry, before in texts if not before), None)
-        vectors = [entry for entry in kinds["vectors"] if found.keys() <= entry.keys() and not _one_hot(entry)]
-        return cls(path, list(found), ids, found, sentences, _features(path, vectors, config), kinds["lists"])
+        vectors = [entry for entry in kinds["vectors"] if numbers.keys() <= entry.keys() and not _one_hot(entry)]
+        return cls(path, list(numbers), ids, numbers, sentences, _features(path, vectors, config), kinds["lists"])
 
     @property
     def size(self) -> int:
@@ -117,18 +117,18 @@ class _Content:
 
     def rows(self, splits: Mapping[Any, Split]) -> list[Row]:
         """The samples. Raises SourceError for what are no texts or numbers."""
-        found: list[Row] = []
+        rows: list[Row] = []
         try:
             for dialogue in self.order:
                 group = string(dialogue)
                 for k, label in enumerate(self.labels[dialogue]):
                     id = string(self.ids[dialogue][k]) if self.ids else f"{group}_{k}"
                     text = string(self.sentences[dialogue][k]) if self.sentences else ""
-                    row = Row(0, len(found), id, group, (k,), text, number(label), split=splits.get(dialogue))
-                    found.append(row)
+                    row = Row(0, len(rows), id, group, (k,), text, number(label), split=splits.get(dialogue))
+                    rows.append(row)
         except (TypeError, ValueError) as error:
-            raise SourceError(f"{self.path}: utterance {len(found)}: {error}", fix=FIX) from error
-        return found
+            raise SourceError(f"{self.path}: utterance {len(rows)}: {error}", fix=FIX) from error
+        return rows
 
 
 def _place(entries: Sequence[Any], wanted: Any) -> int:
@@ -166,15 +166,15 @@ def _one_hot(entry: Mapping[Any, Sequence[Any]]) -> bool:
 
 def _features(path: Path, vectors: Sequence[Any], config: Config) -> dict[str, Any]:
     """The dicts of vectors by what they are. Raises SourceError and ConfigError."""
-    said = [word.strip().replace("visual", "vision") for word in config.features.split(",") if word.strip()]
-    if not said:
-        said = list(VECTORS.get(len(vectors), ("text", *["none"] * (len(vectors) - 1))))
-    if len(said) != len(vectors) or set(said) - {"text", "audio", "vision", "none"}:
+    names = [word.strip().replace("visual", "vision") for word in config.features.split(",") if word.strip()]
+    if not names:
+        names = list(VECTORS.get(len(vectors), ("text", *["none"] * (len(vectors) - 1))))
+    if len(names) != len(vectors) or set(names) - {"text", "audio", "vision", "none"}:
         raise ConfigError(
-            f"features names {len(said)}, and {path.name} has {len(vectors)} dicts of vectors",
+            f"features names {len(names)}, and {path.name} has {len(vectors)} dicts of vectors",
             fix="name each in its order: text, audio, visual, or none to leave it out",
         )
-    named = [(key, entry) for key, entry in zip(said, vectors, strict=True) if key != "none"]
+    named = [(key, entry) for key, entry in zip(names, vectors, strict=True) if key != "none"]
     if not named or len({key for key, _ in named}) < len(named):
         raise ConfigError(f"features={config.features} names one twice, or none", fix="name each once")
     return dict(named)
@@ -185,15 +185,15 @@ def _splits(path: Path, content: _Content, config: Config) -> dict[Any, Split]:
     known = set(content.order)
     lists = [[d for d in entry if isinstance(d, str | int) and d in known] for entry in content.lists]
     named = dict(zip((Split.TRAIN, Split.TEST, Split.VALID), [entry for entry in lists if entry], strict=False))
-    found: dict[Any, Split] = {}
+    splits: dict[Any, Split] = {}
     for split, entry in named.items():
         for dialogue in entry:
-            if found.setdefault(dialogue, split) is not split:
+            if splits.setdefault(dialogue, split) is not split:
                 raise SourceError(f"{path}: dialogue {str(dialogue)[:60]} is in two splits", fix="leave it in one")
     if named and Split.VALID not in named:
         train = sorted(named[Split.TRAIN], key=lambda d: hashlib.blake2b(str(d).encode("utf-8", "replace")).digest())
-        found |= dict.fromkeys(train[: round(config.valid * len(train))], Split.VALID)
-    return found
+        splits |= dict.fromkeys(train[: round(config.valid * len(train))], Split.VALID)
+    return splits
 
 
 def _named(content: _Content, numbers: np.ndarray, config: Config) -> tasks.Decision:

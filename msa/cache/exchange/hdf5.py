@@ -79,10 +79,10 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
 
 
 def _check_version(path: Path, file: Any) -> None:
-    found, version = _hdf5.attribute(file, "format"), _hdf5.attribute(file, "version")
-    if found != FORMAT:
+    format, version = _hdf5.attribute(file, "format"), _hdf5.attribute(file, "version")
+    if format != FORMAT:
         raise SourceError(
-            f"{path}: the attribute format is {found!r}, not {FORMAT!r}",
+            f"{path}: the attribute format is {format!r}, not {FORMAT!r}",
             fix="a computational sequence of the CMU-MultimodalSDK is of the format csd; others have to be converted",
         )
     if version != VERSION:
@@ -169,14 +169,14 @@ def _labels(path: Path, file: Any, n: int) -> tuple[list[str], np.ndarray]:
 
 def _decide(path: Path, file: Any, numbers: np.ndarray, config: Config) -> Decision:
     """What the labels are: as set, as the file says, or judged from them. Class numbers count from 0 on afterwards."""
-    said = _corpus.task_in(_json(file, "task"), path)
-    if said and Settings.of(config) == Settings():
-        return Decision(said, "classes" if said.classes else "regression", "as the file says")
-    found = tasks.of_numbers(numbers.reshape(-1), Settings.of(config))
+    stated = _corpus.task_in(_json(file, "task"), path)
+    if stated and Settings.of(config) == Settings():
+        return Decision(stated, "classes" if stated.classes else "regression", "as the file says")
+    judged = tasks.of_numbers(numbers.reshape(-1), Settings.of(config))
     given = numbers.copy()
-    for number, value in enumerate(found.numbers):
+    for number, value in enumerate(judged.numbers):
         numbers[given == value] = number
-    return found
+    return judged
 
 
 def _samples(
@@ -185,13 +185,13 @@ def _samples(
     n, by_group = len(ids), config.split == "by_group"
     parts, groups, texts = (_strings(path, file, name, n) for name in ("split", "group", "text"))
     position = _whole_numbers(path, file, "position", n)
-    found = []
+    samples = []
     for row, id in enumerate(ids):
         try:
             label, alone = _corpus.label_of(task, names, numbers[row])
         except (ValueError, KeyError) as error:
             raise SourceError(f"{path}: the label of {id}: {error}", fix=f"correct it, or {tasks.SAY}") from error
-        found.append(
+        samples.append(
             Sample(
                 id=id,
                 label=label,
@@ -203,7 +203,7 @@ def _samples(
                 modality_labels=alone,
             )
         )
-    return found
+    return samples
 
 
 def _part(path: Path, id: str, name: str) -> Split | None:
@@ -217,10 +217,10 @@ def _part(path: Path, id: str, name: str) -> Split | None:
 
 def _features(path: Path, file: Any, ids: Sequence[str]) -> list[Feature]:
     groups = _hdf5.child(file, "features", "Group")
-    found = [] if groups is None else _hdf5.names(groups)
-    if not found:
+    names = [] if groups is None else _hdf5.names(groups)
+    if not names:
         raise SourceError(f"{path} holds no features", fix=f"write it in this layout: {LAYOUT}")
-    stored = {name: _Stored.of(path, _hdf5.child(groups, name, "Group"), ids) for name in found}
+    stored = {name: _Stored.of(path, _hdf5.child(groups, name, "Group"), ids) for name in names}
     room = _hdf5.Room.of(path)
     for name, feature in stored.items():
         for id, (start, length) in feature.spans.items():
@@ -251,8 +251,8 @@ class _Stored:
         if start is None:
             start = np.cumsum([0, *length.clip(min=0)[:-1]])
         spans = {id: (int(s), int(t)) for id, s, t in zip(ids, start, length, strict=True) if t >= 0}
-        told = zip(ids, _strings(path, group, "reason", n), strict=True)
-        return cls(group, rows, spans, {id: reason for id, reason in told if reason})
+        reasons = zip(ids, _strings(path, group, "reason", n), strict=True)
+        return cls(group, rows, spans, {id: reason for id, reason in reasons if reason})
 
     def feature(self, name: str, ids: Sequence[str]) -> Feature:
         kind = _corpus.modality_of(str(_hdf5.attribute(self.group, "modality") or name))
@@ -261,7 +261,7 @@ class _Stored:
                 f"{self.group.file.filename}: nothing says of which modality {self.group.name} is",
                 fix=f"give it an attribute modality: one of {', '.join(Modality)}",
             )
-        told = _json(self.group, "provenance")
+        provenance = _json(self.group, "provenance")
         digests = {id: self._digest(name, id) for id in self.spans}
         return Feature(
             name=name,
@@ -271,7 +271,7 @@ class _Stored:
             digest=digests.get,
             columns=_corpus.columns_in(_hdf5.attribute(self.group, "columns"), self.rows.width),
             dtype="float16" if self.rows.data.dtype == np.float16 else "float32",
-            facts={"exported from": told} if isinstance(told, dict) else {},
+            facts={"exported from": provenance} if isinstance(provenance, dict) else {},
         )
 
     def _read(self, id: str) -> np.ndarray:

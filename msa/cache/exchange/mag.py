@@ -80,10 +80,10 @@ def _text(words: Any, left: int) -> tuple[str, int]:
     """The words with blanks between them, and how many characters are left. Raises TypeError and ValueError."""
     if not is_column(words):
         raise TypeError(f"a {type(words).__name__} in place of words")
-    found = []
+    texts = []
     for word in items(words):
-        found.append(string(word))
-        left -= len(found[-1]) + 1
+        texts.append(string(word))
+        left -= len(texts[-1]) + 1
         if left < 0:
             raise ValueError("more words than the file holds: they are shared among samples")
-    return " ".join(found), left
+    return " ".join(texts), left

@@ -87,8 +87,8 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
     parts = _parts(path)
     widths = {part.name: part.shape[1] for part in parts}
     if len(set(widths.values())) > 1:
-        said = ", ".join(f"{width} in {name}" for name, width in widths.items())
-        raise SourceError(f"{path}: X has the width {said}", fix="take files of one extraction")
+        differing = ", ".join(f"{width} in {name}" for name, width in widths.items())
+        raise SourceError(f"{path}: X has the width {differing}", fix="take files of one extraction")
     ranges = _ranges(config.modality, parts[0].shape[1], path)
     decision, samples = _samples(parts, config)
     features = [_feature(m, start, stop, ranges, parts, config.padding) for m, (start, stop) in ranges.items()]
@@ -108,7 +108,7 @@ def _ranges(setting: str, width: int, path: Path) -> dict[Modality, tuple[int, i
     example = "write modality=text:0:300,audio:300:374: the first column, and the one after the last"
     if not setting.strip():
         raise ConfigError(f"{path}: X has {width} columns, and nothing says which are of what", fix=example)
-    found: dict[Modality, tuple[int, int]] = {}
+    ranges: dict[Modality, tuple[int, int]] = {}
     for word in filter(None, (word.strip() for word in setting.split(","))):
         match = re.fullmatch(r"(\w+):(\d{1,9}):(\d{1,9})", word)
         kind = _corpus.modality_of(match[1]) if match else None
@@ -117,10 +117,10 @@ def _ranges(setting: str, width: int, path: Path) -> dict[Modality, tuple[int, i
         start, stop = int(match[2]), int(match[3])
         if not start < stop <= width:
             raise ConfigError(f"modality={setting}: {word} are none of the {width} columns of X", fix=example)
-        if kind in found:
+        if kind in ranges:
             raise ConfigError(f"modality={setting}: {kind} is named twice", fix=example)
-        found[kind] = (start, stop)
-    return found
+        ranges[kind] = (start, stop)
+    return ranges
 
 
 # the files
@@ -133,12 +133,12 @@ def _parts(path: Path) -> list[_Part]:
     else:
         file = _hdf5.opened(path)
         names = _hdf5.names(file)
-    found = {match[1]: name for name in names if (match := _X.fullmatch(name))}
-    if not found or len({NAMES[split] for split in found}) < len(found):
+    splits = {match[1]: name for name in names if (match := _X.fullmatch(name))}
+    if not splits or len({NAMES[split] for split in splits}) < len(splits):
         raise SourceError(f"{path} has no X_train, X_valid and X_test, or one of them twice", fix=FIX)
     parts = []
-    for split in sorted(found, key=lambda split: list(NAMES).index(split)):
-        x, y = found[split], f"y{found[split][1:]}"
+    for split in sorted(splits, key=lambda split: list(NAMES).index(split)):
+        x, y = splits[split], f"y{splits[split][1:]}"
         if y not in names:
             raise SourceError(f"{path} has {x} and no {y}", fix=FIX)
         if path.is_dir():

@@ -61,13 +61,13 @@ class Config:
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
     """The corpus in a pickle of MMSA's or MMSA-FET's, called `name` or as the file is. Raises SourceError."""
-    found = parts(path, _pickle.load(path))
-    _check_family(found)
-    key = next((key for key in LABELS if any(part.has(key) for part in found)), "")
-    rows = [row for number, part in enumerate(found) for row in _rows(number, part, Modality(config.vision), key)]
+    splits = parts(path, _pickle.load(path))
+    _check_family(splits)
+    key = next((key for key in LABELS if any(part.has(key) for part in splits)), "")
+    rows = [row for number, part in enumerate(splits) for row in _rows(number, part, Modality(config.vision), key)]
     padding = None if config.padding == "auto" else config.padding
     decision, labelled = _judged(key, rows, tasks.Settings.of(config))
-    return assembled("mmsa", LAYOUT, found, labelled, config, padding, _facts(found), name, decision)
+    return assembled("mmsa", LAYOUT, splits, labelled, config, padding, _facts(splits), name, decision)
 
 
 def _judged(key: str, rows: Sequence[Row], settings: tasks.Settings) -> tuple[tasks.Decision, Sequence[Row]]:
@@ -84,19 +84,19 @@ def _judged(key: str, rows: Sequence[Row], settings: tasks.Settings) -> tuple[ta
     return judged(rows, replace(settings, task="classes") if values else settings)
 
 
-def _check_family(found: Sequence[Part]) -> None:
-    mine = {"regression_labels", "raw_text", "text_bert", "classification_labels", "annotations"}
-    if any("labels" in part.values and not mine & part.values.keys() for part in found):
+def _check_family(splits: Sequence[Part]) -> None:
+    own_keys = {"regression_labels", "raw_text", "text_bert", "classification_labels", "annotations"}
+    if any("labels" in part.values and not own_keys & part.values.keys() for part in splits):
         raise SourceError(
-            f"{found[0].path} is of the family of MulT: it has labels, but neither raw_text nor regression_labels",
+            f"{splits[0].path} is of the family of MulT: it has labels, but neither raw_text nor regression_labels",
             fix="import it with the format mult",
         )
 
 
-def _facts(found: Sequence[Part]) -> dict[str, str]:
+def _facts(splits: Sequence[Part]) -> dict[str, str]:
     """What was left out, and what had to be made up."""
     skipped = {"text_bert": "skipped: token ids and masks, no hidden states"}
-    return without_ids(found) | (skipped if any(part.has("text_bert") for part in found) else {})
+    return without_ids(splits) | (skipped if any(part.has("text_bert") for part in splits) else {})
 
 
 def _rows(number: int, part: Part, vision: Modality, key: str) -> list[Row]:
@@ -184,15 +184,15 @@ def _labels(bundle: Bundle, vision: Modality) -> dict[str, np.ndarray]:
 def _part(bundle: Bundle, modalities: Mapping[str, Modality], labels: Mapping[str, Any], rows: np.ndarray) -> dict:
     """One split: strings in lists, lengths and labels in arrays (n,), states in padded arrays (n, T, D) float32."""
     index = bundle.index
-    found: dict[str, Any] = {"raw_text": [index.text[i] for i in rows], "id": [index.ids[i] for i in rows]}
+    columns: dict[str, Any] = {"raw_text": [index.text[i] for i in rows], "id": [index.ids[i] for i in rows]}
     for key, modality in modalities.items():
-        found[key] = np.zeros((len(rows), *_extent(bundle, modality)), np.float32)
-        found[f"{key}_lengths"] = np.zeros(len(rows), np.int64)
+        columns[key] = np.zeros((len(rows), *_extent(bundle, modality)), np.float32)
+        columns[f"{key}_lengths"] = np.zeros(len(rows), np.int64)
         for i, row in enumerate(rows):
             if (states := bundle.states(modality, int(row))) is not None:
-                found[key][i, : len(states)] = states
-                found[f"{key}_lengths"][i] = len(states)
-    return found | {key: column[rows] for key, column in labels.items()}
+                columns[key][i, : len(states)] = states
+                columns[f"{key}_lengths"][i] = len(states)
+    return columns | {key: column[rows] for key, column in labels.items()}
 
 
 def _extent(bundle: Bundle, modality: Modality) -> tuple[int, int]:

@@ -60,20 +60,20 @@ class Config:
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
     """The corpus in a pickle of this family, called `name` or as the file is. Raises SourceError."""
-    found = parts(path, _pickle.load(path))
-    _check_family(found)
-    columns = [_columns(part) for part in found]
-    decision, values = _judged(found, columns, tasks.Settings.of(config))
-    rows = [row for number, part in enumerate(found) for row in _rows(number, part, decision, values[number])]
-    return assembled("mult", LAYOUT, found, rows, config, config.padding, without_ids(found), name, decision)
+    splits = parts(path, _pickle.load(path))
+    _check_family(splits)
+    columns = [_columns(part) for part in splits]
+    decision, values = _judged(splits, columns, tasks.Settings.of(config))
+    rows = [row for number, part in enumerate(splits) for row in _rows(number, part, decision, values[number])]
+    return assembled("mult", LAYOUT, splits, rows, config, config.padding, without_ids(splits), name, decision)
 
 
-def _check_family(found: Sequence[Part]) -> None:
-    theirs = {"regression_labels", "raw_text", "text_bert", "classification_labels", "annotations"}
-    if any(theirs & part.values.keys() for part in found):
+def _check_family(splits: Sequence[Part]) -> None:
+    mmsa_keys = {"regression_labels", "raw_text", "text_bert", "classification_labels", "annotations"}
+    if any(mmsa_keys & part.values.keys() for part in splits):
         raise SourceError(
-            f"{found[0].path} is of the family of MMSA: it has "
-            f"{', '.join(sorted(theirs & set().union(*(part.values for part in found))))}",
+            f"{splits[0].path} is of the family of MMSA: it has "
+            f"{', '.join(sorted(mmsa_keys & set().union(*(part.values for part in splits))))}",
             fix="import it with the format mmsa",
         )
 
@@ -95,11 +95,11 @@ def _columns(part: Part) -> np.ndarray:
 
 
 def _judged(
-    found: Sequence[Part], columns: Sequence[np.ndarray], settings: tasks.Settings
+    splits: Sequence[Part], columns: Sequence[np.ndarray], settings: tasks.Settings
 ) -> tuple[tasks.Decision, list[np.ndarray]]:
     """What the labels of all splits are, and those of each as (n,) numbers or, of several at a time, (n, k)."""
     if len({column.shape[1:] for column in columns}) > 1:
-        raise found[0].odd("labels", "as many labels of a sample as in the other splits")
+        raise splits[0].odd("labels", "as many labels of a sample as in the other splits")
     together = np.concatenate(columns)
     if together.ndim == 1:
         return tasks.of_numbers(together, settings, scales=True), list(columns)
@@ -139,7 +139,7 @@ def _name(entry: Any) -> tuple[str, str, tuple[Any, ...]]:
 
 def _plain(value: Any) -> str:
     """A text, or a number as it is written."""
-    found = str(value) if isinstance(value, float | np.floating) else string(value)
-    if len(found) > LONGEST_ID:
-        raise ValueError(f"one of {len(found):,} characters")
-    return found
+    text = str(value) if isinstance(value, float | np.floating) else string(value)
+    if len(text) > LONGEST_ID:
+        raise ValueError(f"one of {len(text):,} characters")
+    return text

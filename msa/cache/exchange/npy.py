@@ -41,24 +41,24 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
     return _folder.corpus("npy", path, config, name, SUFFIX, LAYOUT, _feature)
 
 
-def _feature(folder: _folder.Files, told: Mapping[str, Any]) -> Feature:
+def _feature(folder: _folder.Files, stated: Mapping[str, Any]) -> Feature:
     """The hidden states, lazily. Their width is that of most files. Raises SourceError where none can be read."""
     heads = [head for id in folder.files if (head := _head(folder, id))]
     if not heads:
         raise folder.unreadable()
     dim = Counter(shape[-1] for shape, _ in heads).most_common(1)[0][0]
     narrow = all(dtype == np.float16 for _, dtype in heads)
-    from_ = told.get(folder.path.name)
+    from_ = stated.get(folder.path.name)
     facts = dict(from_) if isinstance(from_, dict) else {}
 
     def states(id: str) -> np.ndarray:
         try:
-            found = np.array(_open(folder, id))
+            states_read = np.array(_open(folder, id))
         except Unreadable:
             raise
         except Exception as error:  # of many kinds, for a header is parsed as Python
             raise Unreadable(f"damaged file: {error}") from error
-        return found[None] if found.ndim == 1 else found
+        return states_read[None] if states_read.ndim == 1 else states_read
 
     return Feature(
         name=folder.path.name,
@@ -83,10 +83,10 @@ def _open(folder: _folder.Files, id: str) -> np.ndarray:
 def _head(folder: _folder.Files, id: str) -> tuple[tuple[int, ...], np.dtype] | None:
     """Shape and dtype of a file; None where it cannot be read."""
     try:
-        found = _open(folder, id)
+        array = _open(folder, id)
     except Exception:  # recorded when the sample's turn comes
         return None
-    return (found.shape, found.dtype.newbyteorder("=")) if found.ndim and found.size else None
+    return (array.shape, array.dtype.newbyteorder("=")) if array.ndim and array.size else None
 
 
 # writing
