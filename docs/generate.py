@@ -96,7 +96,7 @@ TABLES = {"datasets": datasets, "backbones": backbones, "presets": choices, "hea
 
 def commands() -> str:
     """Every command with its help, arguments and options."""
-    parts = ["# Commands", "<!-- Written by `make docs` from the commands themselves: change msa/cli*.py instead. -->"]
+    parts = ["# Commands", "<!-- Written by `make docs` from the commands themselves: change msa/commands instead. -->"]
     for name, command in walk("msa", typer.main.get_command(cli.app)):
         parts += [f"## {name}", *str(command.help).split("\n\n")]
         rows = [[_called(p), _meaning(p), _default(p)] for p in command.params if p.name not in SHELL]

@@ -39,6 +39,7 @@ ARROWS = {
     "msa.config": NOUNS,
     "msa.commands.user_defaults": NOUNS,
     "msa.commands.console": NOUNS,
+    "msa.commands.progress": NOUNS | {"msa.commands.console"},
     "msa.cache": NOUNS,
     "msa.cache.format": FORMAT,
     "msa.cache.index": FORMAT,
@@ -63,8 +64,6 @@ ARROWS = {
     "msa.fuse.report": TRAIN | {"msa.fuse.runs", "msa.fuse.experiments"},
     "msa.demo": {"msa.errors"},
 }
-COMMAND_LINE = {"msa.cli", "msa.commands.cache", "msa.commands.fuse", "msa.commands.options"}
-COMPOSITIONS = COMMAND_LINE | {"msa.predict", "msa.demo.tour"}
 # Leaves know the protocol of their room and never each other, except where one dataset is a variant of another.
 LEAVES = {"msa.extract.datasets", "msa.extract.backbones", "msa.fuse.heads", "msa.cache.exchange"}
 BY_NAME = {
@@ -87,6 +86,15 @@ def module(path: Path) -> str:
 MODULES = {module(path): ast.parse(path.read_text("utf-8")) for path in FILES}
 
 
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
+
+
+# The commands may import every room, except those of their modules that have arrows of their own.
+COMMAND_LINE = {"msa.cli"} | {name for name in MODULES if within(name, "msa.commands") and name not in ARROWS}
+COMPOSITIONS = COMMAND_LINE | {"msa.predict", "msa.demo.tour"}
+
+
 def imports(tree: ast.Module) -> Iterator[str]:
     """Modules of ours that are imported anywhere in a file: at the top, in functions, for types alone."""
     for node in ast.walk(tree):
@@ -97,10 +105,6 @@ def imports(tree: ast.Module) -> Iterator[str]:
             if within(node.module or "", "msa"):
                 full = [f"{node.module}.{alias.name}" for alias in node.names]
                 yield from (name if name in MODULES else str(node.module) for name in full)
-
-
-def within(name: str, room: str) -> bool:
-    return name == room or name.startswith(f"{room}.")
 
 
 def room(name: str) -> str:
@@ -231,9 +235,15 @@ def commands(name: str, command) -> Iterator[tuple[str, object]]:
 COMMANDS = dict(commands("msa", typer.main.get_command(cli.app)))
 
 
+def summary(command) -> str:
+    """The first paragraph of a command's help."""
+    return " ".join((command.help or "").partition("\n\n")[0].split())
+
+
 def unexplained(known: dict[str, object]) -> list[str]:
-    """Commands without help, or whose first line is no sentence, and options without help."""
-    wrong = [name for name, command in known.items() if not (command.help or "").partition("\n")[0].endswith(".")]
+    """Commands and groups whose help begins with no sentence of at most 60 characters; options without help."""
+    sentence = re.compile(r"(?=.{,60}$)[A-Z][^.]*\.")
+    wrong = [name for name, command in known.items() if not sentence.fullmatch(summary(command))]
     return wrong + [f"{name}: {p.name}" for name, command in known.items() for p in command.params if not p.help]
 
 
@@ -243,8 +253,19 @@ def test_commands_explain_themselves_and_every_option():
 
 
 def test_a_command_without_help_is_found():
-    silent, short = click.Command("silent", params=[click.Option(["--depth"])]), click.Command("short", help="Short")
-    assert unexplained({"msa silent": silent, "msa short": short}) == ["msa silent", "msa short", "msa silent: depth"]
+    silent = click.Command("silent", params=[click.Option(["--depth"])])
+    helps = {"no": "Short", "two": "One. Two.", "long": f"Write {'x' * 60}.", "good": "Write it.\n\nAll of it. Now."}
+    known = {"silent": silent, **{name: click.Command(name, help=text) for name, text in helps.items()}}
+    assert unexplained(known) == ["silent", "no", "two", "long", "silent: depth"]
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if hasattr(command, "commands")])
+def test_a_list_of_commands_fits_80_columns_uncut(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    group = COMMANDS[name]
+    lines = group.get_help(group.make_context(name, ["--help"], resilient_parsing=True)).splitlines()
+    rows = dict(line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :])
+    assert rows == {word: summary(command) for word, command in group.commands.items()}
 
 
 # Calls that change or walk the folders they are given by name, and so follow links; local_files.py has them for stores.
@@ -429,6 +450,24 @@ def test_names_stand_in_commands_quoted_for_a_shell():
 @pytest.mark.parametrize("line", ['f"msa cache rm --dataset {n}"', "f\"rm '{n}'\"", 'f"`hf download {n}`"'])
 def test_a_command_that_quotes_nothing_is_found(line):
     assert unquoted(ast.parse(line)) == [1]
+
+
+def printing(modules: dict[str, ast.Module]) -> list[str]:
+    """Modules that print to standard output or ask a question."""
+    calls = {"print", "input", "typer.echo", "typer.secho", "typer.confirm", "typer.prompt", "sys.stdout.write"}
+    nodes = [(name, node) for name, tree in modules.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = [n for n, node in nodes if ast.unparse(node.func) in calls and "file" not in {k.arg for k in node.keywords}]
+    return list(dict.fromkeys(names))
+
+
+def test_the_console_alone_prints():
+    """It escapes control characters in text of strangers."""
+    assert printing(MODULES) == ["msa.commands.console"]
+
+
+def test_a_module_that_prints_is_found():
+    texts = {"msa.x": "def f():\n    print(1)", "msa.y": "import typer\ntyper.echo(1)", "msa.z": "print(1, file=f)"}
+    assert printing({name: ast.parse(text) for name, text in texts.items()}) == ["msa.x", "msa.y"]
 
 
 def test_csv_files_are_written_in_one_place():

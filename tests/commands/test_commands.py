@@ -49,7 +49,7 @@ def test_the_way_from_a_table_to_a_prediction(msa, posts, tmp_path):
     assert "60 samples" in out
     assert msa("cache", "verify")[:2] == (
         0,
-        "store: everything is as it should be\n".replace("store", str(tmp_path / "store")),
+        "store: OK: no problems found\n".replace("store", str(tmp_path / "store")),
     )
     code, out, err = msa("fuse", "train", "--model", "probe", "--seeds", "2", "--set", "epochs=3", "--out", "run")
     assert code == 0, err

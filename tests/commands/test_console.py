@@ -2,15 +2,17 @@
 
 import inspect
 import json
+import pkgutil
 import re
 import subprocess
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 
-from msa import cli
-from msa.commands import console
+from msa import cli, commands
+from msa.commands import console, progress
 from msa.errors import SourceError
 from msa.fuse.experiments.tables import Sheet
 
@@ -36,6 +38,7 @@ class Evil:
 
 class Index:
     name = EVIL
+    task = Evil(classes=())
     told = {"split": EVIL, "dropped": {EVIL: 1}, "encodings": {EVIL: 2}, "leaks": [EVIL]}  # noqa: RUF012
 
     def __len__(self):
@@ -85,57 +88,76 @@ ROW = {
 }
 SCORES = {"seeds": [{"seed": EVIL, "values": {EVIL: 0.5}}], "notes": [EVIL]}
 LITTER = SimpleNamespace(what=EVIL, nbytes=3)
-COMPACTED = Evil(before=Evil(nbytes=3), after=Evil(nbytes=3))
+SIZES = Evil(nbytes=3, segments=2, shards=1)
+COMPACTED = Evil(before=SIZES, after=SIZES)
 CALLS = {
-    "show": [EVIL, [EVIL, EVIL], [[EVIL, EVIL]]],
-    "say": [EVIL],
-    "note": [EVIL],
-    "warn": [EVIL],
-    "fail": [EVIL, EVIL],
-    "document": [EVIL],
-    "as_json": [{EVIL: [EVIL, Evil()]}],
-    "size": [3],
-    "store": [EVIL, EVIL],
-    "unreadable": [[(f"{EVIL}{n}", EVIL, EVIL) for n in range(9)]],
-    "corpus": [Index()],
-    "failures": [[(EVIL, f"{EVIL}{n}", EVIL, EVIL) for n in range(20)]],
-    "estimates": [[Evil(rows=2.0, dim=3, bytes=5)], EVIL],
-    "extracted": [[REPORT], EVIL, {}],
-    "command": [EVIL],
-    "imported": [[Evil(written=1, borrowed=1, already=1, failed=[(EVIL, EVIL)], not_finite={EVIL: 1})], EVIL],
-    "findings": [EVIL, [Evil()], [Evil()], EVIL],
-    "mending": [EVIL, [Evil()], [EVIL]],
-    "weights": [[Evil()]],
-    "views": [EVIL, {EVIL: EVIL, "b" + EVIL: ""}, [ROW]],
-    "shared": [Evil(datasets=[EVIL], files=1, bytes=1, samples=2, close=3, licences=[(EVIL, EVIL)])],
-    "restrictions": [[Evil()]],
-    "provenance": [INFO, False],
-    "citations": [[(EVIL, EVIL)]],
-    "removed": [EVIL, EVIL, 3, Evil(freed=3, later=3, tags=[EVIL])],
-    "log": [[Evil(tags=[EVIL], whole=False, told=[EVIL, EVIL])]],
-    "changes": [[Evil(segments=(1, 2), nbytes=3)]],
-    "survey": [Evil(kept={1: EVIL, 2: "recent"}, left={EVIL: 3}, litter=[LITTER])],
-    "swept": [Evil(damaged=[EVIL]), 3, False],
-    "compacted": [[COMPACTED], False],
-    "settings": [EVIL, {EVIL: [(EVIL, EVIL, EVIL)]}],
-    "predictions": [[Evil(output={EVIL: 0.5}, used=[EVIL], notes=[EVIL])]],
-    "scores": [EVIL, SCORES],
-    "sheet": [Sheet(EVIL, (EVIL, EVIL), ((EVIL, EVIL),), (EVIL,))],
+    "console.show": [EVIL, [EVIL, EVIL], [[EVIL, EVIL]]],
+    "console.say": [EVIL],
+    "console.note": [EVIL],
+    "console.warn": [EVIL],
+    "console.fail": [EVIL, EVIL],
+    "console.document": [EVIL],
+    "console.as_json": [{EVIL: [EVIL, Evil()]}],
+    "console.store": [EVIL, EVIL],
+    "console.command": [EVIL],
+    "console.sheet": [Sheet(EVIL, (EVIL, EVIL), ((EVIL, EVIL),), (EVIL,))],
+    "dataset.print_dataset": [Index()],
+    "dataset.print_failures": [[(EVIL, f"{EVIL}{n}", EVIL, EVIL) for n in range(20)]],
+    "extract.print_unreadable": [[(f"{EVIL}{n}", EVIL, EVIL) for n in range(9)]],
+    "extract.print_weights": [[Evil()]],
+    "extract.print_estimates": [[Evil(rows=2.0, dim=3, bytes=5)], EVIL],
+    "extract.print_extracted": [[REPORT], EVIL, {}],
+    "listing.print_settings": [EVIL, {EVIL: [(EVIL, EVIL, EVIL)]}],
+    "predict.print_predictions": [[Evil(output={EVIL: 0.5}, used=[EVIL], notes=[EVIL])]],
+    "cache.contents.print_views": [EVIL, {EVIL: EVIL, "b" + EVIL: ""}, [ROW]],
+    "cache.contents.print_info": [INFO, False],
+    "cache.contents.print_citations": [[(EVIL, EVIL)]],
+    "cache.checks.print_problems": [EVIL, [Evil()], [Evil()], EVIL],
+    "cache.checks.print_repair": [EVIL, [Evil()], [EVIL]],
+    "cache.history.print_log": [[Evil(tags=[EVIL], whole=False, told=[EVIL, EVIL])]],
+    "cache.history.print_changes": [[Evil(segments=(1, 2), nbytes=3)]],
+    "cache.space.print_removed": [EVIL, EVIL, 3, Evil(freed=3, later=3, tags=[EVIL])],
+    "cache.space.print_plan": [Evil(kept={1: EVIL, 2: "recent"}, left={EVIL: 3}, litter=[LITTER])],
+    "cache.space.print_collected": [Evil(damaged=[EVIL]), 3, False],
+    "cache.space.print_compacted": [[COMPACTED], False],
+    "cache.sharing.print_restrictions": [[Evil()]],
+    "cache.sharing.print_transferred": [
+        Evil(datasets=[EVIL], files=1, bytes=1, samples=2, close=3, licences=[(EVIL, EVIL)])
+    ],
+    "cache.exchange.print_imported": [
+        [Evil(written=1, borrowed=1, already=1, failed=[(EVIL, EVIL)], not_finite={EVIL: 1})],
+        EVIL,
+    ],
+    "fuse.results.print_scores": [EVIL, SCORES],
 }
-FUNCTIONS = [
-    name
-    for name, value in vars(console).items()
-    if inspect.isfunction(value) and value.__module__ == "msa.commands.console" and not name.startswith("_")
-]
+# These print through others, or return text.
+ELSEWHERE = {"console.confirm", "console.plain", "console.size", "console.count"}
+ELSEWHERE |= {"listing.print_list", "fuse.training.print_run"}
 
 
-@pytest.mark.parametrize("name", sorted({*FUNCTIONS} - {"confirm"}))
+def printing() -> set[str]:
+    """Functions that print: those of the console, and every `print_...` of the commands."""
+    names = set()
+    for info in pkgutil.walk_packages(commands.__path__, "msa.commands."):
+        for name, value in vars(import_module(info.name)).items():
+            own = inspect.isfunction(value) and value.__module__ == info.name and not name.startswith("_")
+            if own and (name.startswith("print_") or info.name == "msa.commands.console"):
+                names.add(f"{info.name.removeprefix('msa.commands.')}.{name}")
+    return names
+
+
+def test_every_function_that_prints_is_tried():
+    assert printing() == CALLS.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
 def test_no_function_lets_a_terminal_obey_what_a_stranger_wrote(name, capsys):
-    getattr(console, name)(*CALLS[name])
-    said = "".join(capsys.readouterr())
-    assert not OBEYED.search(said), ascii(said)
-    assert name == "size" or r"\x1b[2Jb" in said or r"\u001b[2Jb" in said
-    assert name == "size" or "[red]g[/red]" in re.sub(r"\s", "", said)  # nothing is taken for markup
+    room, _, function = name.rpartition(".")
+    getattr(import_module(f"msa.commands.{room}"), function)(*CALLS[name])
+    printed = "".join(capsys.readouterr())
+    assert not OBEYED.search(printed), ascii(printed)
+    assert r"\x1b[2Jb" in printed or r"\u001b[2Jb" in printed
+    assert "[red]g[/red]" in re.sub(r"\s", "", printed)  # nothing is taken for markup
 
 
 def test_a_question_is_plain_too(monkeypatch):
@@ -145,7 +167,7 @@ def test_a_question_is_plain_too(monkeypatch):
     assert not OBEYED.search(asked[0])
 
 
-@pytest.mark.parametrize("bar", [console.Bar, console.Bytes])
+@pytest.mark.parametrize("bar", [progress.Bar, progress.Bytes])
 def test_progress_of_what_has_a_hostile_name(bar, monkeypatch, capsys):
     monkeypatch.setattr(console, "err", console.Console(stderr=True, force_terminal=True, width=300, no_color=True))
     made = bar()

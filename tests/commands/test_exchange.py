@@ -57,7 +57,7 @@ def test_from_a_folder_of_npy_to_a_trained_head_and_back(msa, talks):  # noqa: F
     assert "give at least one of --text" in msa("predict", "--run", "run")[2]
     code, out, err = msa("cache", "export", "hdf5", "o.h5", "--dataset", "talks")
     assert code == 0, err
-    assert "was written to o.h5" in out
+    assert "exported talks to o.h5" in out
     assert msa("cache", "import", "hdf5", "o.h5", "--store", "t")[0] == 0
     before, after = (FeatureStore.open(path) for path in ("s", "t"))
     for modality in (Modality.TEXT, Modality.AUDIO, Modality.FACE):
@@ -90,7 +90,7 @@ def test_failures_are_told_by_sample_and_modality_and_so_is_what_failed_before(m
     words = ("extract", "--dataset", "table", "--root", posts, *CLASSIC)
     code, out, _ = msa(*words)
     assert code == 0
-    assert "1 sample could not be had" in out
+    assert "1 sample failed in one modality or more" in out
     line = next(line for line in out.splitlines() if line.startswith("s03"))
     assert "image" in line
     assert "1 failed before and were left alone" in msa(*words)[1]

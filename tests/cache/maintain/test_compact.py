@@ -274,6 +274,6 @@ def test_the_command_says_what_became_of_what(scattered):
         assert done.exit_code == 0, done.output
         return done.output
 
-    assert "audio made.up: segments: 7 with 10 shards" in run("--dry-run")
-    assert "became 1 with 1 shards" in run("--view", "made.up")
-    assert "nothing to gain" in run()
+    assert "audio made.up: 7 segments with 10 shards" in run("--dry-run")
+    assert "became 1 segment with 1 shard," in run("--view", "made.up")
+    assert "nothing to compact" in run()

@@ -339,8 +339,8 @@ def test_the_command_says_what_is_kept_and_what_goes(shrunk):
         return done.output
 
     told = run("--dry-run")
-    assert "keeps generation 5: the newest" in told
-    assert "keeps 4 generations from 1 on: the newest at some moment" in told
+    assert "keep generation 5: the newest" in told
+    assert "keep 4 generations from 1 on: the newest within the grace period" in told
     age(shrunk)
     assert "superseded: 3 folders" in run("--dry-run")
     assert "freed" in run("--yes")

@@ -187,7 +187,7 @@ def test_the_commands_tell_the_same(grown):
 
     assert "+ tiny audio made.up 9 samples" in run("log")
     assert "+ tiny audio made.up 10 samples" in run("diff", "2", "3")
-    assert "generation 2 is now called paper" in run("tag", "paper", "2")
+    assert "tag paper now names generation 2" in run("tag", "paper", "2")
     assert "paper" in run("tag")
     assert "generation 4 shows what generation 2 showed" in run("rollback", "paper", "--yes")
     assert "deleted" in run("tag", "paper", "--delete")

@@ -18,7 +18,8 @@ from rich.console import Console
 from scipy import stats
 
 from msa import catalog
-from msa.commands import console, fuse
+from msa.commands import console
+from msa.commands.fuse.results import show_
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.fuse import metrics
 from msa.fuse.data import memory
@@ -843,22 +844,22 @@ def test_a_damaged_run_among_others_is_named_and_hides_none_of_them(done, tmp_pa
     record["experiment"]["model"]["preset"] = "of another msa"
     for text in ("{}", json.dumps(record)):
         bad.write_text(text)
-        fuse.show([runs])
+        show_([runs])
         told = capsys.readouterr()
         assert re.search(r"left out: \S*probe/run\.json", told.err.replace("\n", ""))
         assert all(name in told.out for name in ("cmsta", "probe-text-only", "probe-image-only"))
         with pytest.raises(ConfigError):
-            fuse.show([runs / "probe"])
+            show_([runs / "probe"])
     shutil.copytree(runs / "cmsta", tmp_path / "both" / "cmsta")
     (tmp_path / "both" / "bench").mkdir()
     (tmp_path / "both" / "bench" / "bench.json").symlink_to("/dev/zero")
-    fuse.show([tmp_path / "both"])
+    show_([tmp_path / "both"])
     told = capsys.readouterr()
     assert "bench.json" in told.err
     assert "cmsta" in told.out
     shutil.rmtree(tmp_path / "both" / "cmsta")
     with pytest.raises(ConfigError, match="nothing can be shown"):
-        fuse.show([tmp_path / "both"])
+        show_([tmp_path / "both"])
 
 
 def test_what_a_model_costs_is_counted_as_its_paper_of_record_says():
