@@ -189,7 +189,7 @@ def test_the_commands_tell_the_same(grown):
     assert "+ tiny audio made.up 10 samples" in run("diff", "2", "3")
     assert "tag paper now names generation 2" in run("tag", "paper", "2")
     assert "paper" in run("tag")
-    assert "generation 4 shows what generation 2 showed" in run("rollback", "paper", "--yes")
+    assert "generation 4 has the content of generation 2" in run("rollback", "paper", "--yes")
     assert "deleted" in run("tag", "paper", "--delete")
     assert json.loads(run("log", "--json"))[0]["number"] == 4
     assert json.loads(run("diff", "3", "4", "--json"))[0]["removed"] == 10
