@@ -81,6 +81,19 @@ class Shard(Mapped):
                 self.chunk_bytes *= self.grid.chunks  # nothing between them: to a reader it is one
         return view
 
+    @property
+    def written(self) -> np.ndarray:
+        """(chunks,) bool: chunks that the index of the shard does not call missing."""
+        if not len(self._index):
+            self.open()
+        return np.asarray(self._index[:, 0] != -1)
+
+    def rows(self, low: int, high: int) -> bytes:
+        """Return the bytes of rows [low, high) of the shard, whose chunks were checked; `low` begins a chunk."""
+        view, size = self.view or self.open(), self.grid.chunk_bytes
+        begins = self.offsets[low // self.grid.chunk_rows : -(-high // self.grid.chunk_rows)]
+        return b"".join(view[begin : begin + size] for begin in begins)[: (high - low) * self.grid.row_bytes]
+
     def untouched(self, chunks: np.ndarray) -> np.ndarray:
         """Those of these chunks that were never checked, ascending. Raises StoreError where one was never written."""
         new = np.unique(chunks[~self._checked[chunks]])

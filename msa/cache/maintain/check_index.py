@@ -21,7 +21,25 @@ from msa.cache.index import Index
 from msa.errors import MsaError
 
 Files = Mapping[str, Sequence[Any]]  # of a manifest: path -> [bytes, SHA-256]
-READABLE = (MsaError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, MemoryError)
+READ_ERRORS = (
+    MsaError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
+
+
+MISMATCH = "does not match"  # how a problem begins where a file has its size and another SHA-256
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong, without the fix."""
+    return str(getattr(error, "what", error))
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,7 @@ class Problem:
 
 
 @dataclass
-class Corpus:
+class CheckedIndex:
     """An index as far as it can be read. `ids` is None where it says nothing reliable about who its samples are."""
 
     name: str
@@ -53,7 +71,7 @@ class Corpus:
         return tuple(ids[row] if ids is not None and 0 <= row < len(ids) else f"row {row}" for row in rows)
 
 
-def faults(root: Path, folder: Path, files: Files) -> dict[str, str]:
+def check_files(root: Path, folder: Path, files: Files) -> dict[str, str]:
     """Published file -> what is wrong with it: missing, of another size, other bytes, or no file at all."""
     known = {digest: name for name, (_, digest) in files.items()}
     found = {}
@@ -67,17 +85,17 @@ def faults(root: Path, folder: Path, files: Files) -> dict[str, str]:
             elif about.st_size != size:
                 found[name] = f"has {about.st_size} bytes, the manifest says {size}"
             elif (actual := limits.sha256(path)) != digest:
-                found[name] = "does not match the SHA-256 in the manifest"
+                found[name] = f"{MISMATCH} the SHA-256 in the manifest"
                 if other := known.get(actual):
                     found[name] += f": it holds what belongs into {other}"
         except (FileNotFoundError, NotADirectoryError):
             found[name] = "is missing"
         except (OSError, MsaError) as error:
-            found[name] = f"cannot be read: {getattr(error, 'what', error)}"
+            found[name] = f"cannot be read: {reason(error)}"
     return found
 
 
-def arrays(folder: Path, files: Files, bad: Mapping[str, str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_arrays(folder: Path, files: Files, bad: Mapping[str, str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The small arrays of a folder that can be believed, and of the others why they cannot."""
     found, why = {}, {}
     for name in sorted({file.partition("/")[0] for file in files if "/" in file} - {"data"}):
@@ -89,8 +107,8 @@ def arrays(folder: Path, files: Files, bad: Mapping[str, str]) -> tuple[dict[str
                 why[name] = f"needs {missing}, which the manifest does not name"
             else:
                 found[name] = layout.read_array(folder / name)
-        except READABLE as error:
-            why[name] = f"cannot be read: {getattr(error, 'what', error)}"
+        except READ_ERRORS as error:
+            why[name] = f"cannot be read: {reason(error)}"
     return found, why
 
 
@@ -105,15 +123,15 @@ def chunks(path: Path) -> Iterator[str]:
         yield separator.join(["c", *map(str, place)])
 
 
-def corpus(root: Path, fingerprint: str, about: Mapping[str, Any]) -> Corpus:
+def check_index(root: Path, fingerprint: str, about: Mapping[str, Any]) -> CheckedIndex:
     """Everything that can be said of an index."""
     folder, where = root / "index" / fingerprint, f"index/{fingerprint}"
-    found = Corpus(about["name"], about["samples"])
+    found = CheckedIndex(about["name"], about["samples"])
     if not os.path.lexists(folder):  # said once, not of every file
         found.problems.append(Problem(where, "is missing", found.named(range(found.n))))
         return found
-    bad = faults(root, folder, about["files"])
-    table, why = arrays(folder, about["files"], bad)
+    bad = check_files(root, folder, about["files"])
+    table, why = read_arrays(folder, about["files"], bad)
     found.ids = _ids(table, found.n)
     for file, what in bad.items():
         rows = _rows_of(folder, file, table, found.n)
@@ -158,8 +176,8 @@ def _contents(
         yield from _values(index, table)
         if index.fingerprint != fingerprint:
             yield "does not hold what its name, a hash of its contents, stands for", range(n)
-    except READABLE as error:
-        yield f"cannot be read: {getattr(error, 'what', error)}", range(n)
+    except READ_ERRORS as error:
+        yield f"cannot be read: {reason(error)}", range(n)
 
 
 def _values(index: Index, table: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Iterable[int]]]:
@@ -212,7 +230,7 @@ def _rows_of(folder: Path, file: str, table: Mapping[str, np.ndarray], n: int) -
     try:
         size = limits.read_json(folder / name / "zarr.json")["chunk_grid"]["configuration"]["chunk_shape"][0]
         low = int(number.partition("/")[0]) * size
-    except READABLE:
+    except READ_ERRORS:
         return range(n)  # its attributes, or an array whose zarr.json says nothing any more
     if name.endswith("_offsets"):
         return range(max(0, low - 1), min(n, low + size))

@@ -1,6 +1,6 @@
-"""What is left of a published segment: which of its samples can still be had, and what is wrong with the others.
+"""Check a published segment: which of its samples are whole, and what is wrong with the others.
 
-Shards are walked chunk by chunk with code of its own, so that a defect of the reader is found too.
+Two readers look at the hidden states: the one that training uses, and zarr-python.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,80 +8,124 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
-from msa.cache.format import layout, limits
+from msa.cache.format import limits
 from msa.cache.format.fingerprint import DIGEST
+from msa.cache.format.shard import Shard
 from msa.cache.format.zarr_array import Data
-from msa.cache.maintain.check_index import READABLE, Corpus, Files, arrays, faults
+from msa.cache.maintain.check_index import MISMATCH, READ_ERRORS, CheckedIndex, Files, check_files, read_arrays, reason
 from msa.errors import StoreError
 
-CRC = 4  # bytes
-MISSING = 2**64 - 1
+Rows = tuple[int, int]  # first row, row behind the last
 TABLES = ("sample", "start", "length", "digest")
-TOGETHER = 64  # chunks that zarr-python is asked for at a time
+READ_BYTES = 2**24  # of hidden states that zarr-python reads at a time; a larger chunk is read by itself
 
 
 @dataclass
-class Segment:
-    """m samples of one corpus in one view, as far as they can be read.
+class CheckedSegment:
+    """A segment of m samples, as far as it can be read.
 
-    `usable` says whether its tables are; without them m is 0. `lost` (m,) tells whose hidden states are gone or wrong,
-    `unsound` which shards are not what was written, `findings` (file, what, positions in the table or None: all).
+    Attributes:
+        view: Id of its view.
+        entry: What the manifest says of it.
+        usable: Its tables can be read; without them m is 0.
+        attributes: Of its zarr.json; None where that is damaged.
+        sample, start, length, digest, counts: Its tables, a row per sample.
+        lost: (m,) bool: the hidden states of the sample are damaged or gone.
+        all_lost: No sample is whole, whatever the tables say.
+        damaged_shards: Numbers of the shards that are not what was written.
+        shard_rows: Rows of one shard of its data; 0 where the metadata of the data is damaged.
+        findings: (file, what is wrong, positions in the tables; None: all samples).
     """
 
     view: str
     entry: Mapping[str, Any]
     usable: bool = False
-    attributes: dict[str, Any] | None = None  # None: its zarr.json cannot be believed
+    attributes: dict[str, Any] | None = None
     sample: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     start: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     length: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     digest: np.ndarray = field(default_factory=lambda: np.zeros((0, DIGEST), np.uint8))
-    lost: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    unsound: set[int] = field(default_factory=set)
     counts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    shard_rows: int = 0  # of one file of its data; 0: its zarr.json is of no use
-    spoilt: bool = False  # whatever its tables say, none of it can be believed
+    lost: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    all_lost: bool = False
+    damaged_shards: set[int] = field(default_factory=set)
+    shard_rows: int = 0
     findings: list[tuple[str, str, np.ndarray | None]] = field(default_factory=list)
 
-    def say(self, where: str, what: str, positions: np.ndarray | None = None, lost: bool = True) -> None:
-        """Note a finding; what it concerns is lost, unless it is not."""
+    def add(self, where: str, what: str, positions: np.ndarray | None = None, lost: bool = True) -> None:
+        """Note a finding, and that the samples at `positions` (None: all) are lost, unless `lost` is False."""
         self.findings.append((where, what, positions))
         if lost and positions is None:
-            self.spoilt = True
+            self.all_lost = True
             self.lost[:] = True
         elif lost:
             self.lost[positions] = True
 
+    def touching(self, ranges: Sequence[Rows]) -> np.ndarray:
+        """Return the positions of samples with rows in any of these ranges."""
+        hit = np.zeros(len(self.start), bool)
+        for low, high in ranges:
+            hit |= (self.start < high) & (self.start + self.length > low)
+        return np.flatnonzero(hit)
 
-def segment(
-    root: Path, view: str, about: Mapping[str, Any] | None, entry: Mapping[str, Any], corpus: Corpus, deep: bool
-) -> Segment:
-    """Examine one segment. `about` are the attributes of its view, None where they cannot be read."""
-    found = Segment(view, entry)
+    def in_shard(self, number: int) -> np.ndarray:
+        """Return the positions of samples with rows in a shard."""
+        return self.touching([(number * self.shard_rows, (number + 1) * self.shard_rows)])
+
+
+def check_segment(
+    root: Path,
+    view: str,
+    attributes: Mapping[str, Any] | None,
+    entry: Mapping[str, Any],
+    index: CheckedIndex,
+    deep: bool,
+) -> CheckedSegment:
+    """Check one segment.
+
+    Args:
+        root: The store.
+        view: Id of its view.
+        attributes: Of the view; None where they cannot be read.
+        entry: What the manifest says of the segment.
+        index: The index that its row numbers refer to.
+        deep: Also read every hidden state.
+    """
+    checked = CheckedSegment(view, entry)
     parent, where = root / "views" / view / "seg", f"views/{view}/seg/{entry['id']}"
     data_files = entry.get("data_files") or {n: f for n, f in entry["files"].items() if n.startswith("data/")}
     small = {name: facts for name, facts in entry["files"].items() if name not in data_files}
-    bad = faults(root, parent / entry["id"], small)
-    tables, why = arrays(parent / entry["id"], small, bad)
+    bad = check_files(root, parent / entry["id"], small)
+    tables, unreadable = read_arrays(parent / entry["id"], small, bad)
     for file, what in bad.items():
-        found.say(f"{where}/{file}", what, lost=file != "zarr.json")
-    for name, what in why.items():
-        found.say(f"{where}/{name}", what)
-    _attributes(found, parent / entry["id"], where, tables, corpus.n, "zarr.json" in bad)
-    _tables(found, where, tables, corpus, about)
+        checked.add(f"{where}/{file}", what, lost=file != "zarr.json")
+    for name, what in unreadable.items():
+        checked.add(f"{where}/{name}", what)
+    _check_attributes(checked, parent / entry["id"], where, tables, index.n, "zarr.json" in bad)
+    _check_tables(checked, where, tables, index, attributes)
     owner = entry.get("data_of", entry["id"])
-    _data(found, root, parent / owner, f"views/{view}/seg/{owner}", data_files, about, deep)
-    return found
+    _check_data(checked, root, parent / owner, data_files, attributes, deep)
+    return checked
 
 
-def _attributes(found: Segment, home: Path, where: str, tables: Mapping[str, np.ndarray], n: int, said: bool) -> None:
-    """Its provenance, which decides no hidden states. `said`: that the file is damaged was noted already."""
-    entry, wrong = found.entry, ""
+def _check_attributes(
+    checked: CheckedSegment, folder: Path, where: str, tables: Mapping[str, np.ndarray], n: int, known_bad: bool
+) -> None:
+    """Check its provenance, on which no hidden state depends.
+
+    Args:
+        checked: Takes the findings.
+        folder: Of the segment.
+        where: The same, relative to the store.
+        tables: Its small arrays.
+        n: Samples of the index.
+        known_bad: The file has a finding already.
+    """
+    entry, wrong = checked.entry, ""
     try:
-        own = limits.segment_attributes(home / "zarr.json", n)
+        own = limits.segment_attributes(folder / "zarr.json", n)
         failures, counted = own["failures"], own.get("counted", [])
         table = tables.get("counts", np.zeros((0, len(counted)), np.int64))
         if counted and "counts/zarr.json" not in entry["files"]:
@@ -91,286 +135,259 @@ def _attributes(found: Segment, home: Path, where: str, tables: Mapping[str, np.
                 wrong = f"says {key} {own.get(key)}, the manifest says {entry.get(key)}"
         if table.ndim != 2 or table.shape[1] != len(counted) or (table < 0).any():
             wrong = f"has {len(counted)} names for counts {list(table.shape)}"
-    except READABLE as error:
-        wrong = f"cannot be read: {getattr(error, 'what', error)}"
+    except READ_ERRORS as error:
+        wrong = f"cannot be read: {reason(error)}"
     if not wrong:
-        found.attributes = own
+        checked.attributes = own
         if entry["failed"] not in (0, len(failures)):
-            found.say(where, f"has {len(failures)} failures, the manifest says {entry['failed']}", lost=False)
-    elif not said:
-        found.say(f"{where}/zarr.json", wrong, lost=False)
+            checked.add(where, f"has {len(failures)} failures, the manifest says {entry['failed']}", lost=False)
+    elif not known_bad:
+        checked.add(f"{where}/zarr.json", wrong, lost=False)
 
 
-def _tables(
-    found: Segment, where: str, tables: Mapping[str, np.ndarray], corpus: Corpus, about: Mapping[str, Any] | None
+def _check_tables(
+    checked: CheckedSegment,
+    where: str,
+    tables: Mapping[str, np.ndarray],
+    index: CheckedIndex,
+    attributes: Mapping[str, Any] | None,
 ) -> None:
+    """Check the tables against each other, the manifest and the index.
+
+    Args:
+        checked: Takes the tables and the findings.
+        where: The segment, relative to the store.
+        tables: Its small arrays.
+        index: The index that its row numbers refer to.
+        attributes: Of the view; None where they cannot be read.
+    """
     sizes = {len(tables[name]) for name in TABLES if name in tables}
     if not all(name in tables for name in TABLES) or len(sizes) != 1 or tables["digest"].shape[1:] != (DIGEST,):
         if all(name in tables for name in TABLES):
-            found.say(where, f"has tables of {sorted(sizes)} samples")
-        elif not found.spoilt:
-            found.say(where, "lacks one of its tables")
+            checked.add(where, f"has tables of {sorted(sizes)} samples")
+        elif not checked.all_lost:
+            checked.add(where, "lacks one of its tables")
         return
-    found.usable = True
-    found.sample, found.start = tables["sample"].astype(np.int64), tables["start"].astype(np.int64)
-    found.length, found.digest = tables["length"].astype(np.int64), tables["digest"]
-    found.lost = np.full(len(found.sample), found.spoilt)
-    found.counts = tables.get("counts", np.zeros((len(found.sample), 0), np.int64))
-    if len(found.counts) != len(found.sample):
-        found.say(f"{where}/counts", f"has numbers of {len(found.counts)} samples")
-        found.counts = np.zeros((len(found.sample), 0), np.int64)
-    if len(found.sample) != found.entry["samples"]:
-        found.say(where, f"has {len(found.sample)} samples, the manifest says {found.entry['samples']}", lost=False)
-    outside = (found.sample < 0) | (found.sample >= corpus.n)
+    checked.usable = True
+    checked.sample, checked.start = tables["sample"].astype(np.int64), tables["start"].astype(np.int64)
+    checked.length, checked.digest = tables["length"].astype(np.int64), tables["digest"]
+    checked.lost = np.full(len(checked.sample), checked.all_lost)
+    checked.counts = tables.get("counts", np.zeros((len(checked.sample), 0), np.int64))
+    m = len(checked.sample)
+    if len(checked.counts) != m:
+        checked.add(f"{where}/counts", f"has numbers of {len(checked.counts)} samples, the other tables have {m}")
+        checked.counts = np.zeros((m, 0), np.int64)
+    if m != checked.entry["samples"]:
+        checked.add(where, f"has {m} samples, the manifest says {checked.entry['samples']}", lost=False)
+    outside = (checked.sample < 0) | (checked.sample >= index.n)
     if outside.any():
-        found.say(f"{where}/sample", f"has rows outside the {corpus.n} of its index", np.flatnonzero(outside))
-    first = np.unique(found.sample, return_index=True)[1]
-    again = np.setdiff1d(np.arange(len(found.sample)), first)
-    if len(again):
-        found.say(f"{where}/sample", "has samples that stand twice", again)
-    known = corpus.digests.get(about["modality"]) if about and "modality" in about else None
-    imported = about is not None and "imported" in about.get("identity", {})  # theirs are of features, not of media
+        checked.add(f"{where}/sample", f"has rows outside the {index.n} of its index", np.flatnonzero(outside))
+    repeated = np.setdiff1d(np.arange(m), np.unique(checked.sample, return_index=True)[1])
+    if len(repeated):
+        checked.add(f"{where}/sample", "has samples that stand twice", repeated)
+    known = index.digests.get(attributes["modality"]) if attributes and "modality" in attributes else None
+    imported = attributes is not None and "imported" in attributes.get("identity", {})  # digests of features, not media
     if known is not None and not imported:
         inside = np.flatnonzero(~outside)
-        other = inside[(known[found.sample[inside]] != found.digest[inside]).any(1)]
+        other = inside[(known[checked.sample[inside]] != checked.digest[inside]).any(1)]
         if len(other):
-            found.say(f"{where}/digest", "has hidden states of other inputs than the index names", other)
+            checked.add(f"{where}/digest", "has hidden states of other inputs than the index names", other)
 
 
-@dataclass(frozen=True)
-class _Laid:
-    """How a `data` array lies on disk. `chunk` is 0 where only zarr-python can read it."""
-
-    rows: int
-    width: int
-    dtype: str
-    shard: int  # rows of one file
-    chunk: int
-    crc: bool
-
-    @property
-    def stored(self) -> np.dtype:
-        return np.dtype("<u2" if self.dtype == "bfloat16" else self.dtype).newbyteorder("<")
-
-    @classmethod
-    def read(cls, path: Path, about: Mapping[str, Any] | None) -> "_Laid":
-        """Raises StoreError where it is no such array, or not the view's."""
-        meta = limits.read_json(path / "zarr.json")
-        limits.check_data(path / "zarr.json", meta)
-        rows, width = meta["shape"]
-        dtype = meta["attributes"]["dtype"]
-        if about is not None and (about.get("dim", width), about.get("dtype", dtype)) != (width, dtype):
-            raise StoreError(
-                f"{path}: {dtype}[T, {width}], the view says {about.get('dtype')}[T, {about.get('dim')}]",
-                fix="extract again",
-            )
-        shard, codecs = meta["chunk_grid"]["configuration"]["chunk_shape"][0], meta["codecs"]
-        inner = codecs[0]["configuration"]["chunk_shape"][0] if codecs[0]["name"] == "sharding_indexed" else 0
-        known = layout.data_metadata(rows, width, dtype, inner or 1, shard)["codecs"]
-        bare = [codec | {"configuration": codec["configuration"] | {"codecs": _raw(codec)}} for codec in known]
-        return cls(rows, width, dtype, shard, inner if codecs in (known, bare) else 0, codecs != bare)
-
-
-def _raw(sharding: Mapping[str, Any]) -> list[Any]:
-    return list(sharding["configuration"]["codecs"][:1])
-
-
-def _data(
-    found: Segment, root: Path, owner: Path, where: str, files: Files, about: Mapping[str, Any] | None, deep: bool
+def _check_data(
+    checked: CheckedSegment,
+    root: Path,
+    owner: Path,
+    files: Files,
+    attributes: Mapping[str, Any] | None,
+    deep: bool,
 ) -> None:
-    bad = faults(root, owner, files)
-    laid: _Laid | None = None
+    """Check the files of the data and, if `deep`, every hidden state.
+
+    Args:
+        checked: Takes the findings.
+        root: The store.
+        owner: Folder of the segment that holds the data, its own or the one it borrows from.
+        files: What the manifest says of the files of the data.
+        attributes: Of the view; None where they cannot be read.
+        deep: Also read every hidden state.
+    """
+    bad, where = check_files(root, owner, files), owner.relative_to(root).as_posix()
+    data: Data | None = None
     if "data/zarr.json" not in files or "data/zarr.json" in bad:
-        found.say(f"{where}/data/zarr.json", bad.pop("data/zarr.json", "is not named by the manifest"))
+        checked.add(f"{where}/data/zarr.json", bad.pop("data/zarr.json", "is not named by the manifest"))
     try:
-        laid = _Laid.read(owner / "data", about)
-        found.shard_rows = laid.shard
-    except READABLE as error:
-        if not found.spoilt:
-            found.say(f"{where}/data/zarr.json", f"cannot be read: {getattr(error, 'what', error)}")
-    number_of = {name: _number(name) for name in sorted(files, key=_number) if _number(name) >= 0}
+        data = _open_data(owner / "data", attributes)
+        checked.shard_rows = data.file_rows
+    except READ_ERRORS as error:
+        if not checked.all_lost:
+            checked.add(f"{where}/data/zarr.json", f"cannot be read: {reason(error)}")
+    number_of = {name: shard_number(name) for name in sorted(files, key=shard_number) if shard_number(name) >= 0}
     for name, what in bad.items():
-        positions = _in_shard(found, laid, number_of.get(name, -1)) if laid and found.usable else None
-        if laid and positions is not None and len(positions) and what.startswith("does not match"):
-            hit = _narrowed(found, owner / name, laid, number_of[name])
-            positions = positions if hit is None else hit
-        found.say(f"{where}/{name}", what, positions)
-        found.unsound.add(number_of.get(name, -1))
-    if laid is None:
+        number = number_of.get(name, -1)
+        positions = checked.in_shard(number) if data and checked.usable else None
+        if data and positions is not None and len(positions) and what.startswith(MISMATCH):
+            narrowed = _in_damaged_chunks(checked, data, number)
+            positions = positions if narrowed is None else narrowed
+        checked.add(f"{where}/{name}", what, positions)
+        checked.damaged_shards.add(number)
+    if data is None:
         return
     for name in sorted(set(files) - {"data/zarr.json"}):
-        if not 0 <= number_of.get(name, -1) * laid.shard < laid.rows:
-            found.say(f"{where}/{name}", "is named by the manifest, and lies beyond the data", np.zeros(0, np.int64))
-    if not found.usable:
+        if not 0 <= number_of.get(name, -1) * data.file_rows < data.rows:
+            checked.add(f"{where}/{name}", "is named by the manifest, and lies beyond the data", np.zeros(0, np.int64))
+    if not checked.usable:
         return
-    _bounds(found, where, laid)
-    for number in np.unique(found.start[~found.lost] // laid.shard).tolist():
-        if f"data/c/{number}/0" not in files and not any(n == number for n in number_of.values()):
-            found.say(f"{where}/data/c/{number}/0", "is named by no manifest", _in_shard(found, laid, number))
+    _check_bounds(checked, where, data)
+    for number in np.unique(checked.start[~checked.lost] // data.file_rows).tolist():
+        if number not in number_of.values():
+            checked.add(f"{where}/data/c/{number}/0", "is named by no manifest", checked.in_shard(number))
     if deep:
-        _states(found, owner, where, laid, number_of, bad)
+        _check_states(checked, where, data, number_of, bad)
 
 
-def _bounds(found: Segment, where: str, laid: _Laid) -> None:
-    """Samples that point outside the data, across two shards, or into another sample."""
-    start, end = found.start, found.start + found.length
-    outside = (start < 0) | (found.length <= 0) | (start > laid.rows - found.length)
-    if laid.chunk:
-        outside |= start // laid.shard != (end - 1) // laid.shard
+def _open_data(path: Path, attributes: Mapping[str, Any] | None) -> Data:
+    """Open a `data` array. Raises StoreError where it is damaged, or of another width or dtype than its view."""
+    data = Data(path)
+    said = attributes or {}
+    if (said.get("dim", data.width), said.get("dtype", data.dtype)) != (data.width, data.dtype):
+        raise StoreError(
+            f"{path}: {data.dtype}[T, {data.width}], the view says {said.get('dtype')}[T, {said.get('dim')}]",
+            fix="extract again",
+        )
+    return data
+
+
+def _check_bounds(checked: CheckedSegment, where: str, data: Data) -> None:
+    """Find samples that point outside the data, across two shards, or into another sample."""
+    start, end = checked.start, checked.start + checked.length
+    outside = (start < 0) | (checked.length <= 0) | (start > data.rows - checked.length)
+    if data.grid:
+        outside |= start // data.file_rows != (end - 1) // data.file_rows
     if outside.any():
-        found.say(f"{where}/start", "points outside its data", np.flatnonzero(outside))
+        checked.add(f"{where}/start", "points outside its data", np.flatnonzero(outside))
     inside = np.flatnonzero(~outside)
     order = inside[np.lexsort((end[inside], start[inside]))]
     if not len(order):
         return
     reach = np.maximum.accumulate(end[order])
     same = (start[order][1:] == start[order][:-1]) & (end[order][1:] == end[order][:-1])
-    clash = np.flatnonzero((start[order][1:] < reach[:-1]) & ~same)
-    if len(clash):
-        found.say(f"{where}/start", "has samples that overlap", np.unique(np.r_[order[clash], order[clash + 1]]))
+    overlapping = np.flatnonzero((start[order][1:] < reach[:-1]) & ~same)
+    if len(overlapping):
+        both = np.unique(np.r_[order[overlapping], order[overlapping + 1]])
+        checked.add(f"{where}/start", "has samples that overlap", both)
 
 
-def _states(
-    found: Segment, owner: Path, where: str, laid: _Laid, number_of: Mapping[str, int], bad: Mapping[str, str]
+def _check_states(
+    checked: CheckedSegment, where: str, data: Data, number_of: Mapping[str, int], bad: Mapping[str, str]
 ) -> None:
-    """Every chunk against its checksum, every number, and the same through zarr-python."""
+    """Read every chunk of every shard.
+
+    Args:
+        checked: Takes the findings.
+        where: The segment that holds the data, relative to the store.
+        data: Its `data` array.
+        number_of: File -> number of the shard.
+        bad: File -> what is known to be wrong with it already.
+    """
     for name, number in number_of.items():
-        if name in bad and (not laid.chunk or not bad[name].startswith("does not match")):
+        if name in bad and not (data.grid and bad[name].startswith(MISMATCH)):
             continue
         try:
-            broken, odd = _walk(owner / "data", owner / name, laid, number, compare=name not in bad)
-        except READABLE as error:
+            damaged, odd = _read_shard(data, number)
+        except READ_ERRORS as error:
             if name not in bad:
-                found.say(f"{where}/{name}", str(getattr(error, "what", error)), _in_shard(found, laid, number))
-                found.unsound.add(number)
+                checked.add(f"{where}/{name}", reason(error), checked.in_shard(number))
+                checked.damaged_shards.add(number)
             continue
-        hit = _touching(found, broken) if name not in bad else np.zeros(0, np.int64)
-        if len(hit):
-            found.say(f"{where}/{name}", "has chunks that do not match their checksums", hit)
-            found.unsound.add(number)
-        if len(
-            hit := np.flatnonzero(np.searchsorted(odd, found.start) < np.searchsorted(odd, found.start + found.length))
-        ):
-            found.say(f"{where}/{name}", "has NaN or infinity in the hidden states", hit)
+        if name not in bad and len(hit := checked.touching(damaged)):
+            checked.add(f"{where}/{name}", "has chunks that do not match their checksums", hit)
+            checked.damaged_shards.add(number)
+        end = checked.start + checked.length
+        if len(hit := np.flatnonzero(np.searchsorted(odd, checked.start) < np.searchsorted(odd, end))):
+            checked.add(f"{where}/{name}", "has NaN or infinity in the hidden states", hit)
 
 
-def _walk(data: Path, path: Path, laid: _Laid, number: int, compare: bool) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Row ranges of chunks that are broken or missing, and all rows with NaN or infinity. Raises StoreError."""
+def _read_shard(data: Data, number: int) -> tuple[list[Rows], np.ndarray]:
+    """Return the row ranges of damaged or missing chunks, and the rows with NaN or infinity.
+
+    Raises StoreError where the shard cannot be read, and where zarr-python reads other numbers than `Shard`.
+    """
     import zarr
 
-    array: Any = zarr.open_array(data, mode="r") if compare or not laid.chunk else None
-    base, broken, odd = number * laid.shard, [], [np.zeros(0, np.int64)]
-    if not laid.chunk:
-        Data(data).check_inflated(path)
-        end = min(base + laid.shard, laid.rows)
-        for low in range(base, end, 4096):
-            odd += [low + _odd(np.asarray(array[low : min(low + 4096, end)]), laid)]
-        return [], np.concatenate(odd)
-    pieces: list[tuple[int, np.ndarray]] = []
-    for chunk, rows in _chunks(path, laid):
-        low = base + chunk * laid.chunk
-        if rows is None:
-            broken.append((low, low + laid.chunk))
-            continue
-        rows = rows[: max(0, laid.rows - low)]
-        odd.append(low + _odd(rows, laid))
-        pieces.append((low, rows))
-        if array is not None and len(pieces) == TOGETHER:
-            _compare(path, array, pieces)
-            pieces.clear()
-    if array is not None and not broken:
-        _compare(path, array, pieces)
-    return broken, np.concatenate(odd)
+    array: Any = zarr.open_array(data.path, mode="r")
+    first, end = number * data.file_rows, min((number + 1) * data.file_rows, data.rows)
+    shard, damaged, sound, step = data.file(number), list[Rows](), [(first, end)], 1
+    if isinstance(shard, Shard):
+        broken = _damaged_chunks(shard) | ~shard.written
+        borders = np.flatnonzero(np.diff(np.r_[True, broken, True]))  # begin and end of each run of sound chunks
+        sound = np.minimum(first + borders * shard.grid.chunk_rows, end).reshape(-1, 2).tolist()
+        damaged, step = _row_ranges(shard, broken, first), shard.grid.chunk_rows
+    else:
+        data.check_inflated(data.path / "c" / str(number) / "0")
+    step *= max(1, READ_BYTES // (step * data.width * data.stored.itemsize))
+    odd = [np.zeros(0, np.int64)]
+    for low, high in _pieces(sound, step):
+        states = np.asarray(array[low:high])
+        finite = (states & 0x7F80) != 0x7F80 if data.dtype == "bfloat16" else np.isfinite(states)
+        odd.append(low + np.flatnonzero(~finite.all(1)))
+        if isinstance(shard, Shard) and shard.rows(low - first, high - first) != states.tobytes():
+            raise StoreError(
+                f"{shard.path}: zarr-python reads other numbers in rows {low} to {high - 1}", fix="report this as a bug"
+            )
+    return damaged, np.concatenate(odd)
 
 
-def _compare(path: Path, array: Any, pieces: Sequence[tuple[int, np.ndarray]]) -> None:
-    for low, rows in _joined(pieces):
-        theirs = np.asarray(array[low : low + len(rows)])
-        if theirs.tobytes() != rows.tobytes():
-            raise StoreError(f"{path}: zarr-python reads other numbers at row {low}", fix="report this as a bug")
+def _pieces(ranges: Sequence[Rows], step: int) -> Iterator[Rows]:
+    """Cut ranges into pieces of at most `step` rows."""
+    for begin, end in ranges:
+        for low in range(begin, end, step):
+            yield low, min(low + step, end)
 
 
-def _joined(pieces: Sequence[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-    """Neighbouring pieces as one."""
-    begin = 0
-    for i in range(1, len(pieces) + 1):
-        if i == len(pieces) or pieces[i][0] != pieces[i - 1][0] + len(pieces[i - 1][1]):
-            yield pieces[begin][0], np.concatenate([rows for _, rows in pieces[begin:i]])
-            begin = i
+def _damaged_chunks(shard: Shard) -> np.ndarray:
+    """Return (chunks,) bool: chunks that were written and do not match their checksum. Raises StoreError."""
+    damaged = np.zeros(shard.grid.chunks, bool)
+    for chunk in np.flatnonzero(shard.written).tolist():
+        try:
+            shard.check(shard.untouched(np.array([chunk])))
+        except StoreError:
+            damaged[chunk] = True
+    return damaged
 
 
-def _chunks(path: Path, laid: _Laid, never_written: bool = True) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Every chunk of a shard as rows, None where it does not match its checksum or, with `never_written`, is not there.
-
-    Raises StoreError where the index of the shard says nothing.
-    """
-    raw = np.memmap(path, np.uint8, mode="r")
-    count = laid.shard // laid.chunk
-    tail = raw[max(0, len(raw) - count * 16 - CRC) :]
-    if len(tail) != count * 16 + CRC or not _holds(tail):
-        raise StoreError(f"{path}: its chunk index does not match its checksum", fix="run `msa cache repair`")
-    nbytes = laid.chunk * laid.width * laid.stored.itemsize
-    for chunk, (offset, size) in enumerate(tail[:-CRC].view("<u8").reshape(count, 2).tolist()):
-        if offset == size == MISSING:
-            if never_written:
-                yield chunk, None
-            continue
-        piece = raw[offset : offset + size] if offset + size <= len(raw) else raw[:0]
-        good = len(piece) == nbytes + CRC * laid.crc and (not laid.crc or _holds(piece))
-        rows = np.frombuffer(piece[:nbytes].tobytes(), laid.stored).reshape(laid.chunk, laid.width) if good else None
-        yield chunk, rows
+def _row_ranges(shard: Shard, chunks: np.ndarray, first: int) -> list[Rows]:
+    """Return the rows of these chunks, (chunks,) bool, of a shard that begins at row `first`."""
+    size = shard.grid.chunk_rows
+    return [(first + n * size, first + (n + 1) * size) for n in np.flatnonzero(chunks).tolist()]
 
 
-def _holds(piece: np.ndarray) -> bool:
-    return int(google_crc32c.value(piece[:-CRC].tobytes())) == int.from_bytes(piece[-CRC:].tobytes(), "little")
-
-
-def _odd(rows: np.ndarray, laid: _Laid) -> np.ndarray:
-    """Numbers of rows that hold NaN or infinity."""
-    fine = (rows & 0x7F80) != 0x7F80 if laid.dtype == "bfloat16" else np.isfinite(rows)
-    return np.flatnonzero(~fine.all(1))
-
-
-def _narrowed(found: Segment, path: Path, laid: _Laid, number: int) -> np.ndarray | None:
-    """Positions whose chunks do not match their checksums; None where that does not explain what is wrong."""
-    if not laid.chunk or not laid.crc:
+def _in_damaged_chunks(checked: CheckedSegment, data: Data, number: int) -> np.ndarray | None:
+    """Return the positions of samples in damaged or missing chunks of a shard; None where all chunks are sound."""
+    shard = data.file(number)
+    if not isinstance(shard, Shard) or not shard.grid.crc:
         return None
     try:
-        bad = [chunk for chunk, rows in _chunks(path, laid) if rows is None]
-        whole = [chunk for chunk, rows in _chunks(path, laid, never_written=False) if rows is None]
-    except READABLE:
+        damaged = _damaged_chunks(shard)
+    except READ_ERRORS:
         return None
-    low = number * laid.shard
-    return _touching(found, [(low + n * laid.chunk, low + (n + 1) * laid.chunk) for n in bad]) if whole else None
+    ranges = _row_ranges(shard, damaged | ~shard.written, number * data.file_rows)
+    return checked.touching(ranges) if damaged.any() else None
 
 
-def _touching(found: Segment, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Positions of samples with rows in any of these ranges."""
-    hit = np.zeros(len(found.start), bool)
-    for low, high in ranges:
-        hit |= (found.start < high) & (found.start + found.length > low)
-    return np.flatnonzero(hit)
-
-
-def _in_shard(found: Segment, laid: _Laid, number: int) -> np.ndarray:
-    return _touching(found, [(number * laid.shard, (number + 1) * laid.shard)])
-
-
-def _number(name: str) -> int:
-    """Of the shard a file is: data/c/7/0 is 7; -1 of what is none."""
+def shard_number(name: str) -> int:
+    """Return which shard a file of `data` is: 7 for data/c/7/0; -1 where it is none."""
     parts = name.replace(".", "/").split("/")
     return int(parts[2]) if len(parts) >= 3 and parts[:2] == ["data", "c"] else -1
 
 
-def salvaged(data: Path, part: Segment, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Position and hidden states (T, D), as stored, of `chosen` (m,) samples, all of whose chunks match checksums."""
+def sound_states(path: Path, checked: CheckedSegment, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield position and hidden states (T, D), as stored, of `chosen` (m,) samples, all of whose chunks are sound."""
+    import zarr
+
     if not chosen.any():
         return  # its metadata may be what is damaged
-    laid = _Laid.read(data, None)
-    for number in np.unique(part.start[chosen] // laid.shard).tolist():
-        good = dict(_chunks(data / "c" / str(number) / "0", laid))
-        for at in np.flatnonzero(chosen & (part.start // laid.shard == number)).tolist():
-            low, length = int(part.start[at]) - number * laid.shard, int(part.length[at])
-            first, last = low // laid.chunk, (low + length - 1) // laid.chunk
-            rows = np.concatenate([np.asarray(good[chunk]) for chunk in range(first, last + 1)])
-            yield at, rows[low - first * laid.chunk :][:length]
+    array: Any = zarr.open_array(path, mode="r")
+    for position in np.flatnonzero(chosen).tolist():
+        start, length = int(checked.start[position]), int(checked.length[position])
+        yield position, np.asarray(array[start : start + length])

@@ -2,7 +2,7 @@
 
 `plan` says what would be done and changes nothing; `carry_out` does it. What remains is published as a new generation;
 nothing is deleted: a damaged file gets a temporary name, which `msa cache gc` removes one day. The next `msa extract`
-computes the dropped samples, and only those. No damaged byte is restored.
+computes the dropped samples, and only those. No damaged byte is restored: docs/decisions/0007-no-bit-restoration.md.
 """
 
 import json
@@ -23,9 +23,8 @@ from msa.cache.format import fingerprint, layout, limits, local_files, manifest
 from msa.cache.format.files import TEMPORARY
 from msa.cache.index import Index
 from msa.cache.maintain import remove
-from msa.cache.maintain.check_index import READABLE, Corpus, Problem, corpus
-from msa.cache.maintain.check_segment import Segment, salvaged
-from msa.cache.maintain.check_segment import segment as examined
+from msa.cache.maintain.check_index import READ_ERRORS, CheckedIndex, Problem, check_index
+from msa.cache.maintain.check_segment import CheckedSegment, check_segment, shard_number, sound_states
 from msa.cache.maintain.verify import LINK, Report, report
 from msa.cache.write import segment
 from msa.cache.write.segment import Form, Row, SegmentWriter
@@ -42,7 +41,7 @@ class Change:
     in no manifest.
     """
 
-    part: Segment
+    part: CheckedSegment
     kept: np.ndarray
     moved: np.ndarray
     entry: dict[str, Any] | None = None
@@ -144,7 +143,7 @@ def _datasets(made: Plan) -> None:
         everyone = of.named(range(of.n))
         try:
             proved = Index.read(folder).fingerprint == dataset
-        except READABLE:
+        except READ_ERRORS:
             proved = False
         if proved:
             made.datasets[dataset] = {"files": segment.files(made.report.path, folder), "samples": of.n}
@@ -167,7 +166,7 @@ def _views(made: Plan) -> None:
         try:
             about = limits.read_json(path)["attributes"]
             proved = fingerprint.key(about["identity"]) == view and about["dim"] > 0 and bool(about["modality"])
-        except READABLE:
+        except READ_ERRORS:
             proved = False
         if proved:
             made.views[view] = {"zarr.json": [path.stat().st_size, limits.sha256(path)]}
@@ -201,7 +200,7 @@ def _segments(made: Plan) -> None:
         made.steps.append(Problem(where, "is set aside: nothing in it is missing elsewhere"))
 
 
-def _one(made: Plan, part: Segment, seen: set[int], old: bool) -> None:
+def _one(made: Plan, part: CheckedSegment, seen: set[int], old: bool) -> None:
     root = made.report.path
     where = f"views/{part.view}/seg/{part.entry['id']}"
     good = ~part.lost & ~np.isin(part.sample, list(seen))
@@ -214,7 +213,7 @@ def _one(made: Plan, part: Segment, seen: set[int], old: bool) -> None:
         return
     if not old and not good.any():
         return
-    in_bad = np.isin(part.start // max(part.shard_rows, 1), list(part.unsound)) if part.usable else good
+    in_bad = np.isin(part.start // max(part.shard_rows, 1), list(part.damaged_shards)) if part.usable else good
     change = Change(part, good & ~in_bad, good & in_bad, old=old)
     home = {where, f"{where}/zarr.json"}
     if good.all() and part.usable and part.attributes is not None and {one[0] for one in part.findings} <= home:
@@ -224,7 +223,7 @@ def _one(made: Plan, part: Segment, seen: set[int], old: bool) -> None:
         entry["files"] = dict(part.entry["files"]) | {"zarr.json": [own.stat().st_size, limits.sha256(own)]}
         change.entry = entry
     made.changes.append(change)
-    of = made.report.corpora.get(part.entry["dataset"], Corpus("", 0))
+    of = made.report.corpora.get(part.entry["dataset"], CheckedIndex("", 0))
     gone = part.sample[~good] if part.usable else np.zeros(0, np.int64)
     said = [f"{int(change.kept.sum())} samples stay"]
     if change.moved.any():
@@ -234,7 +233,7 @@ def _one(made: Plan, part: Segment, seen: set[int], old: bool) -> None:
     made.steps.append(Problem(where, ", ".join(said), of.named(gone.tolist())))
 
 
-def _adoptable(made: Plan, folder: Path) -> Segment | None:
+def _adoptable(made: Plan, folder: Path) -> CheckedSegment | None:
     """A whole segment whose manifest is gone, as if one named it."""
     found, view = made.report, folder.parent.parent.name
     try:
@@ -250,14 +249,14 @@ def _adoptable(made: Plan, folder: Path) -> Segment | None:
             index = Index.read(found.path / "index" / dataset)
             files = segment.files(found.path, found.path / "index" / dataset)
             known = {"name": index.name, "samples": len(index), "files": files}
-            of = corpus(found.path, dataset, known)
+            of = check_index(found.path, dataset, known)
             if of.problems:
                 return None
             found.corpora[dataset] = of
             made.datasets[dataset] = known
             made.steps.append(Problem(f"index/{dataset}", f"{index.name} is published again"))
-        return examined(found.path, view, attributes, entry, found.corpora[dataset], deep=True)
-    except READABLE:
+        return check_segment(found.path, view, attributes, entry, found.corpora[dataset], deep=True)
+    except READ_ERRORS:
         return None
 
 
@@ -325,7 +324,7 @@ def _written(made: Plan, change: Change) -> list[dict[str, Any]]:
     return found
 
 
-def _lent(root: Path, part: Segment, kept: np.ndarray, failures: list[Any]) -> dict[str, Any]:
+def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: list[Any]) -> dict[str, Any]:
     """A segment without data of its own, for the samples whose shards are whole."""
     parent = root / "views" / part.view / "seg"
     attributes = {"dataset": part.entry["dataset"], "run": _run(part), "failures": failures}
@@ -334,11 +333,13 @@ def _lent(root: Path, part: Segment, kept: np.ndarray, failures: list[Any]) -> d
     first, last = part.start[kept] // part.shard_rows, (part.start + part.length - 1)[kept] // part.shard_rows
     needed = {int(n) for n in np.r_[first, last]}
     known = made["data_files"].items()
-    made["data_files"] = {name: facts for name, facts in known if name == "data/zarr.json" or _shard(name) in needed}
+    made["data_files"] = {
+        name: facts for name, facts in known if name == "data/zarr.json" or shard_number(name) in needed
+    }
     return made
 
 
-def _copied(root: Path, part: Segment, moved: np.ndarray, failures: list[Any]) -> list[dict[str, Any]]:
+def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: list[Any]) -> list[dict[str, Any]]:
     """A new segment of samples that still match their checksums, although their shard is damaged elsewhere."""
     about = limits.read_json(root / "views" / part.view / "zarr.json")["attributes"]
     parent = root / "views" / part.view / "seg"
@@ -346,7 +347,7 @@ def _copied(root: Path, part: Segment, moved: np.ndarray, failures: list[Any]) -
     writer = SegmentWriter(parent / segment.new_name(), part.entry["dataset"], form, _run(part))
     owner = parent / part.entry.get("data_of", part.entry["id"])
     rows = dict(zip(np.flatnonzero(moved).tolist(), _rows(part, moved), strict=True))
-    for position, states in salvaged(owner / "data", part, moved):
+    for position, states in sound_states(owner / "data", part, moved):
         writer.write(rows[position].sample, bytes.fromhex(rows[position].digest), states, rows[position].counts)
     for failure in failures:
         writer.fail(
@@ -360,7 +361,7 @@ def _copied(root: Path, part: Segment, moved: np.ndarray, failures: list[Any]) -
     return [entry] if entry else []
 
 
-def _rows(part: Segment, chosen: np.ndarray) -> list[Row]:
+def _rows(part: CheckedSegment, chosen: np.ndarray) -> list[Row]:
     names = part.attributes.get("counted", []) if part.attributes else []
     found = []
     for at in np.flatnonzero(chosen).tolist():
@@ -371,13 +372,8 @@ def _rows(part: Segment, chosen: np.ndarray) -> list[Row]:
     return found
 
 
-def _run(part: Segment) -> dict[str, Any]:
+def _run(part: CheckedSegment) -> dict[str, Any]:
     return dict(part.attributes["run"]) if part.attributes else {}
-
-
-def _shard(name: str) -> int:
-    parts = name.replace(".", "/").split("/")
-    return int(parts[2]) if parts[1] == "c" else -1
 
 
 def _set_aside(root: Path, path: Path) -> None:
@@ -406,7 +402,7 @@ def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
                 imported.append(f"{told}  # {shell_command(about['source'])}")
             else:
                 wanted.setdefault(name, {})[about["modality"]] = _backbone(about)
-        except (MsaError, *READABLE):
+        except (MsaError, *READ_ERRORS):
             wanted.setdefault(name, {})
     for dataset in made.lost_datasets - {part.entry["dataset"] for part in of_lost}:
         wanted.setdefault(made.report.corpora[dataset].name, {})
@@ -426,7 +422,7 @@ def _origin(made: Plan, dataset: str) -> str:
     try:
         about = limits.read_json(made.report.path / "index" / dataset / "zarr.json")["attributes"]["about"]
         return str(about.get("origin", ""))
-    except READABLE:
+    except READ_ERRORS:
         return ""
 
 

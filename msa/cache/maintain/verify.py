@@ -17,8 +17,8 @@ import numpy as np
 from msa.cache.format import fingerprint, limits, local_files, manifest
 from msa.cache.format.files import TEMPORARY
 from msa.cache.format.layout import FORMAT
-from msa.cache.maintain.check_index import READABLE, Corpus, Problem, corpus, faults
-from msa.cache.maintain.check_segment import Segment, segment
+from msa.cache.maintain.check_index import READ_ERRORS, CheckedIndex, Problem, check_files, check_index, reason
+from msa.cache.maintain.check_segment import CheckedSegment, check_segment
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import JOURNAL
 from msa.errors import StoreError
@@ -40,9 +40,9 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)  # generations that cannot be read
-    corpora: dict[str, Corpus] = field(default_factory=dict)
+    corpora: dict[str, CheckedIndex] = field(default_factory=dict)
     views: dict[str, str] = field(default_factory=dict)  # whose zarr.json is damaged -> how
-    segments: list[Segment] = field(default_factory=list)
+    segments: list[CheckedSegment] = field(default_factory=list)
 
 
 def verify(store: FeatureStore | Path, deep: bool = False) -> list[Problem]:
@@ -68,16 +68,16 @@ def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = 
     progress.begin("verify", len(datasets) + len(entries), 0)
     try:
         for dataset, about in datasets.items():
-            found.corpora[dataset] = _guarded(found, f"index/{dataset}", corpus, path, dataset, about) or Corpus(
-                about["name"], about["samples"]
-            )
+            found.corpora[dataset] = _guarded(
+                found, f"index/{dataset}", check_index, path, dataset, about
+            ) or CheckedIndex(about["name"], about["samples"])
             found.problems += found.corpora[dataset].problems
             progress.advance(1, 0)
         attributes = {view: _attributes(found, view, about) for view, about in found.manifest["views"].items()}
         for view, entry in entries:
             where, of = f"views/{view}/seg/{entry['id']}", found.corpora[entry["dataset"]]
-            one = _guarded(found, where, segment, path, view, attributes[view], entry, of, deep)
-            found.segments.append(one or Segment(view, entry))
+            one = _guarded(found, where, check_segment, path, view, attributes[view], entry, of, deep)
+            found.segments.append(one or CheckedSegment(view, entry))
             progress.advance(1, 0)
     finally:
         progress.end()
@@ -98,8 +98,8 @@ def _newest(path: Path) -> Report:
             newer |= type(known.get("msa_format")) is int and known["msa_format"] > FORMAT
             limits.check_inside(path, path / where)
             limits.check_manifest(where, known)
-        except READABLE as error:
-            found.damaged[number] = str(getattr(error, "what", error))
+        except READ_ERRORS as error:
+            found.damaged[number] = reason(error)
         else:
             found.generation, found.manifest = number, known
     if newer:
@@ -127,8 +127,8 @@ def _root(found: Report) -> None:
                 found.problems.append(Problem(name, f"has msa_format {number!r}, expected {FORMAT}"))
         except FileNotFoundError:
             found.problems.append(Problem(name, "is missing"))
-        except READABLE as error:
-            found.problems.append(Problem(name, f"cannot be read: {getattr(error, 'what', error)}"))
+        except READ_ERRORS as error:
+            found.problems.append(Problem(name, f"cannot be read: {reason(error)}"))
 
 
 def _tags(found: Report) -> None:
@@ -143,21 +143,21 @@ def _tags(found: Report) -> None:
                 found.problems.append(Problem(where, f"names generation {number}, which cannot be read"))
             elif type(number) is not int or not (found.path / "manifests" / f"{number:08d}.json").is_file():
                 found.problems.append(Problem(where, f"names generation {number!r}, which is not there"))
-        except READABLE as error:
-            found.problems.append(Problem(where, f"cannot be read: {getattr(error, 'what', error)}"))
+        except READ_ERRORS as error:
+            found.problems.append(Problem(where, f"cannot be read: {reason(error)}"))
 
 
 def _attributes(found: Report, view: str, about: Mapping[str, Any]) -> dict[str, Any] | None:
     """The provenance of a view, None where it is damaged, which concerns all its samples."""
     folder = found.path / "views" / view
-    bad = faults(found.path, folder, about["files"])
+    bad = check_files(found.path, folder, about["files"])
     what = "; ".join(bad.values())
     try:
         attributes = limits.view_attributes(folder / "zarr.json")
         if not what and "identity" in attributes and fingerprint.key(attributes["identity"]) != view:
             what = "does not hold the identity its name, a hash of it, stands for"
-    except READABLE as error:
-        attributes, what = {}, what or f"cannot be read: {getattr(error, 'what', error)}"
+    except READ_ERRORS as error:
+        attributes, what = {}, what or f"cannot be read: {reason(error)}"
     if not what:
         return attributes
     found.views[view] = what
@@ -177,7 +177,9 @@ def _samples(found: Report, attributes: Mapping[str, dict[str, Any] | None]) -> 
             found.problems.append(Problem(f"views/{view}/zarr.json", found.views[view], touched))
 
 
-def _one_view(found: Report, of: Corpus, parts: list[Segment], attributes: Mapping[str, Any] | None) -> None:
+def _one_view(
+    found: Report, of: CheckedIndex, parts: list[CheckedSegment], attributes: Mapping[str, Any] | None
+) -> None:
     where = f"{of.name}/{parts[0].view}"
     there = np.zeros(of.n, np.int64)
     failed = np.zeros(of.n, bool)
@@ -278,7 +280,7 @@ def _links(found: Report) -> Iterator[Problem]:
                 if S_ISLNK(about.st_mode) and not any(name.startswith(TEMPORARY) for name in below):
                     yield Problem("/".join(below), LINK)
         except (StoreError, OSError) as error:
-            yield Problem(top, f"cannot be listed: {getattr(error, 'what', error)}")
+            yield Problem(top, f"cannot be listed: {reason(error)}")
 
 
 def _unnamed(found: Report) -> Iterator[Problem]:
@@ -299,11 +301,11 @@ def _unnamed(found: Report) -> Iterator[Problem]:
             of = found.corpora.get(about["dataset"])
             rows = limits.read_json(folder / "sample" / "zarr.json")["shape"][0]
             yield Problem(where, f"holds {rows} samples, and no generation names it", _whose(folder, of))
-        except READABLE:
+        except READ_ERRORS:
             found.remarks.append(Problem(where, "is half a segment that nobody writes any more"))
 
 
-def _whose(folder: Path, of: Corpus | None) -> tuple[str, ...]:
+def _whose(folder: Path, of: CheckedIndex | None) -> tuple[str, ...]:
     from msa.cache.format.layout import read_array
 
     rows = read_array(folder / "sample").tolist()
@@ -322,6 +324,6 @@ def _ever_named(found: Report) -> set[tuple[str, str]]:
             for view, about in views.items():
                 for entry in about["segments"]:
                     known |= {(view, entry["id"]), (view, entry.get("data_of", entry["id"]))}
-        except READABLE:
+        except READ_ERRORS:
             continue  # it was named as a problem already
     return known
