@@ -46,7 +46,7 @@ def test_a_dialogue_is_a_group_in_an_order():
     torch.testing.assert_close(where.pick(laid), torch.arange(8) + 1)
 
 
-def test_samples_of_nobody_are_dialogues_of_their_own():
+def test_samples_without_a_group_are_dialogues_of_their_own():
     where = dialogues(random_batch(DIMS, SENTIMENT))
     assert where.turns.tolist() == [1] * 8 and sorted(where.number.tolist()) == list(range(8))
 
@@ -112,3 +112,20 @@ def test_every_parameter_learns_from_dialogues_too():
     head = MMGCN(SMALL, DIMS, SENTIMENT).train()
     head.step(rows_of(conversations(), [0, 1, 2, 3, 4]))[1]["task"].backward()
     assert all(p.grad.abs().max() > 0 for p in head.parameters())
+
+
+def test_what_is_classified_is_each_node_before_and_after_the_graph_and_zeros_where_a_modality_is_missing():
+    head, batch = MMGCN(SMALL, DIMS, SENTIMENT).eval(), conversations()
+    batch.mask[TEXT][[4, 5]] = False
+    batch.mask[AUDIO][0] = False
+    where = dialogues(batch)
+    read = torch.stack([head.read[m](batch.x[m], batch.mask[m], where) for m in (TEXT, AUDIO)], 1)  # (8, 2, dim)
+    present = torch.stack([batch.mask[m].any(1) for m in (TEXT, AUDIO)], 1)  # (8, 2)
+    nodes = torch.where(present[:, :, None], read, torch.zeros(()))
+    laid, known = where.lay(nodes), where.lay(present)
+    convolved = where.pick(head.convolve(laid, edges(laid, known, SMALL.gamma)))  # (8, 2, hidden)
+    columns = []
+    for m in range(2):
+        columns += [nodes[:, m], torch.where(present[:, m, None], convolved[:, m], torch.zeros(()))]
+    torch.testing.assert_close(head(batch), head.classify(torch.cat(columns, 1).relu()))
+    assert (read[~present] != 0).any()  # what is left out would have counted
