@@ -64,9 +64,9 @@ def measured(subject: Subject, folder: Path, top: float, device: str = "cuda") -
     prepare: Callable[[Any], Any] = getattr(subject.model, "prepare", lambda clip: clip)
     clips = [prepare(decode.clip(subject.modality, raw)) for raw in raws]
     store = FeatureStore.create(folder / f"{subject.name}-store")
-    run = pipeline.Run(store, subject.found, recipe, store.add_index(subject.found.index), pipeline.Limits())
+    run = pipeline.ViewRun(store, subject.found, recipe, store.add_index(subject.found.index), pipeline.Limits())
     with run.loaded(device):
-        batches = [[clips[i] for i in batch] for batch in pipeline.planned_for([run]).batches]
+        batches = [[clips[i] for i in batch] for batch in pipeline.plan_of([run]).batches]
 
     def bare() -> None:
         before = subject.model.launch([])

@@ -11,13 +11,12 @@ from benchmarks.extraction import made
 from benchmarks.extraction.measure import Row, in_turns
 from msa.cache.store import FeatureStore
 from msa.extract import pipeline
-from msa.extract.pipeline import Elsewhere, Limits
+from msa.extract.pipeline import PIPELINE, SERIAL, Engine, Limits, RemoteEngine
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
 from msa.extract.work import cluster
 from msa.extract.work.cluster import Cluster
-from msa.extract.work.plan import plan
-from msa.extract.work.units import PIPELINE, SERIAL, Engine
+from msa.extract.work.plan import Demand, plan
 from msa.types import Modality
 
 BATCH = 16
@@ -55,7 +54,7 @@ def stages(folder: Path, quick: bool) -> list[Row]:
 def padding(folder: Path, quick: bool) -> list[Row]:
     """The planner alone, for 5,000 texts as long as tweets."""
     sizes = made.spread(5000)
-    packed, by_length = (plan(sizes, 1024, batching).padding for batching in ("packed", "padded"))
+    packed, by_length = (plan(Demand(sizes, 1024, batching)).padding for batching in ("packed", "padded"))
     by_32 = [sizes[i : i + 32] for i in range(0, len(sizes), 32)]
     random = 1 - sum(sizes) / sum(len(batch) * max(batch) for batch in by_32)
     name = "batches of 32 in the order of the data"
@@ -87,7 +86,7 @@ def running() -> Iterator[Any]:
         yield client
 
 
-def extraction(folder: Path, found: Scan, recipe: Recipe, engine: Engine | Elsewhere) -> float:
+def extraction(folder: Path, found: Scan, recipe: Recipe, engine: Engine | RemoteEngine) -> float:
     """Seconds of an extraction into a new store, all samples of which must arrive."""
     with tempfile.TemporaryDirectory(dir=folder) as path:
         store, began = FeatureStore.create(Path(path) / "store"), time.perf_counter()

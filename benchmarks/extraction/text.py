@@ -13,7 +13,7 @@ from benchmarks.extraction import made
 from benchmarks.extraction.measure import Row, in_turns
 from msa.extract.encoders.packed import attach
 from msa.extract.encoders.text import CPU_BUDGET, TextEncoder
-from msa.extract.work.plan import plan
+from msa.extract.work.plan import Demand, plan
 
 Ids = list[list[int]]  # token numbers of each text
 
@@ -33,7 +33,7 @@ def rows(folder: Path, quick: bool) -> list[Row]:
     padded = plain.states(ids[:24])
     usual = max(distance(own, other) for own, other in zip(padded, alone, strict=True))
 
-    in_packs = plan([len(own) for own in ids], CPU_BUDGET, "packed").batches
+    in_packs = plan(Demand([len(own) for own in ids], CPU_BUDGET, "packed")).batches
     ways = {
         "packed": passes(packed, ids, in_packs),
         "one by one": passes(plain, ids, [(i,) for i in range(n)]),

@@ -16,11 +16,10 @@ from msa.errors import BackboneError, ConfigError, SourceError, UnknownNameError
 from msa.extract import pipeline, presets, scan
 from msa.extract.device import pick_device
 from msa.extract.media import decode
-from msa.extract.pipeline import Elsewhere, Limits, Report
+from msa.extract.pipeline import PIPELINE, SERIAL, Engine, Limits, RemoteEngine, Report
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
 from msa.extract.work.forward import Failure, attempt, hidden_states
-from msa.extract.work.units import PIPELINE, SERIAL, Engine
 from msa.names import shell_command
 from msa.progress import Progress
 from msa.types import Modality, Source
@@ -42,15 +41,28 @@ class Job:
     seed: int = 42
     device: str = "auto"
     limits: Limits = field(default_factory=Limits)
-    engine: Engine | Elsewhere = PIPELINE
+    engine: Engine | RemoteEngine = PIPELINE
     root_given: bool = True  # now, and not remembered: an imported corpus of the same name is left for it
 
 
-def engine(name: str, workers: int = 2, scheduler: str | None = None, timeout_s: float = 600.0) -> Engine | Elsewhere:
-    """How the work is done, by the name a person gives it."""
+def engine(
+    name: str, workers: int = 2, scheduler: str | None = None, timeout_s: float = 600.0
+) -> Engine | RemoteEngine:
+    """Return the engine of a name.
+
+    Args:
+        name: pipeline, serial or dask.
+        workers: that dask starts on this machine, where no scheduler is given.
+        scheduler: address or file of a running dask scheduler.
+        timeout_s: for decoding one sample.
+
+    Raises:
+        UnknownNameError: there is no such engine.
+        ConfigError: a scheduler is given for another engine than dask.
+    """
     from msa.extract.work.cluster import Cluster
 
-    engines: dict[str, Engine | Elsewhere] = {
+    engines: dict[str, Engine | RemoteEngine] = {
         "pipeline": replace(PIPELINE, timeout_s=timeout_s),
         "serial": replace(SERIAL, timeout_s=timeout_s),
         "dask": Cluster(scheduler, workers, timeout_s),

@@ -25,7 +25,7 @@ from msa.extract.media import decode
 from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
 from msa.extract.scan import of_store, scan
-from msa.extract.work import stages
+from msa.extract.work import prefetch
 from msa.types import Modality
 from tests.extract import corpus
 
@@ -126,7 +126,7 @@ def test_an_interrupted_run_keeps_what_it_has_done(store, table, ngrams, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(decode, "clip", clip)
-        patch.setattr(stages, "AHEAD", 0)
+        patch.setattr(prefetch, "DEPTH", 0)
         with pytest.raises(KeyboardInterrupt):
             extract(store, scan("table", table), ngrams, "cpu")
     done = len(states(store))
@@ -441,7 +441,27 @@ def test_texts_of_a_corpus_in_the_store_can_be_extracted_anew(store, table, ngra
     assert len(store.datasets) == 1
 
 
-def test_each_of_two_views_fills_its_own_forwards(store, films):
+def test_a_resumed_pass_meets_the_same_batches_whichever_view_lacks_a_sample(store, films):
+    found, audio, face, _ = films
+    met = []
+    acoustic = audio.load("cpu")
+
+    class Watching(Backbone):
+        dim, versions = acoustic.dim, acoustic.versions
+
+        def encode(self, clips):
+            met.append(len(clips))
+            return acoustic.encode(clips)
+
+    pipeline.extract(store, found, [audio], "cpu", Limits(samples=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "load", lambda self, device: films[3] if self.family == "stub" else Watching())
+        sound, faces = pipeline.extract(store, found, [audio, face], "cpu", Limits(budget=2))
+    assert (sound.written, faces.written) == (2, 2)
+    assert met == [2, 1]  # the first sample is there, and is computed again beside its batch mate
+
+
+def test_views_of_one_pass_share_batches_that_the_tightest_budget_fills(store, films):
     found, audio, face, stub = films
     met = []
     acoustic = audio.load("cpu")
@@ -458,4 +478,4 @@ def test_each_of_two_views_fills_its_own_forwards(store, films):
         patch.setattr(Recipe, "load", lambda self, device: stub if self.family == "stub" else Watching())
         sound, faces = pipeline.extract(store, found, [audio, face], "cpu")
     assert (sound.written, faces.written) == (3, 2)
-    assert met == [2, 1]
+    assert met == [1, 1, 1]

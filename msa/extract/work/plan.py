@@ -1,10 +1,13 @@
-"""Which samples share a forward: a pure function of sizes and a budget, so that a resumed run meets the same batches.
+"""Which samples share a batch: a pure function of sizes and budgets, so that a resumed run meets the same batches.
 
-fixed    as many samples at once as the budget says, in the order of the data
-padded   longest first, so that padding is small and memory peaks early: samples times the longest <= budget
-packed   one after the other in the order of the data, without padding: the sum of their sizes <= budget
+Each view of a pass states the size of every sample, a budget, and how sizes add up:
 
-A sample larger than the budget goes alone.
+fixed    samples, whatever their size
+padded   samples times the longest of them; the longest come first, so that padding is small and memory peaks early
+packed   the sum of the sizes; the order of the data
+
+A batch is full when the next sample would take one of the views beyond its budget. A sample larger than a budget goes
+alone.
 """
 
 import hashlib
@@ -16,22 +19,31 @@ import numpy as np
 
 from msa.extract.backbone import Batching
 
-PLANNER = 1  # raised when the same sizes and budget come to other batches
+PLANNER = 1  # raised when the same sizes and budget lead to other batches
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one view takes of a batch."""
+
+    sizes: Sequence[int | None]  # tokens or frames of each sample; None: it has nothing of this modality
+    budget: int
+    batching: Batching = "fixed"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Positions 0..n-1, or the rows that stand there, in batches.
+    """Positions 0..n-1, or the rows at these positions, in batches.
 
-    A batch whose samples are partly done already is computed whole again: its shape decides the last bits of them all.
+    A batch whose samples are partly done already is computed whole again: its shape decides the last bits of all of
+    them.
     """
 
-    batching: Batching
-    budget: int
+    demands: tuple[Demand, ...]
     batches: tuple[tuple[int, ...], ...]
-    padding: float  # share of what is computed that is padding
-    samples: int  # n, of the whole
-    part: tuple[int, int] = (1, 1)  # the i-th of so many
+    padding: float  # share of the computation that is padding, of the padded views
+    samples: int  # n, of the whole plan
+    part: tuple[int, int] = (1, 1)  # (i, n): the i-th of n parts
 
     @property
     def digest(self) -> str:
@@ -42,58 +54,77 @@ class Plan:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """What is written beside the hidden states: enough to make the plan again from the sizes of its samples."""
+        """What is recorded with the hidden states: enough to make the plan again from the sizes of its samples.
+
+        Batchings and budgets of views that share a pass are joined by `+`.
+        """
+        first, *others = self.demands
         return {
             "planner": PLANNER,
-            "batching": self.batching,
-            "budget": self.budget,
+            "batching": "+".join(demand.batching for demand in self.demands),
+            "budget": "+".join(str(demand.budget) for demand in self.demands) if others else first.budget,
             "samples": self.samples,
             "part": "{}/{}".format(*self.part),
             "hash": self.digest,
         }
 
     def over(self, rows: Sequence[int]) -> "Plan":
-        """The same of the rows that stand at its positions."""
+        """Return the plan with each position replaced by the row at it."""
         return replace(self, batches=tuple(tuple(rows[i] for i in batch) for batch in self.batches))
 
     def share(self, i: int, n: int) -> "Plan":
-        """The i-th of n parts, 1 <= i <= n: for those who run the parts on machines of their own."""
-        mine = self.batches[len(self.batches) * (i - 1) // n : len(self.batches) * i // n]
-        return replace(self, batches=mine, part=(i, n))
+        """Return the i-th of n parts, 1 <= i <= n, for runs that divide the work among machines."""
+        batches = self.batches[len(self.batches) * (i - 1) // n : len(self.batches) * i // n]
+        return replace(self, batches=batches, part=(i, n))
 
 
-def plan(sizes: Sequence[int], budget: int, batching: Batching = "fixed") -> Plan:
-    """Batches for samples of these sizes (tokens, frames; of no matter what for `fixed`)."""
-    n = len(sizes)
-    if batching == "fixed":
-        return Plan(batching, budget, tuple(tuple(range(i, min(i + budget, n))) for i in range(0, n, budget)), 0.0, n)
-    if batching == "packed":
-        return Plan(batching, budget, _filled(range(n), sizes, budget), 0.0, n)
-    order = np.argsort(-np.asarray(sizes, np.int64), kind="stable").tolist()  # equal sizes keep their order
-    batches = _rectangles(order, sizes, budget)
-    computed = sum(len(batch) * sizes[batch[0]] for batch in batches)
-    return Plan(batching, budget, batches, 1 - sum(sizes) / computed if computed else 0.0, n)
+@dataclass(slots=True)
+class _Load:
+    """What the samples of a batch take of one view's budget."""
+
+    demand: Demand
+    samples: int = 0
+    total: int = 0
+    longest: int = 0
+
+    def plus(self, i: int) -> "_Load":
+        """Return the load with one more sample."""
+        size = self.demand.sizes[i]
+        if size is None:
+            return self
+        return _Load(self.demand, self.samples + 1, self.total + size, max(self.longest, size))
+
+    @property
+    def cost(self) -> int:
+        """In units of the budget."""
+        return {"fixed": self.samples, "packed": self.total, "padded": self.samples * self.longest}[
+            self.demand.batching
+        ]
 
 
-def _filled(order: Sequence[int], sizes: Sequence[int], budget: int) -> tuple[tuple[int, ...], ...]:
-    batches: list[tuple[int, ...]] = []
-    batch: list[int] = []
-    used = 0
+def plan(*demands: Demand) -> Plan:
+    """Plan the batches of one view, or of several that are encoded in one pass."""
+    padded = [demand for demand in demands if demand.batching == "padded"]
+    samples = len(demands[0].sizes)
+    order = sorted(range(samples), key=lambda i: -(padded[0].sizes[i] or 0)) if padded else range(samples)
+    empty = [_Load(demand) for demand in demands]
+    batches: list[list[int]] = []
+    loads = empty
     for i in order:
-        if batch and used + sizes[i] > budget:
-            batches.append(tuple(batch))
-            batch, used = [], 0
-        batch.append(i)
-        used += sizes[i]
-    return (*batches, tuple(batch)) if batch else tuple(batches)
+        loads = [load.plus(i) for load in loads]
+        if not batches or any(load.cost > load.demand.budget for load in loads):
+            batches.append([])
+            loads = [load.plus(i) for load in empty]
+        batches[-1].append(i)
+    return Plan(demands, tuple(map(tuple, batches)), _padding(padded, batches), samples)
 
 
-def _rectangles(order: Sequence[int], sizes: Sequence[int], budget: int) -> tuple[tuple[int, ...], ...]:
-    batches: list[tuple[int, ...]] = []
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * sizes[batch[0]] > budget:
-            batches.append(tuple(batch))
-            batch = []
-        batch.append(i)
-    return (*batches, tuple(batch)) if batch else tuple(batches)
+def _padding(padded: Sequence[Demand], batches: Sequence[Sequence[int]]) -> float:
+    """Return the share of the computation of padded views that is padding."""
+    needed = computed = 0
+    for demand in padded:
+        for batch in batches:
+            sizes = [size for i in batch if (size := demand.sizes[i]) is not None]
+            needed += sum(sizes)
+            computed += len(sizes) * max(sizes, default=0)
+    return 1 - needed / computed if computed else 0.0

@@ -273,7 +273,7 @@ def test_beats_go_on_over_a_moment_in_which_nothing_is_there(tmp_path, monkeypat
 
 
 def test_notes_of_what_is_at_work_beat_too(tmp_path, fast):
-    with crash_journal.Note.kept(tmp_path, "x", "corpus") as note:
+    with crash_journal.CrashJournal.kept(tmp_path, "x", "corpus") as note:
         note.begin([1])
         assert beaten(note.path)
 
@@ -290,7 +290,7 @@ def test_at_work_on_another_machine_is_no_suspicion_whatever_the_clock_says(stor
     dataset = store.add_index(index)
     store.add_view("v", {"modality": "audio", "backbone": "b", "dim": 8})
     folder = store.path / "views" / "v"
-    note = crash_journal.Note(folder, "x", dataset)
+    note = crash_journal.CrashJournal(folder, "x", dataset)
     note.begin([3])
     lines = note.path.read_text().splitlines(keepends=True)
     lines[0] = json.dumps({"writer": me(host="another-machine"), "dataset": dataset}) + "\n"

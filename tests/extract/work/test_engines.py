@@ -25,14 +25,15 @@ from msa.cache.write.segment import SegmentWriter, new_name
 from msa.errors import BackboneError, ConfigError, UnknownNameError
 from msa.extract import job, pipeline
 from msa.extract.media import decode as media
-from msa.extract.pipeline import Limits
+from msa.extract.pipeline import PIPELINE, SERIAL, Limits
 from msa.extract.recipe import Recipe
 from msa.extract.scan import scan
-from msa.extract.work import cluster, crash_journal, isolation
+from msa.extract.work import cluster, cluster_worker, crash_journal, isolation, view_run
 from msa.extract.work.cluster import Cluster
-from msa.extract.work.plan import plan
-from msa.extract.work.stages import Behind, Decoders, Meter, ahead
-from msa.extract.work.units import PIPELINE, SERIAL, Station
+from msa.extract.work.meter import Meter
+from msa.extract.work.plan import Demand, plan
+from msa.extract.work.prefetch import DecodeThreads, prefetched
+from msa.extract.work.writer import WriterThread
 from msa.progress import Progress
 from msa.types import Modality
 from tests.extract import corpus
@@ -47,7 +48,7 @@ TEXT = Modality.TEXT
 
 def test_packed_batches_keep_the_order_and_never_pad():
     sizes = np.random.default_rng(0).integers(3, 129, 5000).tolist()
-    found = plan(sizes, 1024, "packed")
+    found = plan(Demand(sizes, 1024, "packed"))
     assert [i for batch in found.batches for i in batch] == list(range(5000))
     assert max(sum(sizes[i] for i in batch) for batch in found.batches) <= 1024
     assert found.padding == 0
@@ -55,7 +56,7 @@ def test_packed_batches_keep_the_order_and_never_pad():
 
 def test_sorted_batches_pad_less_than_two_percent():
     sizes = np.clip(np.random.default_rng(0).lognormal(3, 0.5, 5000), 3, 128).astype(int).tolist()
-    found = plan(sizes, 1024, "padded")
+    found = plan(Demand(sizes, 1024, "padded"))
     assert sorted(i for batch in found.batches for i in batch) == list(range(5000))
     assert max(len(batch) * max(sizes[i] for i in batch) for batch in found.batches) <= 1024
     computed = sum(len(batch) * max(sizes[i] for i in batch) for batch in found.batches)
@@ -65,15 +66,15 @@ def test_sorted_batches_pad_less_than_two_percent():
 
 def test_a_sample_beyond_the_budget_goes_alone():
     for batching in ("packed", "padded"):
-        assert (1,) in plan([2, 100, 2], 10, batching).batches
-    assert plan([], 8).batches == plan([], 8, "packed").batches == plan([], 8, "padded").batches == ()
+        assert (1,) in plan(Demand([2, 100, 2], 10, batching)).batches
+    assert all(plan(Demand([], 8, batching)).batches == () for batching in ("fixed", "packed", "padded"))
 
 
 def test_the_parts_of_a_plan_are_the_plan():
-    whole = plan([1] * 103, 10)
+    whole = plan(Demand([1] * 103, 10))
     parts = [whole.share(i, 7).batches for i in range(1, 8)]
     assert tuple(batch for part in parts for batch in part) == whole.batches
-    assert whole.digest == plan([1] * 103, 10).digest != plan([1] * 104, 10).digest
+    assert whole.digest == plan(Demand([1] * 103, 10)).digest != plan(Demand([1] * 104, 10)).digest
 
 
 def test_a_plan_can_be_made_again_from_what_is_stored(tmp_path, table, even):
@@ -85,7 +86,8 @@ def test_a_plan_can_be_made_again_from_what_is_stored(tmp_path, table, even):
     known = json.loads((folder / "zarr.json").read_text())["attributes"]["run"]["plan"]
     index, backbone = store.index("posts"), even.load("cpu")
     rows = np.flatnonzero(index.has(TEXT)).tolist()[: known["samples"]]
-    made = plan(backbone.sizes([index.text[row] for row in rows]), known["budget"], known["batching"]).over(rows)
+    demand = Demand(backbone.sizes([index.text[row] for row in rows]), known["budget"], known["batching"])
+    made = plan(demand).over(rows)
     made = made.share(*map(int, known["part"].split("/")))
     assert 1 < len(made.batches) < 33 and made.facts == known
     assert {row for batch in made.batches for row in batch} == set(np.flatnonzero(store.reader(view).length >= 0))
@@ -101,23 +103,23 @@ def test_order_is_kept_however_long_each_takes():
 
     batches = [(0, 1, 2), (3,), (4, 5), (6, 7, 8, 9)]
     for threads in (0, 1, 4):
-        found = list(ahead(decode, batches, Meter(), 5.0, threads))
+        found = list(prefetched(decode, batches, Meter(), 5.0, threads))
         assert found == [(batch, [row * 10 for row in batch]) for batch in batches]
 
 
 def test_a_stuck_sample_is_given_up_and_the_rest_goes_on(monkeypatch):
-    from msa.extract.work import stages
+    from msa.extract.work import prefetch
 
-    monkeypatch.setattr(stages, "TICK_S", 0.01)
+    monkeypatch.setattr(prefetch, "TICK_S", 0.01)
     decode = lambda row: time.sleep(30) if row == 1 else row  # noqa: E731
     for threads in (0, 1):
-        found = list(ahead(decode, [(0, 1), (2, 3), (4, 5)], Meter(), 0.1, threads))
+        found = list(prefetched(decode, [(0, 1), (2, 3), (4, 5)], Meter(), 0.1, threads))
         assert [clip for _, clips in found for clip in clips if not isinstance(clip, Exception)] == [0, 2, 3, 4, 5]
         assert str(found[0][1][1]) == "gave up after 0.1 s"
 
 
 def test_an_interrupt_in_a_thread_reaches_the_caller():
-    pool = Decoders(1)
+    pool = DecodeThreads(1)
 
     def interrupted():
         raise KeyboardInterrupt
@@ -128,15 +130,15 @@ def test_an_interrupt_in_a_thread_reaches_the_caller():
 
 
 def test_threads_that_take_the_last_of_the_work_do_not_disturb_the_end(monkeypatch):
-    pool = Decoders(1)
+    pool = DecodeThreads(1)
 
     class Gone(queue.SimpleQueue):
         def empty(self):
             return False  # and a moment later somebody has taken it
 
-    monkeypatch.setattr(pool, "jobs", Gone())
+    monkeypatch.setattr(pool, "tasks", Gone())
     pool.close()
-    assert pool.jobs.get_nowait() is None
+    assert pool.tasks.get_nowait() is None
 
 
 def test_the_writers_first_error_ends_the_work_and_nothing_is_written_after_it():
@@ -148,9 +150,9 @@ def test_the_writers_first_error_ends_the_work_and_nothing_is_written_after_it()
         done.append(n)
 
     def give():
-        with Behind(Meter()) as behind:
+        with WriterThread(Meter(), 4) as writer:
             for n in range(100):
-                behind.do(lambda n=n: work(n))
+                writer.submit(lambda n=n: work(n))
                 time.sleep(0.001)
 
     with pytest.raises(OSError, match="full"):
@@ -162,9 +164,9 @@ def test_what_was_encoded_before_an_interrupt_is_written():
     done = []
 
     def give():
-        with Behind(Meter()) as behind:
+        with WriterThread(Meter(), 4) as writer:
             for n in range(3):
-                behind.do(lambda n=n: (time.sleep(0.01), done.append(n)))
+                writer.submit(lambda n=n: (time.sleep(0.01), done.append(n)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -182,9 +184,9 @@ def test_a_second_interrupt_drops_what_waits_and_never_leaves_two_threads_at_one
         real(self, *args)
 
     def give():
-        with Behind(Meter()) as behind:
+        with WriterThread(Meter(), 4) as writer:
             for n in range(4):
-                behind.do(lambda n=n: (time.sleep(0.1), done.append(n)))
+                writer.submit(lambda n=n: (time.sleep(0.1), done.append(n)))
             monkeypatch.setattr(threading.Thread, "join", join)
             raise KeyboardInterrupt("first")
 
@@ -203,22 +205,16 @@ def test_the_meter_says_what_bounds_the_run():
     assert Meter(forward=1.0, decode_wait=3.0).bound == "decode"
 
 
-def test_what_is_prepared_ahead_costs_what_it_will_cost():
-    import torch
-
-    class Speech(Moody):
-        batching = "padded"
-
-        def sizes(self, seconds):
-            return [round(50 * length) for length in seconds]
-
-    station = Station(None, Speech(), None, frozenset(), {}, None, budget=200)
-    second = torch.zeros(media.RATE)
-    met = [station.gathered([row], [second], last=False)[0] for row in range(4)]
-    assert met == [[], [], [], [0, 1, 2, 3]]
-    assert station.gathered([4], [second], last=False)[0] == []
-    assert station.gathered([5], [torch.zeros(3 * media.RATE)], last=False)[0] == [4]  # both: 2 x 3 s of padded sound
-    assert station.gathered([], [], last=True)[0] == [5]
+def test_views_of_one_pass_share_batches_and_the_tightest_budget_fills_them():
+    sound = Demand([30, 10, None, 20, 40], 60, "padded")
+    faces = Demand([1, 1, 1, 1, None], 2)
+    assert plan(sound).batches == ((4,), (0, 3), (1, 2))
+    assert plan(faces).batches == ((0, 1), (2, 3, 4))
+    both = plan(sound, faces)
+    assert both.batches == ((4,), (0, 3), (1, 2))
+    assert plan(sound, Demand([1, 1, 1, 1, None], 1)).batches == ((4,), (0,), (3,), (1,), (2,))
+    assert both.padding == pytest.approx(1 - (40 + 50 + 10) / (40 + 60 + 10))
+    assert (both.facts["batching"], both.facts["budget"]) == ("padded+fixed", "60+2")
 
 
 # the engines
@@ -258,7 +254,7 @@ def test_parts_that_schedule_themselves_fill_one_store(tmp_path, table, ngrams):
 def test_a_part_wants_counts_and_finds_room_for_its_own_samples_alone(tmp_path, table, ngrams, monkeypatch):
     store = FeatureStore.create(tmp_path / "s")
     asked = []
-    monkeypatch.setattr(pipeline.Run, "stop_if_hopeless", lambda self, *rest: asked.append(len(self.todo)))
+    monkeypatch.setattr(pipeline.ViewRun, "stop_if_hopeless", lambda self, *rest: asked.append(len(self.todo)))
     [report] = pipeline.extract(store, scan("table", table), [ngrams], "cpu", Limits(share=(2, 5), budget=4))
     assert (report.wanted, report.already, report.written) == (8, 0, 8)
     assert set(asked) == {8}
@@ -346,7 +342,7 @@ def accused(store, found, recipe, rows):
     folder = store.path / "views" / recipe.view_id
     folder.mkdir(parents=True)
     dataset = store.add_index(found.index)
-    note = crash_journal.Note(folder, "of-the-dead", dataset)
+    note = crash_journal.CrashJournal(folder, "of-the-dead", dataset)
     note.begin(rows)
     note.path.write_bytes(_of_the_dead(note.path.read_bytes()))
     return note.path
@@ -372,7 +368,7 @@ def test_a_sample_that_kills_the_run_becomes_a_record_of_the_next_one(tmp_path, 
     assert len(states(store)) == 38
     assert verify(store) == []
     assert not list(store.path.rglob(f"{crash_journal.PREFIX}*"))
-    again = pipeline.Run(store, scan("table", table), fragile, store.datasets["posts"], Limits(retry_errors=True))
+    again = pipeline.ViewRun(store, scan("table", table), fragile, store.datasets["posts"], Limits(retry_errors=True))
     assert (again.suspects, again.todo) == ({7}, {7, 11})
 
 
@@ -390,10 +386,10 @@ def test_the_innocent_come_out_as_if_nothing_had_been(tmp_path, table, even):
 
 def test_only_one_that_kills_a_fresh_process_is_convicted(tmp_path, table, fragile):
     found = scan("table", table)
-    with closing(isolation.Ward(fragile, "cpu", 30.0)) as ward:
-        got, _ = ward.states({row: found.raws[row][TEXT] for row in (1, 7, 9)})
-    assert got[7].reason == "killed the process that worked on it (SIGSEGV)"
-    assert got[1].shape == got[9].shape == (1, 4)
+    with closing(isolation.IsolatedModel(fragile, "cpu", 30.0)) as model:
+        got = model.encode({row: found.raws[row][TEXT] for row in (1, 7, 9)})
+    assert got[7].states.reason == "killed the process that worked on it (SIGSEGV)"
+    assert got[1].states.shape == got[9].states.shape == (1, 4)
 
 
 def test_a_suspect_that_never_comes_to_an_end_is_given_up(tmp_path, table, fragile):
@@ -408,35 +404,35 @@ def test_a_suspect_that_never_comes_to_an_end_is_given_up(tmp_path, table, fragi
 
 
 def test_a_note_tells_what_was_at_work_and_nothing_of_the_living(tmp_path):
-    note = crash_journal.Note(tmp_path, "x", "corpus")
+    note = crash_journal.CrashJournal(tmp_path, "x", "corpus")
     for batch in ([1, 2], [3], [4, 5]):
         note.begin(batch)
-    note.settle([1])
-    note.settle([2, 3])
+    note.finish([1])
+    note.finish([2, 3])
     note.begin([6])
     assert crash_journal.suspects(tmp_path, "corpus") == set()  # this process lives
     text = note.path.read_text().replace(f'"pid":{os.getpid()}', f'"pid":{2**22 + 1}')
     note.path.write_text(f"{text}[3,[7")  # and it died in the midst of a line
     assert crash_journal.suspects(tmp_path, "corpus") == {4, 5, 6}
     assert crash_journal.suspects(tmp_path, "another") == set()
-    crash_journal.forget(tmp_path, "corpus", unsettled={6})
+    crash_journal.forget(tmp_path, "corpus", unfinished={6})
     assert note.path.exists()
-    crash_journal.forget(tmp_path, "corpus", unsettled={1, 2})
+    crash_journal.forget(tmp_path, "corpus", unfinished={1, 2})
     assert not note.path.exists()
 
 
 def test_a_lost_device_is_noted_for_the_next_run(tmp_path):
-    with pytest.raises(BackboneError), crash_journal.Note.kept(tmp_path, "x", "corpus"):
+    with pytest.raises(BackboneError), crash_journal.CrashJournal.kept(tmp_path, "x", "corpus"):
         raise BackboneError("the GPU gave up: device-side assert triggered", fix="")
     assert (tmp_path / f"{crash_journal.PREFIX}x").exists()
-    with pytest.raises(BackboneError), crash_journal.Note.kept(tmp_path, "y", "corpus"):
+    with pytest.raises(BackboneError), crash_journal.CrashJournal.kept(tmp_path, "y", "corpus"):
         raise BackboneError("no such weights", fix="")
     assert not (tmp_path / f"{crash_journal.PREFIX}y").exists()
 
 
 def test_what_two_dead_runs_did_twice_stands_once_in_the_store(tmp_path, table, ngrams):
     store, found, folders = FeatureStore.create(tmp_path / "s"), scan("table", table), []
-    run = pipeline.Run(store, found, ngrams, store.add_index(found.index), Limits())
+    run = pipeline.ViewRun(store, found, ngrams, store.add_index(found.index), Limits())
     with run.loaded("cpu"):
         for _ in range(2):
             folders.append(store.path / "views" / ngrams.view_id / "seg" / new_name())
@@ -458,19 +454,19 @@ def order(tmp_path, table, even):
     """All of a corpus as one task."""
     store, found = FeatureStore.create(tmp_path / "s"), scan("table", table)
     store.add_view(even.view_id, even.attributes(even.load("cpu")))
-    run = pipeline.Run(store, found, even, store.add_index(found.index), Limits())
+    run = pipeline.ViewRun(store, found, even, store.add_index(found.index), Limits())
     with run.loaded("cpu"):
-        planned = pipeline.planned_for([run])
+        planned = pipeline.plan_of([run])
     driver = cluster._Driver([run], Cluster(timeout_s=7.0), "cpu", Progress(), None, planned)
-    return driver._order(pipeline.piece_of([run], planned.batches), planned.batches)
+    return driver._task(pipeline.unit_of([run], planned))
 
 
 def test_a_task_that_was_begun_before_is_not_worked_on_by_another_worker(order):
-    receipt = cluster.do(order)
-    assert (receipt.tallies[TEXT].written, receipt.begun_before) == (40, False)
+    receipt = cluster_worker.run(order)
+    assert (receipt.counters[TEXT].written, receipt.begun_before) == (40, False)
     assert order.timeout_s == 7.0
-    assert not order.note(TEXT).exists()
-    assert cluster.do(order).begun_before
+    assert not order.journal(TEXT).exists()
+    assert cluster_worker.run(order).begun_before
 
 
 def test_an_error_of_ours_comes_back_from_a_worker_with_what_was_done_before(order, monkeypatch):
@@ -483,10 +479,10 @@ def test_an_error_of_ours_comes_back_from_a_worker_with_what_was_done_before(ord
         return [np.ones((1, 4), np.float16) for _ in clips]
 
     monkeypatch.setattr(deadly.Even, "encode", encode)
-    cluster._models.clear()
-    receipt = pickle.loads(pickle.dumps(cluster.do(order)))
-    assert receipt.problem[0] is UnknownNameError
-    assert receipt.entries[TEXT]["samples"] == receipt.tallies[TEXT].written > 0
+    cluster_worker._models.clear()
+    receipt = pickle.loads(pickle.dumps(cluster_worker.run(order)))
+    assert receipt.problem.kind is UnknownNameError
+    assert receipt.entries[TEXT]["samples"] == receipt.counters[TEXT].written > 0
 
 
 def _refuse():
@@ -494,13 +490,13 @@ def _refuse():
 
 
 def test_a_worker_holds_the_models_of_the_work_at_hand(even, ngrams, monkeypatch):
-    cluster._models.clear()
-    assert cluster.budgets_there({TEXT: even}, "cpu") == {TEXT: 30}
-    assert cluster.budgets_there({TEXT: ngrams}, "cpu") == {TEXT: pipeline.CPU_BATCH}
-    assert [key for key, _ in cluster._models] == [ngrams.view_id]
-    monkeypatch.setattr(cluster, "pick_device", lambda device: _refuse())
-    kind, what, _ = pickle.loads(pickle.dumps(cluster.budgets_there({TEXT: ngrams}, "cuda")))
-    assert (kind, what) == (ConfigError, "no GPU")
+    cluster_worker._models.clear()
+    assert cluster_worker.budgets({TEXT: even}, "cpu") == {TEXT: 30}
+    assert cluster_worker.budgets({TEXT: ngrams}, "cpu") == {TEXT: view_run.CPU_BATCH}
+    assert [key for key, _ in cluster_worker._models] == [ngrams.view_id]
+    monkeypatch.setattr(cluster_worker, "pick_device", lambda device: _refuse())
+    problem = pickle.loads(pickle.dumps(cluster_worker.budgets({TEXT: ngrams}, "cuda")))
+    assert (problem.kind, problem.what) == (ConfigError, "no GPU")
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ from msa.errors import BackboneError
 from msa.extract import pipeline
 from msa.extract.backbone import Backbone, BackboneSpec, Weights
 from msa.extract.encoders.lane import Arrival, CardLane, Launched
+from msa.extract.pipeline import PIPELINE, SERIAL
 from msa.extract.recipe import Recipe
 from msa.extract.scan import scan
 from msa.extract.work.forward import hidden_states
-from msa.extract.work.units import PIPELINE, SERIAL
 from msa.types import Modality
 from tests.extract import corpus
 from tests.extract.backbones.test_backbones import far, folders, one_thread, pictures, timm_spec  # noqa: F401
