@@ -142,11 +142,11 @@ def zarrs(source: FeatureStore, url: str) -> Read:
     from msa.cache.storage import site as remote
 
     zarr.config.set({"async.concurrency": 64})
-    (entry,) = source.manifest["views"][VIEW]["segments"]
-    home = source.path / "views" / VIEW / "seg" / entry["id"]
+    (entry,) = source.manifest.views[VIEW].segments
+    home = source.path / "views" / VIEW / "seg" / entry.id
     start, length = (layout.read_array(home / name) for name in ("start", "length"))
     site = remote.connect(url)
-    path = f"views/{VIEW}/seg/{entry['id']}/data"
+    path = f"views/{VIEW}/seg/{entry.id}/data"
     array = zarr.open_array(ObjectStore(site.store, read_only=True), path=path, mode="r")
 
     async def gather(rows: np.ndarray) -> list[Any]:

@@ -189,8 +189,9 @@ def test_the_page_on_the_format_names_every_array_and_key(tmp_path):
     view, other = fill(store, make_index()), make_index(name="other")
     dataset = store.add_index(other)
     assert borrow(store, view.id, dataset, other.digests[Modality.AUDIO], range(20))
-    entries = [entry for about in store.manifest["views"].values() for entry in about["segments"]]
-    words = {*store.manifest}.union(*entries, *store.manifest["datasets"].values())
+    manifest = json.loads(store.manifest.encode())
+    entries = [entry for about in manifest["views"].values() for entry in about["segments"]]
+    words = {*manifest}.union(*entries, *manifest["datasets"].values(), *manifest["views"].values())
     for path in store.path.rglob("zarr.json"):
         found = json.loads(path.read_text())
         words |= found["attributes"].keys()

@@ -98,11 +98,11 @@ def without_checksums(made: FeatureStore, view: View) -> ViewReader:
     import zarr
 
     (entry,) = view.entries
-    home, raw = made.path / "views" / view.id / "seg" / entry["id"], made.path.with_name("raw")
+    home, raw = made.path / "views" / view.id / "seg" / entry.id, made.path.with_name("raw")
     old = zarr.open_array(home / "data", mode="r")
-    shutil.copytree(home, raw / entry["id"], ignore=shutil.ignore_patterns("data"))
+    shutil.copytree(home, raw / entry.id, ignore=shutil.ignore_patterns("data"))
     new = zarr.create_array(
-        raw / entry["id"] / "data",
+        raw / entry.id / "data",
         shape=old.shape,
         chunks=old.chunks,
         shards=old.shards,
@@ -114,7 +114,7 @@ def without_checksums(made: FeatureStore, view: View) -> ViewReader:
     )
     for begin in range(0, old.shape[0], old.shards[0]):
         new[begin : begin + old.shards[0]] = old[begin : begin + old.shards[0]]
-    return ViewReader(raw, view, made.manifest["datasets"][view.dataset]["samples"])
+    return ViewReader(raw, view, made.manifest.datasets[view.dataset].samples)
 
 
 # its counterparts
@@ -181,7 +181,7 @@ def zarr_python(made: FeatureStore, view: View, data: Ragged) -> Batch:
     """The store's own array, read by slices with zarr-python."""
     import zarr
 
-    home = made.path / "views" / view.id / "seg" / view.entries[0]["id"]
+    home = made.path / "views" / view.id / "seg" / view.entries[0].id
     array, start = zarr.open_array(home / "data", mode="r"), layout.read_array(home / "start")
     return padding(lambda a, b: np.asarray(array[a:b]), replace(data, start=start))  # samples are in order there
 

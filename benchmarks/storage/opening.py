@@ -62,7 +62,7 @@ def read_all(path: Path) -> dict[str, int]:
     """Bytes of private memory before a reader is opened, those of a batch among them, and after it has read all."""
     store = FeatureStore.open(path)
     view, warm = store.view("bench", Modality.TEXT), np.zeros((BATCH, LONGEST, WIDTH), np.float16)
-    n = store.manifest["datasets"][view.dataset]["samples"]
+    n = store.manifest.datasets[view.dataset].samples
     other = store.reader(view)
     other.gather(np.arange(BATCH), warm)  # what is imported on the way
     del other

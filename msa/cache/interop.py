@@ -131,7 +131,7 @@ def as_dask(
 
     found = _view(store, dataset or _only(store), modality, view)
     reader = store.reader(found)
-    kept = np.zeros(store.manifest["datasets"][found.dataset]["samples"], bool)
+    kept = np.zeros(store.manifest.datasets[found.dataset].samples, bool)
     kept[_rows(store, found, split)] = True
     blocks = [
         dask.array.from_delayed(
@@ -190,22 +190,20 @@ def _shards(store: "FeatureStore", view: View, kept: np.ndarray) -> Iterator[tup
         here = kept[sample]
         sample, start, length = sample[here], start[here], length[here]
         order = np.lexsort((sample, start))
-        owner = str(entry.get("data_of", entry["id"]))
-        folder = store.path / "views" / view.id / "seg" / owner
+        folder = store.path / layout.segment_path(view.id, entry.data_id)
         if store.blocks:
-            files = entry.get("data_files", entry["files"])
-            store.blocks.files(folder, {name: facts for name, facts in files.items() if name == "data/zarr.json"})
+            store.blocks.files(folder, {name: facts for name, facts in entry.data.items() if name == "data/zarr.json"})
         shard = start[order] // Data(folder / "data", store.blocks).file_rows
         for at in np.split(order, np.flatnonzero(np.diff(shard)) + 1):
             if len(at):
-                name = f"{view.dataset}-{entry['id']}-{start[at[0]]}-{len(at)}"
+                name = f"{view.dataset}-{entry.id}-{start[at[0]]}-{len(at)}"
                 yield name, sample[at].astype(np.int32), int(length[at].sum(dtype=np.int64))
 
 
 def _rows(store: "FeatureStore", view: View, split: str | None) -> np.ndarray:
     """Rows of a part, or all, (n,) int64."""
     if split is None:
-        return np.arange(store.manifest["datasets"][view.dataset]["samples"])
+        return np.arange(store.manifest.datasets[view.dataset].samples)
     return store.index(view.dataset).rows(_split(split))
 
 

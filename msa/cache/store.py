@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msa.cache import interop
-from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.format import generations, layout, limits, local_files
 from msa.cache.format.files import is_full
+from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, check_format, in_order
 from msa.cache.index import Index
 from msa.cache.maintain import history
 from msa.cache.read.view import View, ViewReader
@@ -46,7 +47,7 @@ class FeatureStore:
     Of a store elsewhere, `path` is the folder its files are brought to as they are read, by `blocks`.
     """
 
-    def __init__(self, path: Path, pinned: manifest.Manifest, blocks: "Blocks | None" = None) -> None:
+    def __init__(self, path: Path, pinned: Manifest, blocks: "Blocks | None" = None) -> None:
         self.path = path
         self.manifest = pinned
         self.blocks = blocks
@@ -85,8 +86,8 @@ class FeatureStore:
             ) from None
         except (ValueError, NotADirectoryError, AssertionError) as error:
             raise StoreError(f"{path} is not a store: {error}", fix="name the folder `msa extract` wrote to") from None
-        manifest.check_format(path, limits.format_of(path / "zarr.json", root))
-        return cls(path, manifest.read(path, None if generation is None else history.number(path, generation)))
+        check_format(path, limits.format_of(path / "zarr.json", root))
+        return cls(path, generations.read(path, None if generation is None else history.number(path, generation)))
 
     @classmethod
     def _open_elsewhere(cls, url: str, generation: int | str | None) -> "FeatureStore":
@@ -96,7 +97,7 @@ class FeatureStore:
         remote.check_root(site)
         if isinstance(generation, str) and not generation.isdecimal():
             raise StoreError(f"{site}: a tag names nothing there", fix="name the generation by its number, or pull")
-        pinned = manifest.read(site, None if generation is None else int(generation))
+        pinned = generations.read(site, None if generation is None else int(generation))
         blocks = Blocks(site, pinned)
         return cls(blocks.root, pinned, blocks)
 
@@ -114,7 +115,7 @@ class FeatureStore:
         if path.exists() and (not path.is_dir() or not set(local_files.listed(path, path)) <= {*PARTS}):
             raise StoreError(f"{path} exists and is not a store", fix="name a new or an empty folder with --store")
         root = layout.group_metadata({"msa_format": layout.FORMAT})
-        with manifest.writable(path):
+        with generations.writable(path):
             local_files.make_folder(path, path)
             local_files.make_folder(path, path / "manifests")
             for folder in ("index", "views"):
@@ -128,38 +129,37 @@ class FeatureStore:
     @property
     def datasets(self) -> dict[str, str]:
         """Name -> fingerprint of the newest index of that name, in order of publication."""
-        return {about["name"]: fingerprint for fingerprint, about in manifest.in_order(self.manifest["datasets"])}
+        return {entry.name: fingerprint for fingerprint, entry in in_order(self.manifest.datasets)}
 
     def dataset(self, name: str) -> str:
         """The fingerprint behind a name, or behind `name@fingerprint` for an older index."""
         plain, _, wanted = name.partition("@")
-        for fingerprint, about in reversed(manifest.in_order(self.manifest["datasets"])):
-            if about["name"] == plain and fingerprint.startswith(wanted):
+        for fingerprint, entry in reversed(in_order(self.manifest.datasets)):
+            if entry.name == plain and fingerprint.startswith(wanted):
                 return fingerprint
         raise UnknownNameError("dataset in this store", name, self.datasets)
 
     def index(self, name: str) -> Index:
         """The index of a dataset by name, `name@fingerprint`, or fingerprint."""
-        known = name if name in self.manifest["datasets"] else self.dataset(name)
-        about = self.manifest["datasets"][known]
-        found = Index.read(self._there(self.path / "index" / known, about["files"]))
-        if (found.name, len(found)) != (about["name"], about["samples"]):
+        fingerprint = name if name in self.manifest.datasets else self.dataset(name)
+        entry = self.manifest.datasets[fingerprint]
+        index = Index.read(self._fetched(layout.index_path(fingerprint), entry.files))
+        if (index.name, len(index)) != (entry.name, entry.samples):
             raise StoreError(
-                f"damaged store: index/{known} has {len(found)} samples and is called {found.name!r}, "
-                f"the manifest says {about['samples']} and {about['name']!r}",
+                f"damaged store: index/{fingerprint} has {len(index)} samples and is called {index.name!r}, "
+                f"the manifest says {entry.samples} and {entry.name!r}",
                 fix="run `msa cache verify`, and then `msa cache repair`",
             )
-        return found
+        return index
 
     def views(self, name: str) -> list[View]:
         """The views a dataset has hidden states in, in order of publication."""
-        fingerprint = name if name in self.manifest["datasets"] else self.dataset(name)
-        found = []
-        for view_id, about in manifest.in_order(self.manifest["views"]):
-            entries = [entry for entry in about["segments"] if entry["dataset"] == fingerprint]
-            if entries:
-                found.append(View(view_id, fingerprint, self.attributes(view_id), entries))
-        return found
+        fingerprint = name if name in self.manifest.datasets else self.dataset(name)
+        return [
+            View(view_id, fingerprint, self.attributes(view_id), segments)
+            for view_id, entry in in_order(self.manifest.views)
+            if (segments := entry.of(fingerprint))
+        ]
 
     def view(self, dataset: str, modality: Modality, name: str | None = None) -> View:
         """The view of a modality: by backbone name or id, or the newest that holds anything. Raises StoreError."""
@@ -176,20 +176,21 @@ class FeatureStore:
 
     def attributes(self, view_id: str) -> dict[str, Any]:
         """The provenance of a view."""
-        folder = self._there(self.path / "views" / view_id, self.manifest["views"][view_id]["files"])
+        folder = self._fetched(layout.view_path(view_id), self.manifest.views[view_id].files)
         return limits.view_attributes(folder / "zarr.json")
 
     def reader(self, view: View) -> "ViewReader":
         """Random access to the hidden states of a view."""
-        samples = self.manifest["datasets"][view.dataset]["samples"]
-        return ViewReader(self.path / "views" / view.id / "seg", view, samples, self.blocks)
+        samples = self.manifest.datasets[view.dataset].samples
+        return ViewReader(self.path / layout.segments_path(view.id), view, samples, self.blocks)
 
-    def tables(self, view_id: str, entry: Mapping[str, Any]) -> Path:
+    def tables(self, view_id: str, entry: SegmentEntry) -> Path:
         """The folder of a segment of the manifest, with all that is in it besides `data`."""
-        return self._there(self.path / "views" / view_id / "seg" / entry["id"], entry["files"])
+        return self._fetched(layout.segment_path(view_id, entry.id), entry.files)
 
-    def _there(self, folder: Path, files: Mapping[str, list[Any]]) -> Path:
-        """A folder of the store, after its small files were brought if they lie elsewhere."""
+    def _fetched(self, name: str, files: Files) -> Path:
+        """The folder `name` of the store; of a store elsewhere, after its small files were copied to this disk."""
+        folder = self.path / name
         if self.blocks:
             self.blocks.files(folder, files)
         return folder
@@ -257,21 +258,22 @@ class FeatureStore:
 
     def _add_index(self, index: Index) -> Path:
         anew = not (self.path / "index" / index.fingerprint).exists()  # also where `repair` had to set it aside
-        with manifest.writable(self.path):
+        with generations.writable(self.path):
             folder = index.write(self.path / "index")
             while not _touch(self.path, folder / "zarr.json"):
                 folder = index.write(self.path / "index")
-        about = {"name": index.name, "samples": len(index), "files": segment.files(self.path, folder)}
+        files = segment.files(self.path, folder)
 
-        def change(new: manifest.Manifest) -> None:
-            if FeatureStore(self.path, new).datasets.get(index.name) == folder.name and not anew:
+        def change(old: Manifest) -> Manifest:
+            if FeatureStore(self.path, old).datasets.get(index.name) == folder.name and not anew:
                 raise admission.Nothing
-            new["datasets"][folder.name] = about | {"published": new["generation"] + 1}
+            entry = DatasetEntry(index.name, len(index), files, published=old.generation + 1)
+            return old.with_dataset(folder.name, entry)
 
         try:  # published again, an older one becomes the newest of its name
-            self.manifest = manifest.publish(self.path, change)
+            self.manifest = generations.publish(self.path, change)
         except admission.Nothing:
-            self.manifest = manifest.read(self.path)
+            self.manifest = generations.read(self.path)
         return folder
 
     def add_view(self, view_id: str, attributes: Mapping[str, Any]) -> None:
@@ -280,7 +282,7 @@ class FeatureStore:
         Raises StoreError where it could not be read back; nothing is written then.
         """
         refuse_view(attributes)
-        folder = self.path / "views" / view_id
+        folder = self.path / layout.view_path(view_id)
         local_files.make_folder(self.path, folder / "seg")  # first: a sweep takes it away before the rest
         if not local_files.lstat(self.path, folder / "seg" / "zarr.json"):
             local_files.write(self.path, folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
@@ -292,7 +294,7 @@ class FeatureStore:
         self, view_id: str, dataset: str, form: Form, run: Mapping[str, Any], flush_s: float = segment.FLUSH_AFTER_S
     ) -> SegmentWriter:
         """A new private segment; publish what its `seal` returns."""
-        folder = self.path / "views" / view_id / "seg" / segment.new_name()
+        folder = self.path / layout.segment_path(view_id, segment.new_name())
         return SegmentWriter(folder, dataset, form, run, flush_s)
 
     @contextmanager
@@ -317,51 +319,48 @@ class FeatureStore:
     def recover(self, view_id: str) -> int:
         """Publish what killed runs left committed in a view; returns how many samples that is."""
         # read when it is asked for: a pinned generation may be hours old
-        entries = recovery.adopt(self.path, view_id, lambda: manifest.read(self.path))
-        return sum(entry["samples"] for entry in self._publish(view_id, entries))
+        entries = recovery.adopt(self.path, view_id, lambda: generations.read(self.path))
+        return sum(entry.samples for entry in self._publish(view_id, entries))
 
-    def publish(self, view_id: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def publish(self, view_id: str, entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
         """Make sealed segments visible in a new generation, then forget their journals.
 
         Two runs may have extracted the same samples: the first to publish has them, the other leaves them out. Returns
         what was published. Raises StoreError where the corpus was removed from the store meanwhile.
         """
         made = self._publish(view_id, entries)
-        if gone := {entry["dataset"] for entry in entries} - set(self.manifest["datasets"]):
+        if gone := {entry.dataset for entry in entries} - set(self.manifest.datasets):
             raise StoreError(
                 f"{self.path}: {', '.join(sorted(gone))} was removed from the store while hidden states were written",
                 fix="run the same command again if it was removed by mistake; what was written for it is given up",
             )
         return made
 
-    def _publish(self, view_id: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def _publish(self, view_id: str, entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
         """The same; returns what was published, as it now lies on disk."""
         if not entries:
             return []
-        about = self.path / "views" / view_id / "zarr.json"
+        about = self.path / layout.view_path(view_id) / "zarr.json"
         admission.soon(about.exists)  # a sweep that found us here puts it back
-        files = {about.name: [about.stat().st_size, limits.sha256(about)]}
-        folder = self.path / "views" / view_id / "seg"
-        mine = [dict(entry) for entry in entries]
+        files = {about.name: FileEntry(about.stat().st_size, limits.sha256(about))}
+        folder = self.path / layout.segments_path(view_id)
+        mine = list(entries)
 
-        def change(new: manifest.Manifest) -> None:
-            mine[:] = admission.admit(folder, new, view_id, files, mine)  # rewritten, should this have to be repeated
-
-        def retract(new: manifest.Manifest) -> None:
-            view = new["views"].get(view_id, {"segments": []})
-            view["segments"] = [entry for entry in view["segments"] if entry["id"] not in lost]
+        def change(old: Manifest) -> Manifest:
+            mine[:], new = admission.admit(folder, old, view_id, files, mine)  # rewritten, should this be repeated
+            return new
 
         try:
-            self.manifest = manifest.publish(self.path, change)
+            self.manifest = generations.publish(self.path, change)
         except admission.Nothing:
-            self.manifest, mine = manifest.read(self.path), []
-        lost = {entry["id"] for entry in mine if not admission.keeps_data(folder, entry)}
+            self.manifest, mine = generations.read(self.path), []
+        lost = {entry.id for entry in mine if not admission.keeps_data(folder, entry)}
         if lost:  # swept in the very moment: see sweeping.py
-            self.manifest = manifest.publish(self.path, retract)
-        mine = [entry for entry in mine if entry["id"] not in lost]
+            self.manifest = generations.publish(self.path, lambda old: old.without_segments(lost))
+        mine = [entry for entry in mine if entry.id not in lost]
         for entry in mine:
-            segment.close(folder / entry["id"])
-        for superfluous in {entry["id"] for entry in entries} - {entry["id"] for entry in mine}:
+            segment.close(folder / entry.id)
+        for superfluous in {entry.id for entry in entries} - {entry.id for entry in mine}:
             with suppress(FileNotFoundError):
                 local_files.remove_tree(self.path, folder / superfluous)
         return mine

@@ -241,5 +241,5 @@ def _estimate(job: Job, found: Scan, store: FeatureStore | None, modality: Modal
     states = [state for state in encoded if not isinstance(state, Failure)]
     mean = float(np.mean([len(s) for s in states])) if states else 0.0
     size = int(mean * dim * Form.of(dim, spec.dtype).stored.itemsize * len(rows))
-    already = store is not None and recipe.view_id in store.manifest["views"]
+    already = store is not None and recipe.view_id in store.manifest.views
     return Estimate(modality, name, dim=dim, rows=mean, bytes=size, already=already, **facts)

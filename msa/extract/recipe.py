@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from msa import __version__, catalog
-from msa.cache.format import fingerprint, manifest
+from msa.cache.format import fingerprint, generations
 from msa.cache.store import FeatureStore
 from msa.errors import BackboneError
 from msa.extract import presets, weights
@@ -183,7 +183,7 @@ def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
         "device": device,
         "versions": {"msa": __version__, "python": platform.python_version(), **backbone.versions},
         "platform": platform.platform(),
-        "creator": manifest.creator(),
+        "creator": generations.creator(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **arithmetic(),
         **_gpu(device),
@@ -207,5 +207,5 @@ def _is_local(spec: BackboneSpec) -> bool:
 
 def _pinned(store: FeatureStore, weights_name: str) -> str | None:
     """The revision of these weights under which the store already holds hidden states."""
-    known = [store.attributes(view_id)["weights"] for view_id in store.manifest["views"]]
+    known = [store.attributes(view_id)["weights"] for view_id in store.manifest.views]
     return next((str(w["revision"]) for w in reversed(known) if w["name"] == weights_name and w["revision"]), None)

@@ -64,7 +64,7 @@ def test_a_dask_array_holds_the_same_rows_in_a_chunk_for_each_shard(filled):
     array = filled.dask("audio")
     assert (array.shape, array.dtype) == (values.shape, np.float16)
     (view,) = filled.views("tiny")
-    shards = sum("data/c/" in name for entry in view.entries for name in entry["files"])
+    shards = sum("data/c/" in name for entry in view.entries for name in entry.files)
     assert len(array.chunks[0]) == shards > 4
     assert max(array.chunks[0]) <= 64  # of a shard; what fills it up is not there
     found = array.compute(scheduler="threads")
@@ -111,7 +111,7 @@ def test_bfloat16_comes_as_float32(store, index):
 
 def test_a_damaged_shard_is_an_error_in_dask_too(filled):
     (view,) = filled.views("tiny")
-    shard = filled.path / "views" / view.id / "seg" / view.entries[0]["id"] / "data" / "c" / "0" / "0"
+    shard = filled.path / "views" / view.id / "seg" / view.entries[0].id / "data" / "c" / "0" / "0"
     data = bytearray(shard.read_bytes())
     data[5] ^= 1
     shard.write_bytes(data)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from msa.cache.format import manifest
+from msa.cache.format import generations
 from msa.cache.format import shard as shards
 from msa.cache.maintain import remove
 from msa.cache.maintain.verify import verify
@@ -55,7 +55,7 @@ def test_an_index_survives_the_round_trip(store, index):
 def test_any_zarr_reader_opens_the_arrays(store, index):
     view = fill(store, index)
     group = zarr.open_group(store.path, mode="r")
-    segment = group[f"views/{view.id}/seg/{view.entries[0]['id']}"]
+    segment = group[f"views/{view.id}/seg/{view.entries[0].id}"]
     for n, sample in enumerate(segment["sample"][:]):
         start, length = segment["start"][n], segment["length"][n]
         np.testing.assert_array_equal(segment["data"][start : start + length], hidden(sample))
@@ -65,7 +65,7 @@ def test_any_zarr_reader_opens_the_arrays(store, index):
 
 def test_zarr_itself_would_have_written_the_same_shard(tmp_path, store, index):
     view = fill(store, index, form=Form(WIDTH, "float16", 16, 512))
-    folder = store.path / "views" / view.id / "seg" / view.entries[0]["id"] / "data"
+    folder = store.path / "views" / view.id / "seg" / view.entries[0].id / "data"
     theirs = zarr.create_array(
         tmp_path / "theirs",
         shape=zarr.open_array(folder).shape,
@@ -94,7 +94,7 @@ def test_equal_inputs_are_stored_once(store):
     view = store.view("tiny", Modality.AUDIO)
     reader = store.reader(view)
     assert all((reader.read(i) == hidden(0)).all() for i in range(5))
-    assert zarr.open_array(store.path / f"views/v/seg/{view.entries[0]['id']}/data").shape[0] == len(hidden(0))
+    assert zarr.open_array(store.path / f"views/v/seg/{view.entries[0].id}/data").shape[0] == len(hidden(0))
 
 
 def test_a_corpus_with_other_splits_borrows_the_hidden_states(store, index):
@@ -139,7 +139,7 @@ def test_readers_keep_their_generation(store, index):
     fill(store, index, rows=range(5, 9))
     assert pinned.reader(pinned.view("tiny", Modality.AUDIO)).length[5] == -1
     assert store.reader(store.view("tiny", Modality.AUDIO)).length[5] > 0
-    assert FeatureStore.open(store.path, generation=pinned.manifest["generation"]).view("tiny", Modality.AUDIO) == view
+    assert FeatureStore.open(store.path, generation=pinned.manifest.generation).view("tiny", Modality.AUDIO) == view
 
 
 def test_a_newer_format_is_refused(store):
@@ -166,7 +166,7 @@ def test_a_folder_with_other_things_is_not_made_a_store(tmp_path):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "index"])
 def test_damaged_shards_are_errors_never_zeros(store, index, damage):
     view = fill(store, index)
-    shard = store.path / "views" / view.id / "seg" / view.entries[0]["id"] / "data" / "c" / "0" / "0"
+    shard = store.path / "views" / view.id / "seg" / view.entries[0].id / "data" / "c" / "0" / "0"
     data = bytearray(shard.read_bytes())
     if damage == "delete":
         shard.unlink()
@@ -190,7 +190,7 @@ def test_concurrent_publishers_lose_nothing(store):
     runs = [subprocess.Popen([sys.executable, "-c", script, store.path, name]) for name in names]
     assert [run.wait() for run in runs] == [0] * 8
     assert sorted(FeatureStore.open(store.path).datasets) == names
-    assert manifest.generations(store.path) == list(range(1, 9))
+    assert generations.generations(store.path) == list(range(1, 9))
 
 
 KILLED = """

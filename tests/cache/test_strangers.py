@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from msa.cache.format import limits
+from msa.cache.format.manifest import checksum
 from msa.cache.maintain.verify import report
 from msa.cache.store import FeatureStore
 from msa.errors import MsaError
@@ -142,7 +143,7 @@ def watched(store):
 def use(path):
     """Open a store, look at everything in it, and read every sample in every way."""
     store = FeatureStore.open(path)
-    for dataset in store.manifest["datasets"]:
+    for dataset in store.manifest.datasets:
         index = store.index(dataset)
         assert len(list(index.ids)) == len(list(index.text)) == len(list(index.group)) == len(index)
         index.counts()
@@ -192,7 +193,7 @@ def in_json(path, choose):
         else:
             at[key] = choose.choice(STRANGE)
     if "checksum" in known and choose.random() < 0.9:
-        known["checksum"] = limits.checksum(known)
+        known["checksum"] = checksum(known)
     file.write_text(json.dumps(known))
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msa import cli
-from msa.cache.format import manifest
+from msa.cache.format import generations
 from msa.cache.maintain import history
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
@@ -79,7 +79,7 @@ COMMANDS = {
 @pytest.mark.parametrize("number", WORDS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_is_named_and_the_store_is_as_it_was(store, monkeypatch, command, number):
-    before = manifest.generations(store.path)
+    before = generations.generations(store.path)
     with monkeypatch.context() as patch:
         refusing(patch, number)
         done = CliRunner().invoke(cli.app, COMMANDS[command].split())
@@ -88,7 +88,7 @@ def test_it_is_named_and_the_store_is_as_it_was(store, monkeypatch, command, num
     said = str(done.exception)
     assert WORDS[number] in said
     assert "fix: " in said
-    assert manifest.generations(store.path) == before
+    assert generations.generations(store.path) == before
     assert verify(FeatureStore.open(store.path)) == []
     assert not list(Path(store.path).rglob(".tmp-*"))
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from msa import catalog
+from msa.cache.format.manifest import ViewEntry
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import SegmentWriter
@@ -224,7 +225,7 @@ def test_other_splits_of_the_same_corpus_cost_nothing(store, table, ngrams):
     report = extract(store, scan("table", table, seed=7), ngrams, "cpu")
     assert (report.borrowed, report.written) == (24, 0)
     assert states(store) == before
-    assert len(store.manifest["datasets"]) == 2
+    assert len(store.manifest.datasets) == 2
     assert verify(store) == []
 
 
@@ -275,7 +276,7 @@ def test_a_store_pins_the_revision_it_was_extracted_with(store):
     known = {"name": "hf:org/model", "revision": "abc123", "sha256": "0"}
     store.add_view("v", {"modality": "text", "backbone": "hf:model", "dim": 2, "weights": known})
     store.publish("v", [])
-    store.manifest["views"]["v"] = {"files": {}, "segments": []}
+    store.manifest = store.manifest.with_view("v", ViewEntry({}))
     from msa.extract.recipe import _pinned
 
     assert _pinned(store, "hf:org/model") == "abc123"

@@ -3,16 +3,17 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msa.cache.format import limits
+from msa.cache.format import layout
 from msa.cache.format.fingerprint import sha256
 from msa.cache.format.layout import write_group
+from msa.cache.format.manifest import SegmentEntry, checksum
 from msa.cache.format.shard import Buffer, Grid
 from msa.cache.format.small_arrays import CRC
 from msa.cache.maintain import repair
@@ -30,7 +31,7 @@ class Part:
 
     view: str
     folder: Path  # relative to the store
-    entry: Mapping[str, Any]
+    entry: SegmentEntry
     data: Path
     ids: np.ndarray  # (m,) of its samples
     start: np.ndarray
@@ -62,16 +63,15 @@ class Ground:
             sample_store.complete(store, index, backbones)
         made = cls(path)
         group = zarr.open_group(path, mode="r")
-        for dataset in store.manifest["datasets"]:
+        for dataset in store.manifest.datasets:
             made.ids[dataset] = list(store.index(dataset).ids)
-        for view, about in store.manifest["views"].items():
-            for entry in about["segments"]:
-                folder = Path("views") / view / "seg" / entry["id"]
-                table = group[folder.as_posix()]
-                ids = np.array(made.ids[entry["dataset"]], object)[table["sample"][:]]
-                data = folder.parent / entry.get("data_of", entry["id"]) / "data"
-                end = table["start"][:] + table["length"][:]
-                made.parts.append(Part(view, folder, entry, data, ids, table["start"][:], end))
+        for view, entry in store.manifest.segments:
+            folder = Path(layout.segment_path(view, entry.id))
+            table = group[folder.as_posix()]
+            ids = np.array(made.ids[entry.dataset], object)[table["sample"][:]]
+            data = folder.parent / entry.data_id / "data"
+            end = table["start"][:] + table["length"][:]
+            made.parts.append(Part(view, folder, entry, data, ids, table["start"][:], end))
         return made
 
 
@@ -150,7 +150,7 @@ def in_data(ground: Ground, path: Path, rng: random.Random) -> Planted:
 
 def a_small(ground: Ground, path: Path, rng: random.Random, way: Callable[[Path, random.Random], object]) -> Planted:
     part = rng.choice(ground.parts)
-    names = sorted(name for name in part.entry["files"] if not name.startswith("data/c"))
+    names = sorted(name for name in part.entry.files if not name.startswith("data/c"))
     name = rng.choice(names)
     way(path / part.folder / name, rng)
     if name == "data/zarr.json":
@@ -276,12 +276,12 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file = newest(path)
     known = json.loads(file.read_text())
     change(known)
-    known["checksum"] = limits.checksum(known)
+    known["checksum"] = checksum(known)
     file.write_text(json.dumps(known))
 
 
 def entry_of(manifest: dict[str, Any], part: Part) -> dict[str, Any]:
-    found = [e for e in manifest["views"][part.view]["segments"] if e["id"] == part.entry["id"]]
+    found = [e for e in manifest["views"][part.view]["segments"] if e["id"] == part.entry.id]
     return dict(found[0]) if not found else found[0]
 
 
@@ -292,13 +292,13 @@ def wrong_manifest(ground: Ground, path: Path, rng: random.Random) -> Planted:
 
     def change(known: dict[str, Any]) -> None:
         if way == "dataset":
-            known["datasets"][part.entry["dataset"]]["samples"] -= 1
+            known["datasets"][part.entry.dataset]["samples"] -= 1
         else:
             entry_of(known, part)[way] += rng.randrange(1, 5)
 
     edited(path, change)
     if way == "dataset":
-        return Planted(f"index/{part.entry['dataset']}", most=None)
+        return Planted(f"index/{part.entry.dataset}", most=None)
     return exactly(part.folder, set(part.ids.tolist()))
 
 

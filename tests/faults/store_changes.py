@@ -16,7 +16,7 @@ from typing import Any
 
 import google_crc32c
 
-from msa.cache.format import limits
+from msa.cache.format.manifest import checksum
 
 STRANGE: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 7, 2**31, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf")),
@@ -93,7 +93,7 @@ def refit(store: Path) -> None:
             ):
                 data = (folder / name).read_bytes()
                 files[name] = [len(data), hashlib.sha256(data).hexdigest()]
-    about["checksum"] = limits.checksum(about)
+    about["checksum"] = checksum(about)
     path.write_text(json.dumps(about))
 
 
@@ -124,7 +124,7 @@ def _value(store: Path, target: Path, chance: random.Random) -> str:
     else:
         holder[key] = chance.choice(STRANGE)
     if path.parent.name == "manifests" and chance.random() < 0.8:
-        whole["checksum"] = limits.checksum(whole)
+        whole["checksum"] = checksum(whole)
     path.write_text(json.dumps(whole))
     return f"{path.relative_to(store)} {key}"
 

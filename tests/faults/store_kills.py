@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msa.cache.format import manifest
+from msa.cache.format import generations
 from msa.cache.format.files import naming_a_full_disk
 from msa.cache.index import Index
 from msa.cache.maintain import compact, gc, history
@@ -80,7 +80,7 @@ def kills(folder: Path, count: int, per_trial: int = PER_TRIAL) -> Outcome:
     found.torn = [rest for what, rest in told if what == "torn"]
     found.compacted = sum(what == "compacted" for what, _ in told)
     gc.sweep(FeatureStore.open(store.path), GRACE_S)
-    found.generations = len(manifest.generations(store.path))
+    found.generations = len(generations.generations(store.path))
     found.problems = [str(problem) for problem in verify(FeatureStore.open(store.path), deep=True)]
     return found
 
@@ -108,7 +108,7 @@ def trial(
     while acknowledged - present and time.monotonic() < until:  # the sweeper may be taking over some of it right now
         opened = FeatureStore.open(store.path)
         opened.recover(view_id)
-        if view_id in opened.manifest["views"]:
+        if view_id in opened.manifest.views:
             there = opened.reader(opened.view("made", Modality.TEXT, view_id))
             present = set(np.flatnonzero(there.length >= 0).tolist())
         time.sleep(0.05)
@@ -160,7 +160,7 @@ def sweep_on(path: Path, log: Path) -> None:
     while True:
         store = FeatureStore.open(path)
         try:
-            for view_id in store.manifest["views"]:
+            for view_id in store.manifest.views:
                 for done in compact.compact(store, view_id, shard_bytes=4096):
                     os.write(to, f"compacted {done.before.segments}\n".encode())
         except MsaError as error:  # somebody else changed the same segments

@@ -97,7 +97,7 @@ def _check_some_can_be_read(store: FeatureStore, foreign: Foreign, index: Index)
     What is in the store was read before, and is not read again.
     """
     views = {fingerprint.key(_attributes(foreign, feature)["identity"]) for feature in foreign.features}
-    if views & store.manifest["views"].keys():
+    if views & store.manifest.views.keys():
         return
     first = ""
     for feature in foreign.features:

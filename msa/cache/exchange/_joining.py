@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from msa.cache.format import fingerprint
+from msa.cache.format import fingerprint, layout
 from msa.cache.index import Index
 from msa.cache.maintain.remove import borrow
 from msa.cache.read.view import View
@@ -102,8 +102,8 @@ def _carried(store: FeatureStore, index: Index, view: View) -> bool:
 
 
 def _rows(store: FeatureStore, view: View) -> list[segment.Row]:
-    folder = store.path / "views" / view.id / "seg"
-    return [row for entry in view.entries for row in segment.table(folder / entry["id"])]
+    folder = store.path / layout.segments_path(view.id)
+    return [row for entry in view.entries for row in segment.table(folder / entry.id)]
 
 
 def carry_all(store: FeatureStore, index: Index, before: str) -> Mapping[str, int]:

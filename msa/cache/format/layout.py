@@ -27,6 +27,36 @@ NO_SPLIT = 255
 DTYPES = ("float16", "float32", "bfloat16")  # bfloat16 is stored as uint16 with an attribute
 
 
+def index_path(dataset: str) -> str:
+    """Return the folder of a dataset's index, relative to the store."""
+    return f"index/{dataset}"
+
+
+def view_path(view: str) -> str:
+    """Return the folder of a view, relative to the store."""
+    return f"views/{view}"
+
+
+def segments_path(view: str) -> str:
+    """Return the folder of a view's segments, relative to the store."""
+    return f"views/{view}/seg"
+
+
+def segment_path(view: str, segment: str) -> str:
+    """Return the folder of a segment, relative to the store."""
+    return f"views/{view}/seg/{segment}"
+
+
+def manifest_path(generation: int) -> str:
+    """Return the file of a generation, relative to the store."""
+    return f"manifests/{generation:08d}.json"
+
+
+def tag_path(name: str) -> str:
+    """Return the file of a tag, relative to the store."""
+    return f"tags/{name}.json"
+
+
 def chunk_rows(width: int, itemsize: int) -> int:
     """Rows of one inner chunk: a power of two near CHUNK_BYTES, or 49 rows (an image grid) when those fill it."""
     fit = max(1, CHUNK_BYTES // (width * itemsize))

@@ -63,20 +63,20 @@ def parse(where: Path | str, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data, parse_constant=_no_number)
     except RecursionError:
-        _refuse(where, "is nested too deeply")
+        refuse(where, "is nested too deeply")
     except ValueError as error:  # also what is not UTF-8, and numbers of thousands of digits
-        _refuse(where, f"is not JSON: {error}")
+        refuse(where, f"is not JSON: {error}")
     if not isinstance(value, dict):
-        _refuse(where, f"is not a JSON object but {type(value).__name__}")
+        refuse(where, f"is not a JSON object but {type(value).__name__}")
     if _is_deep(data, value):
-        _refuse(where, "is nested too deeply")
+        refuse(where, "is nested too deeply")
     return value
 
 
 def check_size(where: object, data: bytes) -> None:
     """Refuse JSON that is larger than any file of a store is."""
     if len(data) > MAX_JSON:
-        _refuse(str(where), f"has {len(data)} bytes, and no JSON file of a store has more than {MAX_JSON}")
+        refuse(str(where), f"has {len(data)} bytes, and no JSON file of a store has more than {MAX_JSON}")
 
 
 def _no_number(name: str) -> NoReturn:
@@ -118,9 +118,9 @@ def as_read(where: Path | str, attributes: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return parse(where, json.dumps(attributes, allow_nan=False).encode())
     except RecursionError:
-        _refuse(where, "is nested too deeply")
+        refuse(where, "is nested too deeply")
     except ValueError as error:  # NaN and infinity; a loop
-        _refuse(where, f"is not JSON: {error}")
+        refuse(where, f"is not JSON: {error}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with open(handle, "rb") as file:
         size = os.fstat(handle).st_size
         if size > limit:
-            _refuse(path, f"has {size} bytes, at most {limit} were expected")
+            refuse(path, f"has {size} bytes, at most {limit} were expected")
         return file.read(size)
 
 
@@ -157,10 +157,10 @@ def open_regular(path: Path) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:  # a link, a folder in the way, no permission
-        _refuse(path, f"cannot be opened: {error.strerror}")
+        refuse(path, f"cannot be opened: {error.strerror}")
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        _refuse(path, "is not a regular file")
+        refuse(path, "is not a regular file")
     return handle
 
 
@@ -172,7 +172,7 @@ def sha256(path: Path) -> str:
     with open(open_regular(path), "rb") as file:
         about = os.fstat(file.fileno())
         if about.st_size > HOLLOW_BYTES and about.st_size > 64 * 512 * about.st_blocks:
-            _refuse(path, f"is a file of holes: {about.st_size} bytes of which {512 * about.st_blocks} are on the disk")
+            refuse(path, f"is a file of holes: {about.st_size} bytes of which {512 * about.st_blocks} are on the disk")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -191,34 +191,7 @@ def _root(path: Path) -> Path | None:
 def check_inside(root: Path, path: Path) -> None:
     """Refuse a path of a store that links lead out of it; one that does not exist leads nowhere."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        _refuse(path, f"leads out of the store to {os.path.realpath(path)}")
-
-
-def checksum(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else a manifest says, as sorted JSON without spaces: its key `checksum`."""
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def check_manifest(where: Path | str, manifest: object) -> None:
-    """Refuse a manifest whose names, sizes or references no manifest of msa has. Keys it does not know are let be."""
-    about = _object(where, "the manifest", manifest)
-    _whole(where, "msa_format", about.get("msa_format"), 1, MAX_SAMPLES)
-    number = _whole(where, "generation", about.get("generation"), 0, 10**8)
-    named = re.search(r"(?:^|[/\\])([0-9]{8})\.json$", str(where))
-    if named and int(named[1]) != number:
-        _refuse(where, f"says that it is generation {number}")
-    for key in ("created", "creator"):
-        _name(where, key, about.get(key, ""))
-    datasets = _object(where, "datasets", about.get("datasets"))
-    for dataset, entry in datasets.items():
-        _matches(where, "a dataset", _ID, dataset)
-        _check_dataset(where, f"dataset {dataset}", _object(where, f"dataset {dataset}", entry))
-    for view, entry in _object(where, "views", about.get("views")).items():
-        _matches(where, "a view", _ID, view)
-        _check_view(where, f"view {view}", _object(where, f"view {view}", entry), datasets)
-    if "checksum" in about and about["checksum"] != checksum(about):
-        _refuse(where, "does not match the checksum it holds")
+        refuse(path, f"leads out of the store to {os.path.realpath(path)}")
 
 
 def view_attributes(path: Path) -> dict[str, Any]:
@@ -231,27 +204,27 @@ def view_attributes(path: Path) -> dict[str, Any]:
 def check_view(where: Path | str, found: Mapping[str, Any]) -> None:
     """Refuse the attributes of a view of which anything is of another kind than docs/store-format.md says."""
     _matches(where, "its modality", _MODALITY, found.get("modality"))
-    _name(where, "its backbone", found.get("backbone"))
-    dim = _whole(where, "dim", found.get("dim"), 1, MAX_WIDTH)
+    check_printable(where, "its backbone", found.get("backbone"))
+    dim = check_whole(where, "dim", found.get("dim"), 1, MAX_WIDTH)
     if not isinstance(found.get("dtype", "float16"), str) or found.get("dtype", "float16") not in _STORED:
-        _refuse(where, f"says dtype {_short(found['dtype'])}")
-    columns = _list(where, "columns", found.get("columns", []))
+        refuse(where, f"says dtype {short(found['dtype'])}")
+    columns = check_list(where, "columns", found.get("columns", []))
     if len(columns) > dim:
-        _refuse(where, f"names {len(columns)} columns of {dim}")
+        refuse(where, f"names {len(columns)} columns of {dim}")
     for name in columns:
-        _name(where, "one of columns", name)
+        check_printable(where, "one of columns", name)
     for key in ("family", "source", "created"):
-        _text(where, key, found.get(key, ""))
-    _object(where, "facts", found.get("facts", {}))
-    weights = _object(where, "weights", found.get("weights", {}))
+        check_text(where, key, found.get(key, ""))
+    check_object(where, "facts", found.get("facts", {}))
+    weights = check_object(where, "weights", found.get("weights", {}))
     for key in ("name", "sha256", "path"):
-        _text(where, f"{key} of its weights", weights.get(key, ""))
+        check_text(where, f"{key} of its weights", weights.get(key, ""))
     for key in ("revision", "licence"):
-        _text(where, f"{key} of its weights", "" if weights.get(key) is None else weights[key])
-    identity = _object(where, "identity", found.get("identity", {}))
+        check_text(where, f"{key} of its weights", "" if weights.get(key) is None else weights[key])
+    identity = check_object(where, "identity", found.get("identity", {}))
     for key in ("options", "decoding", "settings"):
-        _object(where, f"{key} of its identity", identity.get(key, {}))
-    _text(where, "imported of its identity", identity.get("imported", ""))
+        check_object(where, f"{key} of its identity", identity.get(key, {}))
+    check_text(where, "imported of its identity", identity.get("imported", ""))
 
 
 def index_attributes(path: Path) -> dict[str, Any]:
@@ -264,49 +237,49 @@ def index_attributes(path: Path) -> dict[str, Any]:
 
 def check_index(where: Path | str, found: Mapping[str, Any]) -> None:
     """Refuse the attributes of an index that are no task with labels, or not of the kinds they should be."""
-    _name(where, "its name", found.get("name"))
-    task = _object(where, "its task", found.get("task"))
+    check_printable(where, "its name", found.get("name"))
+    task = check_object(where, "its task", found.get("task"))
     classes, names = (
-        _names(where, "classes", task.get("classes")),
-        _names(where, "label_names", found.get("label_names")),
+        check_names(where, "classes", task.get("classes")),
+        check_names(where, "label_names", found.get("label_names")),
     )
     if len(classes) > MAX_CLASSES:
-        _refuse(where, f"has {len(classes)} classes, at most {MAX_CLASSES} are read")
-    low, high = (_number(where, key, task.get(key)) for key in ("low", "high"))
+        refuse(where, f"has {len(classes)} classes, at most {MAX_CLASSES} are read")
+    low, high = (check_number(where, key, task.get(key)) for key in ("low", "high"))
     if low > high:
-        _refuse(where, f"has labels from {low:g} to {high:g}")
+        refuse(where, f"has labels from {low:g} to {high:g}")
     if not isinstance(task.get("multilabel", False), bool):
-        _refuse(where, f"says multilabel {_short(task['multilabel'])}")
+        refuse(where, f"says multilabel {short(task['multilabel'])}")
     if task.get("multilabel"):
         if not classes or names[: len(classes)] != classes:
-            _refuse(where, "has several labels at a time, and no column for each")
+            refuse(where, "has several labels at a time, and no column for each")
     elif names[:1] != ["label"] or not {*names[1:]} <= _LABELS:
-        _refuse(where, f"has columns of labels called {_short(', '.join(names))}")
+        refuse(where, f"has columns of labels called {short(', '.join(names))}")
     if found.get("splits", _SPLITS) != _SPLITS:
-        _refuse(where, f"says splits {_short(found['splits'])}, expected {', '.join(_SPLITS)}")
-    _check_about(where, _object(where, "about", found.get("about")))
+        refuse(where, f"says splits {short(found['splits'])}, expected {', '.join(_SPLITS)}")
+    _check_about(where, check_object(where, "about", found.get("about")))
 
 
 def _check_about(where: Path | str, about: Mapping[str, Any]) -> None:
     """What is said of a corpus besides: any of it may be missing."""
     for key in ("origin", "split"):
-        _text(where, f"{key} of about", about.get(key, ""))
-    _object(where, "settings of about", about.get("settings", {}))
+        check_text(where, f"{key} of about", about.get(key, ""))
+    check_object(where, "settings of about", about.get("settings", {}))
     for key in ("dropped", "encodings"):
-        for name, number in _object(where, f"{key} of about", about.get(key, {})).items():
-            _whole(where, f"{key} of about, {_short(name)}", number, 0, 2**63)
-    for leak in _list(where, "leaks of about", about.get("leaks", [])):
-        _text(where, "one of leaks", leak)
-    for row in _list(where, "dropped_ids of about", about.get("dropped_ids", [])):
+        for name, number in check_object(where, f"{key} of about", about.get(key, {})).items():
+            check_whole(where, f"{key} of about, {short(name)}", number, 0, 2**63)
+    for leak in check_list(where, "leaks of about", about.get("leaks", [])):
+        check_text(where, "one of leaks", leak)
+    for row in check_list(where, "dropped_ids of about", about.get("dropped_ids", [])):
         if not isinstance(row, list) or len(row) != 3 or not all(isinstance(word, str) for word in row):
-            _refuse(where, f"says {_short(row)} of a sample that was dropped, expected [id, reason, detail]")
+            refuse(where, f"says {short(row)} of a sample that was dropped, expected [id, reason, detail]")
     source = about.get("source", {})
     if isinstance(source, str):  # its title alone
         return
     for key in _SOURCE:
-        _text(where, f"{key} of source", _object(where, "source of about", source).get(key, ""))
+        check_text(where, f"{key} of source", check_object(where, "source of about", source).get(key, ""))
     if not isinstance(source.get("redistribution", False), bool):
-        _refuse(where, f"says redistribution {_short(source['redistribution'])}")
+        refuse(where, f"says redistribution {short(source['redistribution'])}")
 
 
 def complete(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -348,92 +321,94 @@ def segment_attributes(path: Path, samples: int = MAX_SAMPLES) -> dict[str, Any]
 def check_segment(where: Path | str, found: Mapping[str, Any], samples: int = MAX_SAMPLES) -> None:
     """Refuse the attributes of a segment, of a corpus of so many samples, that are not of the kinds they should be."""
     check_run(where, found.get("run"))
-    for given in _list(where, "failures", found.get("failures")):
+    for given in check_list(where, "failures", found.get("failures")):
         check_failure(where, given, samples)
-    _names(where, "counted", found.get("counted", []))
+    check_names(where, "counted", found.get("counted", []))
 
 
 def format_of(where: Path | str, root: Mapping[str, Any]) -> object:
     """Return `msa_format` out of the zarr.json of a store, not yet believed. Raises StoreError without attributes."""
-    return _object(where, "attributes", root.get("attributes", {})).get("msa_format")
+    return check_object(where, "attributes", root.get("attributes", {})).get("msa_format")
 
 
 def check_failure(where: Path | str, given: object, samples: int = MAX_SAMPLES) -> dict[str, Any]:
     """Refuse the record of a failure that is of no sample, or says what no record says; return it."""
-    failure = _object(where, "a failure", given)
-    _whole(where, "sample of a failure", failure.get("sample"), 0, samples)
+    failure = check_object(where, "a failure", given)
+    check_whole(where, "sample of a failure", failure.get("sample"), 0, samples)
     for key in ("stage", "reason", "digest"):
-        _text(where, f"{key} of a failure", failure.get(key))
+        check_text(where, f"{key} of a failure", failure.get(key))
     if not failure["stage"] or not _DIGEST.fullmatch(failure["digest"]):
-        _refuse(where, f"has a failure at {_short(failure['stage'])} of {_short(failure['digest'])}")
+        refuse(where, f"has a failure at {short(failure['stage'])} of {short(failure['digest'])}")
     check_counts(where, failure.get("counts", {}))
     return failure
 
 
 def check_run(where: Path | str, found: object) -> None:
     """Refuse what is no description of the process that encoded a segment."""
-    run = _object(where, "the run", found)
+    run = check_object(where, "the run", found)
     for key in ("device", "platform", "creator", "started"):
-        _text(where, f"{key} of the run", run.get(key, ""))
+        check_text(where, f"{key} of the run", run.get(key, ""))
     for key in ("versions", "plan"):
-        _object(where, f"{key} of the run", run.get(key, {}))
-    for part in _list(where, "compacted of the run", run.get("compacted", [])):
-        _whole(where, "samples of a run", _object(where, "a compacted run", part).get("samples"), 0, MAX_SAMPLES)
+        check_object(where, f"{key} of the run", run.get(key, {}))
+    for part in check_list(where, "compacted of the run", run.get("compacted", [])):
+        check_whole(
+            where, "samples of a run", check_object(where, "a compacted run", part).get("samples"), 0, MAX_SAMPLES
+        )
         check_run(where, part | {"compacted": []})
 
 
 def check_counts(where: Path | str, given: object) -> None:
     """Refuse what was counted of a sample where that is no {name: number}."""
-    for name, number in _object(where, "counts", given).items():
-        _name(where, "what was counted", name)
-        _whole(where, name, number, 0, 2**63)
+    for name, number in check_object(where, "counts", given).items():
+        check_printable(where, "what was counted", name)
+        check_whole(where, name, number, 0, 2**63)
 
 
 def _attributes(path: Path) -> dict[str, Any]:
     try:
-        return _object(path, "attributes", read_json(path).get("attributes"))
+        return check_object(path, "attributes", read_json(path).get("attributes"))
     except FileNotFoundError:
-        _refuse(path, "the file is missing")
+        refuse(path, "the file is missing")
 
 
 def check_data(where: Path | str, zarr_json: object) -> None:
     """Refuse the metadata of a `data` array that is not rows of one of our dtypes, or asks for absurd memory."""
-    meta = _object(where, "the metadata", zarr_json)
+    meta = check_object(where, "the metadata", zarr_json)
     shape = check_array(where, meta)
     if len(shape) != 2 or shape[1] < 1:
-        _refuse(where, f"has shape {list(shape)}, expected [rows, width]")
-    attributes = _object(where, "attributes", meta.get("attributes", {}))
+        refuse(where, f"has shape {list(shape)}, expected [rows, width]")
+    attributes = check_object(where, "attributes", meta.get("attributes", {}))
     dtype = attributes.get("dtype")
     if not isinstance(dtype, str) or _STORED.get(dtype) != meta["data_type"]:
-        _refuse(where, f"says dtype {_short(dtype)} and data_type {_short(meta['data_type'])}")
+        refuse(where, f"says dtype {short(dtype)} and data_type {short(meta['data_type'])}")
     if meta["chunk_grid"]["configuration"]["chunk_shape"][1] != shape[1]:
-        _refuse(where, "has chunks that do not span all columns")
+        refuse(where, "has chunks that do not span all columns")
 
 
 def check_array(where: Path | str, zarr_json: object) -> tuple[int, ...]:
     """The shape of a Zarr v3 array, all of whose metadata is within bounds and names codecs that are known here."""
-    meta = _object(where, "the metadata", zarr_json)
+    meta = check_object(where, "the metadata", zarr_json)
     if meta.get("zarr_format") != 3 or meta.get("node_type") != "array":
-        _refuse(where, "is not the metadata of a Zarr v3 array")
+        refuse(where, "is not the metadata of a Zarr v3 array")
     dtype = meta.get("data_type")
     if not isinstance(dtype, str) or dtype not in _ITEMSIZE:
-        _refuse(where, f"has data_type {_short(dtype)}")
+        refuse(where, f"has data_type {short(dtype)}")
     shape = _extent(where, "shape", meta.get("shape"), 0)
-    grid = _object(where, "chunk_grid", meta.get("chunk_grid"))
+    grid = check_object(where, "chunk_grid", meta.get("chunk_grid"))
     if grid.get("name") != "regular":
-        _refuse(where, f"has chunk grid {_short(grid.get('name'))}")
+        refuse(where, f"has chunk grid {short(grid.get('name'))}")
     chunks = _extent(
-        where, "chunk_shape", _object(where, "chunk_grid", grid.get("configuration")).get("chunk_shape"), 1
+        where, "chunk_shape", check_object(where, "chunk_grid", grid.get("configuration")).get("chunk_shape"), 1
     )
     if len(chunks) != len(shape):
-        _refuse(where, f"has shape {list(shape)} and chunks {list(chunks)}")
+        refuse(where, f"has shape {list(shape)} and chunks {list(chunks)}")
     if prod(shape) * _ITEMSIZE[dtype] >= MAX_BYTES:
-        _refuse(where, f"has shape {list(shape)} of {dtype}, more than a petabyte")
+        refuse(where, f"has shape {list(shape)} of {dtype}, more than a petabyte")
     _check_keys(where, meta.get("chunk_key_encoding"))
     _check_codecs(where, meta.get("codecs"), chunks, _ITEMSIZE[dtype])
     if isinstance(meta.get("fill_value"), list | dict) or meta.get("storage_transformers"):
-        _refuse(where, "has a fill value or storage transformers that no array of a store has")
-    _object(where, "attributes", meta.get("attributes", {}))
+        refuse(where, "has a fill value or storage transformers that no array of a store has")
+    check_object(where, "attributes", meta.get("attributes", {}))
     return shape
 
 
@@ -473,114 +448,66 @@ def _unpacked(name: str, piece: bytes, room: int) -> int | None:
     return int.from_bytes(piece[begin : begin + size], "little") + 256 * (wide == 1) if size else None
 
 
-def _check_dataset(where: Path | str, what: str, entry: Mapping[str, Any]) -> None:
-    _name(where, f"the name of {what}", entry.get("name"))
-    samples = _whole(where, f"samples of {what}", entry.get("samples"), 0, MAX_SAMPLES)
-    _whole(where, f"published of {what}", entry.get("published", 0), 0, 10**8)
-    files = _check_files(where, what, entry.get("files"))
-    room = sum(files[name][0] for name in files if name.startswith("split/c"))
-    if files and samples > room:  # a byte per sample
-        _refuse(where, f"{what} has {samples} samples, and its files hold at most {room}")
-
-
-def _check_view(where: Path | str, what: str, entry: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:
-    _check_files(where, what, entry.get("files"))
-    _whole(where, f"published of {what}", entry.get("published", 0), 0, 10**8)
-    segments, seen = entry.get("segments"), set()
-    if not isinstance(segments, list):
-        _refuse(where, f"{what} has segments {_short(segments)}, expected a list")
-    for given in segments:
-        segment = _object(where, f"a segment of {what}", given)
-        name = _matches(where, f"a segment of {what}", _SEGMENT, segment.get("id"))
-        if name in seen:
-            _refuse(where, f"{what} has segment {name} twice")
-        seen.add(name)
-        if not isinstance(segment.get("dataset"), str) or segment["dataset"] not in datasets:
-            _refuse(where, f"segment {name} is of dataset {_short(segment.get('dataset'))}, which is not there")
-        for key in ("samples", "failed"):
-            _whole(where, f"{key} of segment {name}", segment.get(key), 0, MAX_SAMPLES)
-        _check_files(where, f"segment {name}", segment.get("files"))
-        if ("data_of" in segment) != ("data_files" in segment):
-            _refuse(where, f"segment {name} has one of `data_of` and `data_files` without the other")
-        if "data_of" in segment:
-            _matches(where, f"data_of of segment {name}", _SEGMENT, segment["data_of"])
-            borrowed = _check_files(where, f"segment {name}", segment["data_files"])
-            if outside := next((path for path in borrowed if not path.startswith("data/")), None):
-                _refuse(where, f"segment {name} borrows {_short(outside)}, which is no data")
-
-
-def _check_files(where: Path | str, what: str, files: object) -> Mapping[str, Any]:
-    found = _object(where, f"files of {what}", files)
-    for name, facts in found.items():
-        if not _FILE.fullmatch(name):
-            _refuse(where, f"{what} names a file {_short(name)}")
-        if not isinstance(facts, list) or len(facts) != 2:
-            _refuse(where, f"{what} says {_short(facts)} of {name}, expected [bytes, SHA-256]")
-        size, digest = facts
-        most = MAX_BYTES if name.startswith("data/c") else MAX_SMALL
-        if type(size) is not int or not 0 <= size < most:
-            _refuse(where, f"{what}: {name} has {_short(size)} bytes")
-        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-            _refuse(where, f"{what}: {name} has SHA-256 {_short(digest)}")
-    return found
+def check_file(where: Path | str, what: str, name: str, facts: object) -> None:
+    """Refuse a file of a manifest whose name no store has, or whose facts are not [bytes, SHA-256]."""
+    if not _FILE.fullmatch(name):
+        refuse(where, f"{what} names a file {short(name)}")
+    if not isinstance(facts, list) or len(facts) != 2:
+        refuse(where, f"{what} says {short(facts)} of {name}, expected [bytes, SHA-256]")
+    size, digest = facts
+    most = MAX_BYTES if name.startswith("data/c") else MAX_SMALL
+    if type(size) is not int or not 0 <= size < most:
+        refuse(where, f"{what}: {name} has {short(size)} bytes")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        refuse(where, f"{what}: {name} has SHA-256 {short(digest)}")
 
 
 def _check_keys(where: Path | str, encoding: object) -> None:
-    found = _object(where, "chunk_key_encoding", encoding)
-    separator = _object(where, "chunk_key_encoding", found.get("configuration", {})).get("separator", "/")
+    found = check_object(where, "chunk_key_encoding", encoding)
+    separator = check_object(where, "chunk_key_encoding", found.get("configuration", {})).get("separator", "/")
     if found.get("name") != "default" or separator not in ("/", "."):
-        _refuse(where, f"has chunk_key_encoding {_short(encoding)}")
+        refuse(where, f"has chunk_key_encoding {short(encoding)}")
 
 
 def _check_codecs(where: Path | str, codecs: Any, chunks: Sequence[int], itemsize: int) -> None:
     """Known names only, at most one level of shards, and chunks that fit into memory."""
     names = _codecs(where, codecs)
     if names == ["sharding_indexed"]:
-        inner = _object(where, "sharding", codecs[0].get("configuration"))
+        inner = check_object(where, "sharding", codecs[0].get("configuration"))
         small = _extent(where, "inner chunk_shape", inner.get("chunk_shape"), 1)
         if len(small) != len(chunks) or any(big % one for big, one in zip(chunks, small, strict=True)):
-            _refuse(where, f"has shards {list(chunks)} of chunks {list(small)}")
+            refuse(where, f"has shards {list(chunks)} of chunks {list(small)}")
         if prod(big // one for big, one in zip(chunks, small, strict=True)) > MAX_CHUNKS:
-            _refuse(where, f"has more than {MAX_CHUNKS} chunks in a shard")
+            refuse(where, f"has more than {MAX_CHUNKS} chunks in a shard")
         if inner.get("index_location", "end") not in ("start", "end"):
-            _refuse(where, f"has its shard index at {_short(inner['index_location'])}")
+            refuse(where, f"has its shard index at {short(inner['index_location'])}")
         if _codecs(where, inner.get("index_codecs")) not in (["bytes", "crc32c"], ["bytes"]):
-            _refuse(where, "has a shard index with codecs other than bytes and crc32c")
+            refuse(where, "has a shard index with codecs other than bytes and crc32c")
         chunks, names = small, _codecs(where, inner.get("codecs"))
     if unknown := [name for name in names if name not in _CODECS]:
-        _refuse(where, f"uses codec {_short(unknown[0])}; a store may use {', '.join(sorted(_CODECS))}")
+        refuse(where, f"uses codec {short(unknown[0])}; a store may use {', '.join(sorted(_CODECS))}")
     if sum(name in _PACKED for name in names) > 1 or names[0] != "bytes":
-        _refuse(where, f"has the chain of codecs {', '.join(names)}")
+        refuse(where, f"has the chain of codecs {', '.join(names)}")
     if prod(chunks) * itemsize > MAX_CHUNK:
-        _refuse(where, f"has chunks {list(chunks)} of {prod(chunks) * itemsize} bytes, at most {MAX_CHUNK} are read")
+        refuse(where, f"has chunks {list(chunks)} of {prod(chunks) * itemsize} bytes, at most {MAX_CHUNK} are read")
 
 
 def _codecs(where: Path | str, codecs: Any) -> list[str]:
     """The names of a chain of codecs."""
     if not isinstance(codecs, list) or not 1 <= len(codecs) <= 4:
-        _refuse(where, f"has codecs {_short(codecs)}")
+        refuse(where, f"has codecs {short(codecs)}")
     for codec in codecs:
-        if not isinstance(_object(where, "a codec", codec).get("name"), str):
-            _refuse(where, f"has a codec called {_short(codec.get('name'))}")
-        _object(where, "the configuration of a codec", codec.get("configuration", {}))
+        if not isinstance(check_object(where, "a codec", codec).get("name"), str):
+            refuse(where, f"has a codec called {short(codec.get('name'))}")
+        check_object(where, "the configuration of a codec", codec.get("configuration", {}))
     return [codec["name"] for codec in codecs]
 
 
 def _extent(where: Path | str, what: str, value: object, least: int) -> tuple[int, ...]:
     """A shape of one or two dimensions."""
     if not isinstance(value, list) or not 1 <= len(value) <= 2:
-        _refuse(where, f"has {what} {_short(value)}")
-    return tuple(_whole(where, f"an element of {what}", n, least, MAX_BYTES) for n in value)
-
-
-def check_object(where: Path | str, what: str, value: object) -> dict[str, Any]:
-    """Refuse what is no JSON object; return it."""
-    return _object(where, what, value)
-
-
-def check_whole(where: Path | str, what: str, value: object, least: int, below: int) -> int:
-    """Refuse what is no whole number from `least` to `below` - 1; return it."""
-    return _whole(where, what, value, least, below)
+        refuse(where, f"has {what} {short(value)}")
+    return tuple(check_whole(where, f"an element of {what}", n, least, MAX_BYTES) for n in value)
 
 
 def check_name(where: Path | str, what: str, value: object, kind: str) -> str:
@@ -602,68 +529,70 @@ def is_segment(name: str) -> bool:
     return bool(_SEGMENT.fullmatch(name))
 
 
-def _object(where: Path | str, what: str, value: object) -> dict[str, Any]:
+def check_object(where: Path | str, what: str, value: object) -> dict[str, Any]:
+    """Refuse what is no JSON object; return it."""
     if not isinstance(value, dict):
-        _refuse(where, f"{what} is {_short(value)}, expected an object")
+        refuse(where, f"{what} is {short(value)}, expected an object")
     return value
 
 
-def _list(where: Path | str, what: str, value: object) -> list[Any]:
+def check_list(where: Path | str, what: str, value: object) -> list[Any]:
+    """Refuse what is no list; return it."""
     if not isinstance(value, list):
-        _refuse(where, f"{what} is {_short(value)}, expected a list")
+        refuse(where, f"{what} is {short(value)}, expected a list")
     return value
 
 
-def _names(where: Path | str, what: str, value: object) -> list[str]:
-    """A list of names, none of them twice."""
-    names = _list(where, what, value)
+def check_names(where: Path | str, what: str, value: object) -> list[str]:
+    """Refuse what is no list of names that people may be shown, none of them twice; return it."""
+    names = check_list(where, what, value)
     for name in names:
-        _name(where, f"one of {what}", name)
+        check_printable(where, f"one of {what}", name)
     if len(set(names)) < len(names):
-        _refuse(where, f"{what} has a name twice")
+        refuse(where, f"{what} has a name twice")
     return names
 
 
-def _text(where: Path | str, what: str, value: object) -> None:
+def check_text(where: Path | str, what: str, value: object) -> None:
+    """Refuse what is no text."""
     if not isinstance(value, str):
-        _refuse(where, f"{what} is {_short(value)}, expected a text")
+        refuse(where, f"{what} is {short(value)}, expected a text")
 
 
-def _number(where: Path | str, what: str, value: object) -> float:
+def check_number(where: Path | str, what: str, value: object) -> float:
+    """Refuse what is no number that a label can be; return it."""
     if type(value) not in (int, float) or abs(value) > MAX_LABEL or not isfinite(value):  # type: ignore[arg-type]
-        _refuse(where, f"{what} is {_short(value)}, expected a number")
+        refuse(where, f"{what} is {short(value)}, expected a number")
     return float(value)  # type: ignore[arg-type]
 
 
-def _whole(where: Path | str, what: str, value: object, least: int, below: int) -> int:
+def check_whole(where: Path | str, what: str, value: object, least: int, below: int) -> int:
+    """Refuse what is no whole number from `least` to `below` - 1; return it."""
     if type(value) is not int or not least <= value < below:
-        _refuse(where, f"{what} is {_short(value)}, expected a whole number from {least} to {below - 1}")
+        refuse(where, f"{what} is {short(value)}, expected a whole number from {least} to {below - 1}")
     return value
 
 
 def _matches(where: Path | str, what: str, pattern: re.Pattern[str], value: object) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        _refuse(where, f"{what} is called {_short(value)}")
+        refuse(where, f"{what} is called {short(value)}")
     return value
 
 
-def _name(where: Path | str, what: str, value: object) -> None:
+def check_printable(where: Path | str, what: str, value: object) -> None:
+    """Refuse what is no name that people may be shown: too long, or with control characters."""
     if not isinstance(value, str) or len(value) > MAX_TEXT or _CONTROL.search(value):
-        _refuse(where, f"{what} is {_short(value)}, expected a name")
+        refuse(where, f"{what} is {short(value)}, expected a name")
 
 
 def short(value: object) -> str:
-    """Show a value of a stranger's in a few characters, without what a terminal obeys."""
-    return _short(value)
-
-
-def _short(value: object) -> str:
-    """A stranger's value, short enough for a message and without what a terminal obeys."""
+    """Return a stranger's value, short enough for a message and without what a terminal obeys."""
     text = ascii(value) if not isinstance(value, list | dict) else f"{type(value).__name__} of {len(value)}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _refuse(where: Path | str, what: str) -> NoReturn:
+def refuse(where: Path | str, what: str) -> NoReturn:
+    """Raise StoreError for what no store of msa says."""
     raise StoreError(
         f"{DAMAGED}{where}: {what}",
         fix="run `msa cache repair` to drop it, restore it from a copy, or get it again from where it came from",

@@ -10,13 +10,14 @@ the checksums of chunks (`bytes` alone) are read too.
 """
 
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from msa.cache.format.manifest import Files
 from msa.cache.format.small_arrays import CRC, Mapped, checksum, damaged, holds
 
 MISSING = np.uint64(2**64 - 1)
@@ -26,8 +27,8 @@ WILLNEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 class Blocks(Protocol):
     """Where the files of a store come from that lies somewhere else; each call returns when they are there."""
 
-    def files(self, folder: Path, files: Mapping[str, list]) -> None:
-        """Bring these small files of a segment, {name: [bytes, SHA-256]}."""
+    def files(self, folder: Path, files: Files) -> None:
+        """Bring these small files of a segment."""
 
     def shard(self, path: Path) -> None:
         """Make the file of a shard, as long as it is and with its index, but without its chunks."""

@@ -6,21 +6,20 @@ Nothing here raises for damage: it is what these functions return.
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from msa.annotations.labels import NEAR
 from msa.cache.format import layout, limits
 from msa.cache.format.fingerprint import DIGEST
+from msa.cache.format.manifest import DatasetEntry, Files
 from msa.cache.index import Index
 from msa.errors import MsaError
 
-Files = Mapping[str, Sequence[Any]]  # of a manifest: path -> [bytes, SHA-256]
 READ_ERRORS = (
     MsaError,
     OSError,
@@ -123,15 +122,15 @@ def chunks(path: Path) -> Iterator[str]:
         yield separator.join(["c", *map(str, place)])
 
 
-def check_index(root: Path, fingerprint: str, about: Mapping[str, Any]) -> CheckedIndex:
+def check_index(root: Path, fingerprint: str, entry: DatasetEntry) -> CheckedIndex:
     """Everything that can be said of an index."""
-    folder, where = root / "index" / fingerprint, f"index/{fingerprint}"
-    found = CheckedIndex(about["name"], about["samples"])
+    where = layout.index_path(fingerprint)
+    folder, found = root / where, CheckedIndex(entry.name, entry.samples)
     if not os.path.lexists(folder):  # said once, not of every file
         found.problems.append(Problem(where, "is missing", found.named(range(found.n))))
         return found
-    bad = check_files(root, folder, about["files"])
-    table, why = read_arrays(folder, about["files"], bad)
+    bad = check_files(root, folder, entry.files)
+    table, why = read_arrays(folder, entry.files, bad)
     found.ids = _ids(table, found.n)
     for file, what in bad.items():
         rows = _rows_of(folder, file, table, found.n)
@@ -141,16 +140,16 @@ def check_index(root: Path, fingerprint: str, about: Mapping[str, Any]) -> Check
     found.digests = {name: values for name, values in digests.items() if values.shape == (found.n, DIGEST)}
     if not found.problems:
         found.problems += [
-            Problem(where, what, found.named(rows)) for what, rows in _contents(folder, fingerprint, about, table)
+            Problem(where, what, found.named(rows)) for what, rows in _contents(folder, fingerprint, entry, table)
         ]
     return found
 
 
 def _contents(
-    folder: Path, fingerprint: str, about: Mapping[str, Any], table: Mapping[str, np.ndarray]
+    folder: Path, fingerprint: str, entry: DatasetEntry, table: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, Iterable[int]]]:
     """What is wrong with an index all of whose files are those that were written, and the rows it concerns."""
-    n = about["samples"]
+    n = entry.samples
     wanted = {
         "split": n,
         "labels": n,
@@ -171,8 +170,8 @@ def _contents(
             yield f"has offsets in {name}_offsets that cut no text out of {name}_bytes", rows
     try:
         index = Index.read(folder)
-        if index.name != about["name"]:
-            yield f"is called {index.name!r}, the manifest says {about['name']!r}", range(n)
+        if index.name != entry.name:
+            yield f"is called {index.name!r}, the manifest says {entry.name!r}", range(n)
         yield from _values(index, table)
         if index.fingerprint != fingerprint:
             yield "does not hold what its name, a hash of its contents, stands for", range(n)

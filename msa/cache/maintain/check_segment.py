@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import limits
+from msa.cache.format import layout, limits
 from msa.cache.format.fingerprint import DIGEST
+from msa.cache.format.manifest import Files, SegmentEntry
 from msa.cache.format.shard import Shard
 from msa.cache.format.zarr_array import Data
-from msa.cache.maintain.check_index import MISMATCH, READ_ERRORS, CheckedIndex, Files, check_files, read_arrays, reason
+from msa.cache.maintain.check_index import MISMATCH, READ_ERRORS, CheckedIndex, check_files, read_arrays, reason
 from msa.errors import StoreError
 
 Rows = tuple[int, int]  # first row, row behind the last
@@ -40,7 +41,7 @@ class CheckedSegment:
     """
 
     view: str
-    entry: Mapping[str, Any]
+    entry: SegmentEntry
     usable: bool = False
     attributes: dict[str, Any] | None = None
     sample: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -79,7 +80,7 @@ def check_segment(
     root: Path,
     view: str,
     attributes: Mapping[str, Any] | None,
-    entry: Mapping[str, Any],
+    entry: SegmentEntry,
     index: CheckedIndex,
     deep: bool,
 ) -> CheckedSegment:
@@ -94,19 +95,17 @@ def check_segment(
         deep: Also read every hidden state.
     """
     checked = CheckedSegment(view, entry)
-    parent, where = root / "views" / view / "seg", f"views/{view}/seg/{entry['id']}"
-    data_files = entry.get("data_files") or {n: f for n, f in entry["files"].items() if n.startswith("data/")}
-    small = {name: facts for name, facts in entry["files"].items() if name not in data_files}
-    bad = check_files(root, parent / entry["id"], small)
-    tables, unreadable = read_arrays(parent / entry["id"], small, bad)
+    where = layout.segment_path(view, entry.id)
+    folder = root / where
+    bad = check_files(root, folder, entry.tables)
+    tables, unreadable = read_arrays(folder, entry.tables, bad)
     for file, what in bad.items():
         checked.add(f"{where}/{file}", what, lost=file != "zarr.json")
     for name, what in unreadable.items():
         checked.add(f"{where}/{name}", what)
-    _check_attributes(checked, parent / entry["id"], where, tables, index.n, "zarr.json" in bad)
+    _check_attributes(checked, folder, where, tables, index.n, "zarr.json" in bad)
     _check_tables(checked, where, tables, index, attributes)
-    owner = entry.get("data_of", entry["id"])
-    _check_data(checked, root, parent / owner, data_files, attributes, deep)
+    _check_data(checked, root, root / layout.segment_path(view, entry.data_id), entry.data, attributes, deep)
     return checked
 
 
@@ -128,19 +127,19 @@ def _check_attributes(
         own = limits.segment_attributes(folder / "zarr.json", n)
         failures, counted = own["failures"], own.get("counted", [])
         table = tables.get("counts", np.zeros((0, len(counted)), np.int64))
-        if counted and "counts/zarr.json" not in entry["files"]:
+        if counted and "counts/zarr.json" not in entry.files:
             wrong = f"has {len(counted)} names for counts, and no counts"
-        for key in ("dataset", "data_of"):
-            if own.get(key) != entry.get(key):
-                wrong = f"says {key} {own.get(key)}, the manifest says {entry.get(key)}"
+        for key, named in (("dataset", entry.dataset), ("data_of", entry.data_of)):
+            if own.get(key) != named:
+                wrong = f"says {key} {own.get(key)}, the manifest says {named}"
         if table.ndim != 2 or table.shape[1] != len(counted) or (table < 0).any():
             wrong = f"has {len(counted)} names for counts {list(table.shape)}"
     except READ_ERRORS as error:
         wrong = f"cannot be read: {reason(error)}"
     if not wrong:
         checked.attributes = own
-        if entry["failed"] not in (0, len(failures)):
-            checked.add(where, f"has {len(failures)} failures, the manifest says {entry['failed']}", lost=False)
+        if entry.failed not in (0, len(failures)):
+            checked.add(where, f"has {len(failures)} failures, the manifest says {entry.failed}", lost=False)
     elif not known_bad:
         checked.add(f"{where}/zarr.json", wrong, lost=False)
 
@@ -177,8 +176,8 @@ def _check_tables(
     if len(checked.counts) != m:
         checked.add(f"{where}/counts", f"has numbers of {len(checked.counts)} samples, the other tables have {m}")
         checked.counts = np.zeros((m, 0), np.int64)
-    if m != checked.entry["samples"]:
-        checked.add(where, f"has {m} samples, the manifest says {checked.entry['samples']}", lost=False)
+    if m != checked.entry.samples:
+        checked.add(where, f"has {m} samples, the manifest says {checked.entry.samples}", lost=False)
     outside = (checked.sample < 0) | (checked.sample >= index.n)
     if outside.any():
         checked.add(f"{where}/sample", f"has rows outside the {index.n} of its index", np.flatnonzero(outside))

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format.manifest import Manifest, SegmentEntry, in_order
 from msa.cache.maintain import remove
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
@@ -26,7 +27,6 @@ from msa.cache.write.segment import Form, Row, SegmentWriter
 from msa.errors import StoreError
 from msa.progress import Progress
 
-Entry = Mapping[str, Any]
 FULL = 0.8  # a segment whose rows fill so much of its shards is left as it is
 SPARE = 1.05  # room that must be free, as a multiple of what is written
 
@@ -62,8 +62,8 @@ def compact(
     Raises StoreError where there is no room, where a hidden state cannot be read, or where somebody else changed the
     same segments meanwhile; the store is then as it was.
     """
-    store.manifest = manifest.read(store.path)
-    wanted = [remove.matching_view(store, view)] if view is not None else list(store.manifest["views"])
+    store.manifest = generations.read(store.path)
+    wanted = [remove.matching_view(store, view)] if view is not None else list(store.manifest.views)
     found = []
     for view_id in wanted:
         job = _Job.of(store, view_id, shard_bytes)
@@ -79,30 +79,31 @@ class _Job:
     store: FeatureStore
     view_id: str
     form: Form
-    entries: Mapping[str, Sequence[Entry]]
+    entries: Mapping[str, Sequence[SegmentEntry]]
     before: Size
     after: Size
-    _made: list[Entry] = field(default_factory=list)
+    _made: list[SegmentEntry] = field(default_factory=list)
+    _begun: list[str] = field(default_factory=list)  # segments that were begun, sealed or not
 
     @classmethod
     def of(cls, store: FeatureStore, view_id: str, shard_bytes: int) -> "_Job":
         """Which segments of a view do not fill their shards, and what they would come to."""
-        parent = store.path / "views" / view_id / "seg"
-        entries: list[Entry] = store.manifest["views"][view_id]["segments"]
-        extents = {e["id"]: {(start, length) for _, start, length in _table(parent / e["id"])} for e in entries}
-        meta = layout.read_json(parent / _owner(entries[0]) / "data" / "zarr.json")
+        parent = store.path / layout.segments_path(view_id)
+        entries = store.manifest.segments_of(view_id)
+        extents = {e.id: {(start, length) for _, start, length in _table(parent / e.id)} for e in entries}
+        meta = layout.read_json(parent / entries[0].data_id / "data" / "zarr.json")
         longest = max((length for one in extents.values() for _, length in one), default=1)
         form = _form(meta["shape"][1], meta["attributes"]["dtype"], shard_bytes, longest)
         poor, before = set(), Size()
-        for owner in {_owner(entry) for entry in entries}:
-            mine = [entry for entry in entries if _owner(entry) == owner]
-            shards = _shards(mine[0])
-            live = sum(length for _, length in set[tuple[int, int]]().union(*(extents[e["id"]] for e in mine)))
+        for owner in {entry.data_id for entry in entries}:
+            mine = [entry for entry in entries if entry.data_id == owner]
+            shards = [facts.size for facts in mine[0].shards.values()]
+            live = sum(length for _, length in set[tuple[int, int]]().union(*(extents[e.id] for e in mine)))
             if live < FULL * len(shards) * form.shard or not shards:
                 poor.add(owner)
                 before = Size(before.segments + len(mine), before.shards + len(shards), before.nbytes + sum(shards))
-        order = [fingerprint for fingerprint, _ in manifest.in_order(store.manifest["datasets"])]
-        chosen = {f: [e for e in entries if e["dataset"] == f and _owner(e) in poor] for f in order}
+        order = [fingerprint for fingerprint, _ in in_order(store.manifest.datasets)]
+        chosen = {f: [e for e in entries if e.dataset == f and e.data_id in poor] for f in order}
         chosen = {fingerprint: some for fingerprint, some in chosen.items() if some}
         return cls(store, view_id, form, chosen, before, _foreseen(parent, chosen, form))
 
@@ -128,16 +129,16 @@ class _Job:
                 f"{free / 1e6:.0f} MB are free",
                 fix="free some space, or compact the views one at a time and run `msa cache gc` in between",
             )
-        samples = sum(entry["samples"] for entries in self.entries.values() for entry in entries)
+        samples = sum(entry.samples for entries in self.entries.values() for entry in entries)
         progress.begin(f"compact {self.report.label}", samples, 0)
         try:
             hashes = self._write(progress)
             self._compare(hashes)
             self._publish()
         except BaseException:
-            for entry in self._made:
+            for name in [entry.id for entry in self._made] + self._begun:
                 with suppress(FileNotFoundError):
-                    local_files.remove_tree(self.store.path, self._folder / entry["id"])
+                    local_files.remove_tree(self.store.path, self._folder / name)
             raise
         finally:
             progress.end()
@@ -146,9 +147,11 @@ class _Job:
     def _write(self, progress: Progress) -> dict[str, dict[int, int]]:
         """The samples of one corpus after the other; corpus -> row -> hash of the hidden states."""
         hashes: dict[str, dict[int, int]] = {}
-        there: dict[tuple[str, int], tuple[Entry, int, int]] = {}  # digest, hash -> segment of an earlier corpus, rows
+        there: dict[
+            tuple[str, int], tuple[SegmentEntry, int, int]
+        ] = {}  # digest, hash -> segment of an earlier corpus, rows
         for fingerprint, entries in self.entries.items():
-            mine, lent = hashes.setdefault(fingerprint, {}), dict[str, tuple[Entry, list[Row]]]()
+            mine, lent = hashes.setdefault(fingerprint, {}), dict[str, tuple[SegmentEntry, list[Row]]]()
             run = _run(self._folder, entries)
             writer: SegmentWriter | None = None
             known: dict[str, int] = {}  # digest -> hash, of what this segment holds
@@ -156,7 +159,7 @@ class _Job:
                 mine[row.sample] = hash_ = xxhash.xxh3_128_intdigest(states.tobytes())
                 if found := there.get((row.digest, hash_)):
                     entry, start, length = found
-                    rows = lent.setdefault(entry["id"], (entry, []))[1]
+                    rows = lent.setdefault(entry.id, (entry, []))[1]
                     rows.append(row._replace(start=start, length=length))
                 else:
                     writer = writer or self._writer(fingerprint, run)
@@ -171,25 +174,25 @@ class _Job:
                     digest, counts = bytes.fromhex(failure["digest"]), failure.get("counts")
                     writer.fail(failure["sample"], digest, failure["stage"], failure["reason"], counts)
             if writer and (made := writer.seal()):
-                self._made[-1] = made
-                for row in segment.table(self._folder / made["id"]):
+                self._made.append(made)
+                for row in segment.table(self._folder / made.id):
                     there[row.digest, mine[row.sample]] = made, row.start, row.length
             for entry, rows in lent.values():
                 about = {"dataset": fingerprint, "run": run, "failures": []}
                 self._made.append(remove.lend(self._folder, entry, rows, about))
         return hashes
 
-    def _rows(self, fingerprint: str, entries: Sequence[Entry]) -> Iterator[tuple[Row, np.ndarray]]:
+    def _rows(self, fingerprint: str, entries: Sequence[SegmentEntry]) -> Iterator[tuple[Row, np.ndarray]]:
         """Every sample with its hidden states as they are stored, by row number."""
         reader = self.store.reader(self._view(fingerprint, entries))
-        rows = {row.sample: row for entry in entries for row in segment.table(self._folder / entry["id"])}
+        rows = {row.sample: row for entry in entries for row in segment.table(self._folder / entry.id)}
         for sample in sorted(rows):
             yield rows[sample], _as_stored(reader.read(sample), self.form)
 
     def _compare(self, hashes: Mapping[str, Mapping[int, int]]) -> None:
         """Read everything back."""
         for fingerprint, mine in hashes.items():
-            entries = [entry for entry in self._made if entry["dataset"] == fingerprint]
+            entries = [entry for entry in self._made if entry.dataset == fingerprint]
             reader = self.store.reader(self._view(fingerprint, entries))
             for sample, hash_ in mine.items():
                 states = _as_stored(reader.read(sample), self.form)
@@ -200,37 +203,36 @@ class _Job:
                     )
 
     def _publish(self) -> None:
-        replaced = {entry["id"]: entry for entries in self.entries.values() for entry in entries}
+        replaced = {entry.id: entry for entries in self.entries.values() for entry in entries}
 
-        def change(new: manifest.Manifest) -> None:
-            view = new["views"].get(self.view_id, {"segments": []})
-            now = {entry["id"]: entry for entry in view["segments"]}
-            if any(now.get(name) != entry for name, entry in replaced.items()) or set(self.entries) - set(
-                new["datasets"]
-            ):
+        def change(old: Manifest) -> Manifest:
+            segments = old.segments_of(self.view_id)
+            now = {entry.id: entry for entry in segments}
+            changed = any(now.get(name) != entry for name, entry in replaced.items())
+            if changed or self.entries.keys() - old.datasets.keys():
                 raise StoreError(
                     f"{self.store.path}: somebody removed or rewrote segments of {self.view_id} meanwhile",
                     fix="run `msa cache compact` again; the store is as they left it",
                 )
-            first = min(i for i, entry in enumerate(view["segments"]) if entry["id"] in replaced)
-            kept = [entry for entry in view["segments"] if entry["id"] not in replaced]
-            view["segments"] = [*kept[:first], *self._made, *kept[first:]]
+            first = min(i for i, entry in enumerate(segments) if entry.id in replaced)
+            kept = [entry for entry in segments if entry.id not in replaced]
+            return old.with_segments(self.view_id, [*kept[:first], *self._made, *kept[first:]])
 
-        self.store.manifest = manifest.publish(self.store.path, change, f"compacted {self.report.label}")
+        self.store.manifest = generations.publish(self.store.path, change, f"compacted {self.report.label}")
         for entry in self._made:
-            segment.close(self._folder / entry["id"])
+            segment.close(self._folder / entry.id)
 
     def _writer(self, fingerprint: str, run: Mapping[str, Any]) -> SegmentWriter:
         writer = self.store.writer(self.view_id, fingerprint, self.form, run, math.inf)
-        self._made.append({"id": writer.folder.name})
+        self._begun.append(writer.folder.name)
         return writer
 
-    def _view(self, fingerprint: str, entries: Sequence[Entry]) -> View:
+    def _view(self, fingerprint: str, entries: Sequence[SegmentEntry]) -> View:
         return View(self.view_id, fingerprint, self.store.attributes(self.view_id), entries)
 
     @property
     def _folder(self) -> Path:
-        return self.store.path / "views" / self.view_id / "seg"
+        return self.store.path / layout.segments_path(self.view_id)
 
 
 def _form(width: int, dtype: str, shard_bytes: int, longest: int) -> Form:
@@ -239,14 +241,14 @@ def _form(width: int, dtype: str, shard_bytes: int, longest: int) -> Form:
     return Form(width, dtype, usual.chunk, max(usual.shard, -(-longest // usual.chunk) * usual.chunk))
 
 
-def _foreseen(parent: Path, chosen: Mapping[str, Sequence[Entry]], form: Form) -> Size:
+def _foreseen(parent: Path, chosen: Mapping[str, Sequence[SegmentEntry]], form: Form) -> Size:
     """What will be written: each corpus brings what none before it has, and borrows the rest."""
     brought: dict[tuple[str, int], str] = {}  # whose data, start -> the corpus that brings it
     total = Size()
     for fingerprint, entries in chosen.items():
-        lenders, own = set(), any(entry["failed"] for entry in entries)
+        lenders, own = set(), any(entry.failed for entry in entries)
         used: list[int] = []  # rows of each shard
-        table = [(*row, _owner(entry)) for entry in entries for row in _table(parent / entry["id"])]
+        table = [(*row, entry.data_id) for entry in entries for row in _table(parent / entry.id)]
         for _, start, length, owner in sorted(table):
             lender = brought.get((owner, start))
             if lender is None:
@@ -272,16 +274,6 @@ def _table(folder: Path) -> list[tuple[int, int, int]]:
     return list(zip(*(values.tolist() for values in segment.places(folder)), strict=True))
 
 
-def _owner(entry: Entry) -> str:
-    """The segment whose data an entry uses."""
-    return str(entry.get("data_of", entry["id"]))
-
-
-def _shards(entry: Entry) -> list[int]:
-    """The sizes of the files of the data an entry uses."""
-    return [n for name, (n, _) in entry.get("data_files", entry["files"]).items() if name.startswith("data/c/")]
-
-
 def _as_stored(states: np.ndarray, form: Form) -> np.ndarray:
     """Hidden states as a writer takes them: of bfloat16 the upper half of a float32, which loses nothing here."""
     if form.dtype == "bfloat16":
@@ -289,19 +281,19 @@ def _as_stored(states: np.ndarray, form: Form) -> np.ndarray:
     return np.ascontiguousarray(states, form.stored)
 
 
-def _failures(folder: Path, entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
+def _failures(folder: Path, entries: Iterable[SegmentEntry]) -> Iterator[dict[str, Any]]:
     """The records of failures that were not taken back."""
     for entry in entries:
-        if entry["failed"]:
-            yield from limits.segment_attributes(folder / entry["id"] / "zarr.json")["failures"]
+        if entry.failed:
+            yield from limits.segment_attributes(folder / entry.id / "zarr.json")["failures"]
 
 
-def _run(folder: Path, entries: Iterable[Entry]) -> dict[str, Any]:
+def _run(folder: Path, entries: Iterable[SegmentEntry]) -> dict[str, Any]:
     """What is said of the processes that encoded: all that differ are kept, each with how many samples it brought."""
     found: list[dict[str, Any]] = []
     for entry in entries:
-        run = dict(limits.segment_attributes(folder / entry["id"] / "zarr.json")["run"])
-        parts = run.pop("compacted", None) or [{**run, "samples": entry["samples"]}]
+        run = dict(limits.segment_attributes(folder / entry.id / "zarr.json")["run"])
+        parts = run.pop("compacted", None) or [{**run, "samples": entry.samples}]
         for part in parts:
             same = next((one for one in found if one | {"samples": 0} == part | {"samples": 0}), None)
             if same is None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import layout, limits, manifest
+from msa.cache.format import generations, layout, limits
+from msa.cache.format.manifest import in_order
 from msa.cache.index import Index
 from msa.cache.maintain.remove import referenced
 from msa.cache.read.view import View
@@ -27,22 +28,22 @@ def describe(store: FeatureStore) -> dict[str, Any]:
     """Corpora with their sources and splits; views with recipe, weights, versions, files and the status of samples."""
     return {
         "store": store.where,
-        "format": store.manifest["msa_format"],
-        "generation": store.manifest["generation"],
-        "created": store.manifest.get("created", ""),
-        "creator": store.manifest.get("creator", ""),
+        "format": store.manifest.msa_format,
+        "generation": store.manifest.generation,
+        "created": store.manifest.created,
+        "creator": store.manifest.creator,
         "bytes": sum(referenced(store).values()),
-        "datasets": [_dataset(store, fingerprint) for fingerprint in store.manifest["datasets"]],
+        "datasets": [_dataset(store, fingerprint) for fingerprint in store.manifest.datasets],
     }
 
 
 def citations(store: FeatureStore) -> list[tuple[str, str]]:
     """(what, how to cite it) of every corpus, backbone and format in a store, each once."""
     found: dict[str, str] = {}
-    for fingerprint, about in manifest.in_order(store.manifest["datasets"]):
+    for fingerprint, entry in in_order(store.manifest.datasets):
         source = store.index(fingerprint).told["source"]
         told = [source["citation"] or source["title"] or "its source is not known", source["home"]]
-        found[f"dataset {about['name']}"] = ", ".join(map(str, filter(None, told)))
+        found[f"dataset {entry.name}"] = ", ".join(map(str, filter(None, told)))
         for view in store.views(fingerprint):
             weights = view.attributes.get("weights", {})
             told = [view.attributes.get("source") or "its paper is not known"]
@@ -100,10 +101,10 @@ def _view(store: FeatureStore, view: View, index: Index) -> dict[str, Any]:
         "counts": dict(counts),
         "failures": failures,
         "files": [
-            {"segment": owner, "file": name, "bytes": size, "sha256": digest}
+            {"segment": segment_id, "file": name, "bytes": facts.size, "sha256": facts.sha256}
             for entry in view.entries
-            for owner, files in ((entry["id"], entry["files"]), (entry.get("data_of"), entry.get("data_files", {})))
-            for name, (size, digest) in files.items()
+            for segment_id, files in entry.by_segment
+            for name, facts in files.items()
         ],
     }
 
@@ -113,15 +114,14 @@ def _runs(store: FeatureStore, view: View) -> list[dict[str, Any]]:
     found = []
     for entry in view.entries:
         run = limits.segment_attributes(store.tables(view.id, entry) / "zarr.json")["run"]
-        found.append(dict(run) | {"segment": entry["id"], "samples": entry["samples"], "failed": entry["failed"]})
+        found.append(dict(run) | {"segment": entry.id, "samples": entry.samples, "failed": entry.failed})
     return found
 
 
 def _creator(store: FeatureStore, view: View) -> str:
     """Who published a view last, as long as that generation can be read."""
-    number = store.manifest["views"][view.id].get("published", 0)
+    number = store.manifest.views[view.id].published
     try:
-        known = manifest.read(store.blocks.site if store.blocks else store.path, number)
+        return generations.read(store.blocks.site if store.blocks else store.path, number).creator
     except StoreError:
         return ""
-    return str(known.get("creator", ""))

@@ -28,7 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
 
-from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.format import generations, layout, limits, local_files
 from msa.cache.format.files import TEMPORARY
 from msa.cache.maintain import history
 from msa.cache.store import FeatureStore
@@ -82,13 +82,13 @@ def survey(store: Path, grace_s: float) -> Survey:
     keeps = kept(store, grace_s, now)
     needed = _needed(store, keeps)
     newest = max(keeps, default=0)  # what has been published since is nothing that once was
-    older = {number for number in manifest.generations(store) if number < newest}
+    older = {number for number in generations.generations(store) if number < newest}
     once = _needed(store, older - keeps.keys(), forgiving=True)
     rules = _Rules(store, now, grace_s, needed, once)
     left, damaged = Counter[str](), []
     for folder in dead(store):
         try:
-            recovery.check(store, folder, manifest.read(store))
+            recovery.check(store, folder, generations.read(store))
             left[folder.parent.parent.name] += _committed(folder)
         except MsaError as error:  # it stays, for a person to look at
             damaged.append(f"{error.what}; {error.fix}")
@@ -99,7 +99,7 @@ def survey(store: Path, grace_s: float) -> Survey:
 
 def kept(store: Path, grace_s: float, now: float) -> dict[int, str]:
     """Generation -> why its files stay: `the newest`, `tag NAME`, or `recent`."""
-    known, tagged = manifest.generations(store), history.tags(store)
+    known, tagged = generations.generations(store), history.tags(store)
     found = {known[-1]: "the newest"} if known else {}
     for name, number in tagged.items():
         found[number] = f"{found[number]}, tag {name}" if number in found else f"tag {name}"
@@ -116,7 +116,7 @@ def sweep(store: FeatureStore, grace_s: float) -> tuple[Survey, int]:
     """
     damaged: list[str] = []
     for view_id in sorted({path.parent.parent.name for path in dead(store.path)}):
-        if (store.path / "views" / view_id / "zarr.json").exists():
+        if (store.path / layout.view_path(view_id) / "zarr.json").exists():
             try:
                 store.recover(view_id)
             except MsaError as error:  # it stays, for a person to look at
@@ -133,7 +133,7 @@ def remove(store: Path, litter: Iterable[Litter], grace_s: float, touched_before
     """
     items = list(litter)
     limit = _now(store) - FLOOR_S if touched_before is None else touched_before
-    with manifest.writable(store):
+    with generations.writable(store):
         freed = _remove_unfinished(store, [item for item in items if item.what == "unfinished"])
         for segments in (True, False):  # a view goes after its segments
             away: list[tuple[Litter, _Moved | _Vacated]] = []
@@ -321,7 +321,7 @@ def _needed(store: Path, numbers: Iterable[int], forgiving: bool = False) -> set
     found: set[str] = set()
     for number in numbers:
         try:
-            found.update(manifest.needed(manifest.read(store, number)))
+            found.update(generations.read(store, number).needed)
         except MsaError:
             if not forgiving:
                 raise
@@ -330,9 +330,9 @@ def _needed(store: Path, numbers: Iterable[int], forgiving: bool = False) -> set
 
 def _made(store: Path, number: int) -> float:
     """When a generation was published, by its writer's clock or by that of the disk, whichever is later."""
-    there = manifest.Folder(store).path(number).stat().st_mtime
+    there = generations.Folder(store).path(number).stat().st_mtime
     try:
-        return max(there, datetime.fromisoformat(manifest.read(store, number)["created"]).timestamp())
+        return max(there, datetime.fromisoformat(generations.read(store, number).created).timestamp())
     except (MsaError, KeyError, ValueError):
         return there
 

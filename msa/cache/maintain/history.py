@@ -7,16 +7,13 @@ Rolling back publishes a new generation with the content of an old one; nothing 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from msa.cache.format import layout, limits, local_files, manifest
-from msa.cache.format.manifest import Manifest
+from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format.manifest import DatasetEntry, Files, Manifest, SegmentEntry
 from msa.cache.index import Index
 from msa.cache.read import rounding
 from msa.cache.read.view import View, ViewReader
@@ -86,33 +83,32 @@ class Generation:
 
 def numbers(store: Path) -> list[int]:
     """The numbers of all generations, ascending."""
-    return manifest.generations(store)
+    return generations.generations(store)
 
 
 def log(store: Path, limit: int | None = None) -> Iterator[Generation]:
     """Generations of a store, the newest first."""
-    known, named = manifest.generations(store), tags(store)
+    known, named = generations.generations(store), tags(store)
     present: dict[str, bool] = {}
     shown_from = max(0, len(known) - (limit or len(known)))
     here = _read(store, known[-1]) if known else None
     for i in range(len(known) - 1, shown_from - 1, -1):
-        before = _read(store, known[i - 1]) if i else deepcopy(manifest.EMPTY)
+        before = _read(store, known[i - 1]) if i else Manifest()
         called = [name for name, number in named.items() if number == known[i]]
         if isinstance(here, MsaError):
             yield Generation(known[i], "", "", tags=called, whole=False, damage=here.what)
         elif here is not None:
-            folders = manifest.needed(here)
+            folders = here.needed
             present |= {folder: (store / folder).exists() for folder in folders if folder not in present}
-            created, creator, note = (str(here.get(key, "")) for key in ("created", "creator", "note"))
             changes = [] if isinstance(before, MsaError) else changed(store, before, here)
             whole = all(present[folder] for folder in folders)
-            yield Generation(known[i], created, creator, note, changes, called, whole)
+            yield Generation(known[i], here.created, here.creator, here.note, changes, called, whole)
         here = before
 
 
 def diff(store: Path, before: int | str, after: int | str) -> list[Change]:
     """What became of every corpus and view from one generation to another, each named by number or tag."""
-    was, now = (manifest.read(store, number(store, name)) for name in (before, after))
+    was, now = (generations.read(store, number(store, name)) for name in (before, after))
     return changed(store, was, now, states=True)
 
 
@@ -121,18 +117,17 @@ def changed(store: Path, before: Manifest, after: Manifest, states: bool = False
 
     With `states`, what was made anew is compared with what was there, where both are still on the disk.
     """
-    datasets = {**before["datasets"], **after["datasets"]}
+    datasets = {**before.datasets, **after.datasets}
     called, found = _called(datasets), []
-    for fingerprint, about in datasets.items():
-        was, now = (side["datasets"].get(fingerprint) for side in (before, after))
+    for fingerprint, entry in datasets.items():
+        was, now = (side.datasets.get(fingerprint) for side in (before, after))
         if was != now:
-            size = _size(now or {}) - _size(was or {})
-            n = about["samples"]
+            size = (_size(now.files) if now else 0) - (_size(was.files) if was else 0)
+            n = entry.samples
             found.append(Change(called[fingerprint], "", n if not was else 0, n if not now else 0, 0, nbytes=size))
-    for view_id in {**before["views"], **after["views"]}:
-        was, now = (side["views"].get(view_id, {"segments": []})["segments"] for side in (before, after))
+    for view_id in {**before.views, **after.views}:
         for fingerprint in datasets:
-            mine = [[e for e in entries if e["dataset"] == fingerprint] for entries in (was, now)]
+            mine = [[e for e in side.segments_of(view_id) if e.dataset == fingerprint] for side in (before, after)]
             if _facts(mine[0]) != _facts(mine[1]):
                 change = _of_view(store, view_id, called[fingerprint], *mine)
                 found.append(_compared(store, view_id, fingerprint, change, *mine) if states else change)
@@ -158,16 +153,16 @@ def tag(store: Path, name: str, generation: int | str | None = None) -> int:
             f"{name!r} cannot be the name of a tag",
             fix="use letters, digits, '.', '_' and '-', at most 64, at least one letter among them, no sign in front",
         )
-    wanted = number(store, generation) if generation is not None else max(manifest.generations(store), default=0)
+    wanted = number(store, generation) if generation is not None else max(generations.generations(store), default=0)
     if not wanted:
         raise StoreError(f"{store} is empty: there is no generation to name", fix="extract or import something first")
-    about = manifest.read(store, wanted)
+    about = generations.read(store, wanted)
     refuse_if_swept(store, about)
-    with manifest.writable(store):
+    with generations.writable(store):
         local_files.make_folder(store, store / "tags")
     path = store / "tags" / f"{name}.json"
-    facts = {"generation": wanted, "created": now(), "creator": manifest.creator()}
-    if not manifest.create_durably(store, path, json.dumps(facts, indent=1).encode()):
+    facts = {"generation": wanted, "created": generations.now(), "creator": generations.creator()}
+    if not generations.create_durably(store, path, json.dumps(facts, indent=1).encode()):
         there = tags(store).get(name)
         if there == wanted:
             return wanted
@@ -185,7 +180,7 @@ def untag(store: Path, name: str) -> None:
     """Delete a tag. The generation stays in the history; what only it needs is swept some day."""
     if name not in tags(store):
         raise UnknownNameError("tag", name, tags(store))
-    with manifest.writable(store):
+    with generations.writable(store):
         local_files.remove(store, store / "tags" / f"{name}.json", missing_ok=True)
 
 
@@ -195,7 +190,7 @@ def number(store: Path, name: int | str) -> int:
         return int(name)
     named = tags(store)
     if name not in named:
-        there = manifest.generations(store)
+        there = generations.generations(store)
         known = [f"generations {there[0]} to {there[-1]}"] if there else []
         raise UnknownNameError("generation or tag", name, [*named, *known])
     return named[name]
@@ -207,26 +202,26 @@ def rollback(store: Path, name: int | str) -> Manifest:
     What others publish in the same moment is as if they had published before: it stays in the history.
     """
     wanted = number(store, name)
-    old = manifest.read(store, wanted)
+    old = generations.read(store, wanted)
     refuse_if_swept(store, old)
     replaced: list[Manifest] = []
 
-    def change(new: Manifest) -> None:
-        replaced[:] = [deepcopy(new)]
-        if all(new[key] == old[key] for key in ("datasets", "views")):
+    def change(newest: Manifest) -> Manifest:
+        replaced[:] = [newest]
+        if (newest.datasets, newest.views) == (old.datasets, old.views):
             raise Nothing
-        new |= {key: deepcopy(old[key]) for key in ("datasets", "views")}
+        return replace(newest, datasets=old.datasets, views=old.views)
 
-    def back(new: Manifest) -> None:
-        new |= {key: replaced[0][key] for key in ("datasets", "views")}
+    def back(newest: Manifest) -> Manifest:
+        return replace(newest, datasets=replaced[0].datasets, views=replaced[0].views)
 
     called = "" if str(name) == str(wanted) else f" ({name})"
     try:
-        made = manifest.publish(store, change, f"rolled back to {wanted}{called}")
+        made = generations.publish(store, change, f"rolled back to {wanted}{called}")
     except Nothing:
         return replaced[0]
     if not soon(lambda: not lacking(store, old)):  # swept in the very moment: see sweeping.py
-        manifest.publish(store, back, f"gave up rolling back to {wanted}: it was being swept")
+        generations.publish(store, back, f"gave up rolling back to {wanted}: it was being swept")
         refuse_if_swept(store, old)
     return made
 
@@ -234,7 +229,7 @@ def rollback(store: Path, name: int | str) -> Manifest:
 def lacking(store: Path, about: Manifest) -> list[str]:
     """Files that a generation names and that are gone, or are not of the size it says; relative to the store."""
     found = []
-    for folder, files in manifest.needed(about).items():
+    for folder, files in about.needed.items():
         for name, (size, _) in files.items():
             try:
                 there = (store / folder / name).stat().st_size == size
@@ -249,49 +244,44 @@ def refuse_if_swept(store: Path, about: Manifest) -> None:
     """Raise StoreError where a generation can no longer be read as a whole."""
     if gone := lacking(store, about):
         raise StoreError(
-            f"{store}: generation {about['generation']} needs {_many(len(gone), 'file')} that "
+            f"{store}: generation {about.generation} needs {_many(len(gone), 'file')} that "
             f"{'is' if len(gone) == 1 else 'are'} not there any more, such as {gone[0]}",
             fix="choose one that `msa cache log` does not call swept; `msa cache tag` keeps one from being swept",
         )
 
 
-def now() -> str:
-    """The time as it is noted in a store."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _of_view(store: Path, view_id: str, dataset: str, was: list[dict[str, Any]], now: list[dict[str, Any]]) -> Change:
+def _of_view(store: Path, view_id: str, dataset: str, was: list[SegmentEntry], now: list[SegmentEntry]) -> Change:
     """What became of a view of a corpus whose segments or counts differ."""
-    old, new = ({entry["id"] for entry in entries} for entries in (was, now))
-    gone, come = [e for e in was if e["id"] not in new], [e for e in now if e["id"] not in old]
-    removed, added = (sum(e["samples"] for e in entries) for entries in (gone, come))
+    old, new = ({entry.id for entry in entries} for entries in (was, now))
+    gone, come = [e for e in was if e.id not in new], [e for e in now if e.id not in old]
+    removed, added = (sum(e.samples for e in entries) for entries in (gone, come))
     if gone and come:  # rewritten: the samples themselves tell, unless the old ones were swept since
-        folder = store / "views" / view_id / "seg"
+        folder = store / layout.segments_path(view_id)
         try:
             before, after = (_samples(folder, entries) for entries in (gone, come))
             removed, added = len(before - after), len(after - before)
         except (MsaError, OSError, ValueError, KeyError):
             removed, added = max(0, removed - added), max(0, added - removed)
-    failed = sum(e["failed"] for e in now) - sum(e["failed"] for e in was)
-    size = sum(map(_size, now)) - sum(map(_size, was))
+    failed = sum(e.failed for e in now) - sum(e.failed for e in was)
+    size = sum(_size(e.files) for e in now) - sum(_size(e.files) for e in was)
     return Change(dataset, _name(store, view_id), added, removed, failed, (len(was), len(now)), size)
 
 
 def _compared(
-    store: Path, view_id: str, dataset: str, change: Change, was: list[dict[str, Any]], now: list[dict[str, Any]]
+    store: Path, view_id: str, dataset: str, change: Change, was: list[SegmentEntry], now: list[SegmentEntry]
 ) -> Change:
     """A change, with what became of the hidden states of samples that stand in other segments than before.
 
     A compaction compares what it has copied itself, and is not looked at again.
     """
-    old, new = ({entry["id"] for entry in entries} for entries in (was, now))
-    folder = store / "views" / view_id
+    old, new = ({entry.id for entry in entries} for entries in (was, now))
+    folder = store / layout.view_path(view_id)
     try:
-        come = [entry for entry in now if entry["id"] not in old and not _is_copy(folder / "seg" / entry["id"])]
-        gone = [entry for entry in was if entry["id"] not in new] if come else []
+        come = [entry for entry in now if entry.id not in old and not _is_copy(folder / "seg" / entry.id)]
+        gone = [entry for entry in was if entry.id not in new] if come else []
         if not gone:
             return change
-        index, attributes = Index.read(store / "index" / dataset), limits.view_attributes(folder / "zarr.json")
+        index, attributes = Index.read(store / layout.index_path(dataset)), limits.view_attributes(folder / "zarr.json")
         sides = [
             ViewReader(folder / "seg", View(view_id, dataset, attributes, entries), len(index))
             for entries in (gone, come)
@@ -307,24 +297,24 @@ def _is_copy(segment: Path) -> bool:
     return "compacted" in limits.segment_attributes(segment / "zarr.json")["run"]
 
 
-def _samples(folder: Path, entries: Iterable[Mapping[str, Any]]) -> set[int]:
-    return {int(row) for entry in entries for row in layout.read_array(folder / entry["id"] / "sample")}
+def _samples(folder: Path, entries: Iterable[SegmentEntry]) -> set[int]:
+    return {int(row) for entry in entries for row in layout.read_array(folder / entry.id / "sample")}
 
 
-def _facts(entries: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-    return sorted((entry["id"], entry["samples"], entry["failed"]) for entry in entries)
+def _facts(entries: Iterable[SegmentEntry]) -> list[tuple[str, int, int]]:
+    return sorted((entry.id, entry.samples, entry.failed) for entry in entries)
 
 
-def _called(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _called(datasets: Mapping[str, DatasetEntry]) -> dict[str, str]:
     """Fingerprint -> name, with the fingerprint where several have that name."""
-    names = [about["name"] for about in datasets.values()]
-    return {f: a["name"] if names.count(a["name"]) == 1 else f"{a['name']}@{f[:8]}" for f, a in datasets.items()}
+    names = [entry.name for entry in datasets.values()]
+    return {f: e.name if names.count(e.name) == 1 else f"{e.name}@{f[:8]}" for f, e in datasets.items()}
 
 
 def _name(store: Path, view_id: str) -> str:
     """Modality and backbone of a view; its id alone where it was swept."""
     try:
-        about = limits.read_json(store / "views" / view_id / "zarr.json")["attributes"]
+        about = limits.read_json(store / layout.view_path(view_id) / "zarr.json")["attributes"]
         return f"{about['modality']} {about['backbone']}"
     except (MsaError, OSError, KeyError, TypeError):
         return f"view {view_id}"
@@ -332,13 +322,13 @@ def _name(store: Path, view_id: str) -> str:
 
 def _read(store: Path, wanted: int) -> Manifest | MsaError:
     try:
-        return manifest.read(store, wanted)
+        return generations.read(store, wanted)
     except MsaError as error:
         return error
 
 
-def _size(about: Mapping[str, Any]) -> int:
-    return sum(size for size, _ in about.get("files", {}).values())
+def _size(files: Files) -> int:
+    return sum(facts.size for facts in files.values())
 
 
 def _many(n: int, what: str) -> str:

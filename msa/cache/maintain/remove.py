@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format.manifest import Manifest, SegmentEntry
 from msa.cache.index import Index
 from msa.cache.maintain import gc, history
 from msa.cache.read.view import View
@@ -35,65 +35,53 @@ def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray,
     A corpus whose labels, splits or sample list changed is another corpus with the same inputs: nothing is
     encoded again, a segment without data of its own points into the old one. `digests` is (n, 16) uint8.
     """
-    entries: list[dict[str, Any]] = []
+    entries: list[SegmentEntry] = []
     while True:
-        newest = manifest.read(store.path)  # a pinned generation may be hours old, and what it names removed
-        segments = newest["views"].get(view_id, {"segments": []})["segments"]
+        newest = generations.read(store.path)  # a pinned generation may be hours old, and what it names removed
+        segments = newest.segments_of(view_id)
         try:
-            entries.extend(_lent(store.path / "views" / view_id / "seg", segments, dataset, digests, rows))
+            entries.extend(_lent(store.path / layout.segments_path(view_id), segments, dataset, digests, rows))
             break
         except (StoreError, FileNotFoundError):
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    local_files.remove_tree(store.path, store.path / "views" / view_id / "seg" / entry["id"])
+                    local_files.remove_tree(store.path, store.path / layout.segment_path(view_id, entry.id))
             entries.clear()
-            same = [entry["id"] for entry in manifest.read(store.path)["views"].get(view_id, {}).get("segments", [])]
-            if {entry["id"] for entry in segments} <= set(same):
+            same = {entry.id for entry in generations.read(store.path).segments_of(view_id)}
+            if {entry.id for entry in segments} <= same:
                 raise  # else a segment was removed while it was read
-    return sum(entry["samples"] for entry in store.publish(view_id, entries))
+    return sum(entry.samples for entry in store.publish(view_id, entries))
 
 
 def _lent(
-    parent: Path, segments: Sequence[Mapping[str, Any]], dataset: str, digests: np.ndarray, rows: Sequence[int]
-) -> Iterator[dict[str, Any]]:
+    parent: Path, segments: Sequence[SegmentEntry], dataset: str, digests: np.ndarray, rows: Sequence[int]
+) -> Iterator[SegmentEntry]:
     """Entries of new segments that serve `rows` from what segments of `parent` hold of equal inputs."""
     wanted: dict[str, list[int]] = {}
     for row in rows:
         wanted.setdefault(digests[row].tobytes().hex(), []).append(row)
     for old in segments:
-        there = segment.table(parent / old["id"])
+        there = segment.table(parent / old.id)
         found = [states._replace(sample=row) for states in there for row in wanted.pop(states.digest, ())]
         if found:
-            run = limits.segment_attributes(parent / old["id"] / "zarr.json")["run"]
+            run = limits.segment_attributes(parent / old.id / "zarr.json")["run"]
             yield lend(parent, old, found, {"dataset": dataset, "run": run, "failures": []})
 
 
-def lend(
-    parent: Path, old: Mapping[str, Any], rows: Sequence[segment.Row], attributes: Mapping[str, Any]
-) -> dict[str, Any]:
+def lend(parent: Path, old: SegmentEntry, rows: Sequence[segment.Row], attributes: Mapping[str, Any]) -> SegmentEntry:
     """Make a segment of `rows` that point into the data of a published one; returns its manifest entry.
 
     Until it is published it has a journal, so that others leave it alone while we live and remove it when we do not.
     """
-    owner = old.get("data_of", old["id"])
-    files = old["data_files"] if "data_of" in old else old["files"]
     made = parent / segment.new_name()
     store = layout.store_of(made)
     local_files.make_folder(store, made, new=True)
-    header = {"dataset": attributes["dataset"], "data_of": owner, "run": attributes["run"], "writer": whoami()}
+    header = {"dataset": attributes["dataset"], "data_of": old.data_id, "run": attributes["run"], "writer": whoami()}
     local_files.write(store, made / segment.JOURNAL, json.dumps(header).encode() + b"\n")
     heartbeat.keep(made / segment.JOURNAL)  # until it is published
-    segment.write_small(made, rows, {**attributes, "data_of": owner})
-    data = {name: facts for name, facts in files.items() if name.startswith("data/")}
-    return {
-        "id": made.name,
-        "dataset": attributes["dataset"],
-        "samples": len(rows),
-        "failed": len(attributes["failures"]),
-        "files": segment.files(store, made),
-        "data_of": owner,
-        "data_files": data,
-    }
+    segment.write_small(made, rows, {**attributes, "data_of": old.data_id})
+    files, failed = segment.files(store, made), len(attributes["failures"])
+    return SegmentEntry(made.name, attributes["dataset"], len(rows), failed, files, old.data_id, old.data)
 
 
 def carry_over(store: FeatureStore, index: Index, before: str | None) -> dict[str, int]:
@@ -125,12 +113,11 @@ def retract_failures(store: FeatureStore, view: View) -> int:
     if not view.failed:
         return 0
 
-    def change(new: manifest.Manifest) -> None:
-        for entry in new["views"][view.id]["segments"]:
-            if entry["dataset"] == view.dataset:
-                entry["failed"] = 0
+    def change(old: Manifest) -> Manifest:
+        segments = old.segments_of(view.id)
+        return old.with_segments(view.id, (replace(s, failed=0) if s.dataset == view.dataset else s for s in segments))
 
-    store.manifest = manifest.publish(store.path, change)
+    store.manifest = generations.publish(store.path, change)
     return view.failed
 
 
@@ -140,23 +127,26 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
     Its files stay for those who read an older generation, and for the way back, until they are swept. `now` frees at
     once whatever no tag needs.
     """
-    fingerprints = {f for f, about in store.manifest["datasets"].items() if about["name"] == dataset}
+    fingerprints = {f for f, entry in store.manifest.datasets.items() if entry.name == dataset}
     views = {matching_view(store, view)} if view is not None else set()
     if not fingerprints and not views:
-        known = store.datasets if dataset else store.manifest["views"]
+        known = store.datasets if dataset else store.manifest.views
         raise UnknownNameError("dataset" if dataset else "view", str(dataset or view), known)
-    before: manifest.Manifest = {}
+    before: list[Manifest] = []
 
-    def change(new: manifest.Manifest) -> None:
-        before.update(deepcopy(new))
-        for fingerprint in fingerprints:
-            new["datasets"].pop(fingerprint, None)
-        for view_id, about in list(new["views"].items()):
-            about["segments"] = [e for e in about["segments"] if e["dataset"] not in fingerprints]
-            if view_id in views or not about["segments"]:
-                del new["views"][view_id]
+    def change(old: Manifest) -> Manifest:
+        before[:] = [old]
+        kept = {
+            view_id: replace(entry, segments=tuple(s for s in entry.segments if s.dataset not in fingerprints))
+            for view_id, entry in old.views.items()
+            if view_id not in views
+        }
+        datasets = {
+            fingerprint: entry for fingerprint, entry in old.datasets.items() if fingerprint not in fingerprints
+        }
+        return replace(old, datasets=datasets, views={v: entry for v, entry in kept.items() if entry.segments})
 
-    store.manifest = manifest.publish(store.path, change)
+    store.manifest = generations.publish(store.path, change)
     for folder in gc.dead(store.path):  # what killed runs left of it shall not come back
         try:
             mine = (journal.header(folder / segment.JOURNAL) or {}).get("dataset") in [*fingerprints]
@@ -165,7 +155,7 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
         if folder.parent.parent.name in views or mine:
             with suppress(FileNotFoundError):  # another run took it over
                 local_files.remove_tree(store.path, folder)
-    had, has = manifest.needed(before), manifest.needed(store.manifest)
+    had, has = before[0].needed, store.manifest.needed
     doomed = {folder: files for folder, files in had.items() if folder not in has}
     total = sum(size for files in doomed.values() for size, _ in files.values())
     freed = gc.remove_now(store.path, doomed) if now else 0
@@ -173,14 +163,14 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
     tags = [
         name
         for name, number in history.tags(store.path).items()
-        if still & manifest.needed(manifest.read(store.path, number)).keys()
+        if still & generations.read(store.path, number).needed.keys()
     ]
     return Removed(freed, max(0, total - freed), tuple(tags))
 
 
 def matching_view(store: FeatureStore, text: str) -> str:
     """The one view that `text` names. Raises UnknownNameError for none and ConfigError for several."""
-    all_of = {view.id: view for fingerprint in store.manifest["datasets"] for view in store.views(fingerprint)}
+    all_of = {view.id: view for fingerprint in store.manifest.datasets for view in store.views(fingerprint)}
     fit = [view_id for view_id, view in all_of.items() if view.is_called(text)]
     if not fit:
         raise UnknownNameError("view", text, all_of)
@@ -192,5 +182,5 @@ def matching_view(store: FeatureStore, text: str) -> str:
 
 def referenced(store: FeatureStore) -> dict[Path, int]:
     """Folder -> bytes of its files, for every folder the pinned generation needs."""
-    found = manifest.needed(store.manifest)
+    found = store.manifest.needed
     return {store.path / folder: sum(size for size, _ in files.values()) for folder, files in found.items()}

@@ -9,18 +9,17 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from copy import deepcopy
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msa.cache.format import fingerprint, layout, limits, local_files, manifest
+from msa.cache.format import fingerprint, generations, layout, limits, local_files
 from msa.cache.format.files import TEMPORARY
+from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, ViewEntry
 from msa.cache.index import Index
 from msa.cache.maintain import remove
 from msa.cache.maintain.check_index import READ_ERRORS, CheckedIndex, Problem, check_index
@@ -44,7 +43,7 @@ class Change:
     part: CheckedSegment
     kept: np.ndarray
     moved: np.ndarray
-    entry: dict[str, Any] | None = None
+    entry: SegmentEntry | None = None
     old: bool = True
 
 
@@ -57,8 +56,8 @@ class Plan:
     groups: dict[Path, bytes] = field(default_factory=dict)  # zarr.json files that are written again
     aside: list[Path] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)  # entries that take the place of older ones
-    views: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same: their `files`
+    datasets: dict[str, DatasetEntry] = field(default_factory=dict)  # entries that take the place of older ones
+    views: dict[str, Files] = field(default_factory=dict)  # the same: their `files`
     lost_views: set[str] = field(default_factory=set)
     lost_datasets: set[str] = field(default_factory=set)  # whose index has to be made again
     commands: list[str] = field(default_factory=list)
@@ -125,7 +124,7 @@ def _groups(made: Plan) -> None:
 
 def _manifests(made: Plan) -> None:
     for number, what in made.report.damaged.items():
-        path = made.report.path / "manifests" / f"{number:08d}.json"
+        path = made.report.path / layout.manifest_path(number)
         made.aside.append(path)
         newest = number > made.report.generation
         again = f"generation {made.report.generation} is published again, with what came after it"
@@ -139,14 +138,15 @@ def _datasets(made: Plan) -> None:
     for dataset, of in made.report.corpora.items():
         if not of.problems:
             continue
-        folder, where = made.report.path / "index" / dataset, f"index/{dataset}"
+        where = layout.index_path(dataset)
+        folder = made.report.path / where
         everyone = of.named(range(of.n))
         try:
             proved = Index.read(folder).fingerprint == dataset
         except READ_ERRORS:
             proved = False
         if proved:
-            made.datasets[dataset] = {"files": segment.files(made.report.path, folder), "samples": of.n}
+            made.datasets[dataset] = DatasetEntry(of.name, of.n, segment.files(made.report.path, folder))
             made.steps.append(Problem(where, "still is what its name, a hash of its contents, says: accepted as it is"))
         else:
             made.lost_datasets.add(dataset)
@@ -161,15 +161,15 @@ def _datasets(made: Plan) -> None:
 
 def _views(made: Plan) -> None:
     for view, what in made.report.views.items():
-        path = made.report.path / "views" / view / "zarr.json"
-        where = f"views/{view}/zarr.json"
+        path = made.report.path / layout.view_path(view) / "zarr.json"
+        where = f"{layout.view_path(view)}/zarr.json"
         try:
             about = limits.read_json(path)["attributes"]
             proved = fingerprint.key(about["identity"]) == view and about["dim"] > 0 and bool(about["modality"])
         except READ_ERRORS:
             proved = False
         if proved:
-            made.views[view] = {"zarr.json": [path.stat().st_size, limits.sha256(path)]}
+            made.views[view] = {"zarr.json": FileEntry(path.stat().st_size, limits.sha256(path))}
             made.steps.append(
                 Problem(where, "still holds the identity its name, a hash of it, says: accepted as it is")
             )
@@ -188,12 +188,12 @@ def _segments(made: Plan) -> None:
         if part.view in made.lost_views:
             made.changes.append(Change(part, np.zeros(len(part.sample), bool), np.zeros(len(part.sample), bool)))
             continue
-        _one(made, part, seen.setdefault((part.view, part.entry["dataset"]), set()), old=True)
+        _one(made, part, seen.setdefault((part.view, part.entry.dataset), set()), old=True)
     for where in [p.where for p in found.problems if p.what.endswith("no generation names it")]:
         folder = found.path / where
         orphan = _adoptable(made, folder)
         if orphan is not None:
-            _one(made, orphan, seen.setdefault((orphan.view, orphan.entry["dataset"]), set()), old=False)
+            _one(made, orphan, seen.setdefault((orphan.view, orphan.entry.dataset), set()), old=False)
             if made.changes and made.changes[-1].part is orphan:
                 continue
         made.aside.append(folder)
@@ -202,7 +202,7 @@ def _segments(made: Plan) -> None:
 
 def _one(made: Plan, part: CheckedSegment, seen: set[int], old: bool) -> None:
     root = made.report.path
-    where = f"views/{part.view}/seg/{part.entry['id']}"
+    where = layout.segment_path(part.view, part.entry.id)
     good = ~part.lost & ~np.isin(part.sample, list(seen))
     if part.attributes is None and part.usable and part.counts.size:
         good &= ~part.counts.any(1)  # what was counted has lost its name
@@ -218,17 +218,19 @@ def _one(made: Plan, part: CheckedSegment, seen: set[int], old: bool) -> None:
     home = {where, f"{where}/zarr.json"}
     if good.all() and part.usable and part.attributes is not None and {one[0] for one in part.findings} <= home:
         own = root / where / "zarr.json"
-        entry = dict(part.entry) | {"samples": len(part.sample)}
-        entry["failed"] = min(part.entry["failed"], len(part.attributes["failures"]))
-        entry["files"] = dict(part.entry["files"]) | {"zarr.json": [own.stat().st_size, limits.sha256(own)]}
-        change.entry = entry
+        change.entry = replace(
+            part.entry,
+            samples=len(part.sample),
+            failed=min(part.entry.failed, len(part.attributes["failures"])),
+            files={**part.entry.files, "zarr.json": FileEntry(own.stat().st_size, limits.sha256(own))},
+        )
     made.changes.append(change)
-    of = made.report.corpora.get(part.entry["dataset"], CheckedIndex("", 0))
+    of = made.report.corpora.get(part.entry.dataset, CheckedIndex("", 0))
     gone = part.sample[~good] if part.usable else np.zeros(0, np.int64)
     said = [f"{int(change.kept.sum())} samples stay"]
     if change.moved.any():
         said.append(f"{int(change.moved.sum())} are copied out of damaged shards")
-    dropped = len(gone) if part.usable else part.entry["samples"]
+    dropped = len(gone) if part.usable else part.entry.samples
     said.append(f"{dropped} are dropped")
     made.steps.append(Problem(where, ", ".join(said), of.named(gone.tolist())))
 
@@ -238,23 +240,23 @@ def _adoptable(made: Plan, folder: Path) -> CheckedSegment | None:
     found, view = made.report, folder.parent.parent.name
     try:
         entry = segment.describe(folder)
-        attributes = limits.read_json(found.path / "views" / view / "zarr.json")["attributes"]
-        if view not in found.manifest["views"]:
+        attributes = limits.read_json(found.path / layout.view_path(view) / "zarr.json")["attributes"]
+        if view not in found.manifest.views:
             if fingerprint.key(attributes["identity"]) != view:
                 return None
-            about = found.path / "views" / view / "zarr.json"
-            made.views[view] = {"zarr.json": [about.stat().st_size, limits.sha256(about)]}
-        dataset = entry["dataset"]
+            about = found.path / layout.view_path(view) / "zarr.json"
+            made.views[view] = {"zarr.json": FileEntry(about.stat().st_size, limits.sha256(about))}
+        dataset = entry.dataset
         if dataset not in found.corpora:
-            index = Index.read(found.path / "index" / dataset)
-            files = segment.files(found.path, found.path / "index" / dataset)
-            known = {"name": index.name, "samples": len(index), "files": files}
+            home = found.path / layout.index_path(dataset)
+            index = Index.read(home)
+            known = DatasetEntry(index.name, len(index), segment.files(found.path, home))
             of = check_index(found.path, dataset, known)
             if of.problems:
                 return None
             found.corpora[dataset] = of
             made.datasets[dataset] = known
-            made.steps.append(Problem(f"index/{dataset}", f"{index.name} is published again"))
+            made.steps.append(Problem(layout.index_path(dataset), f"{index.name} is published again"))
         return check_segment(found.path, view, attributes, entry, found.corpora[dataset], deep=True)
     except READ_ERRORS:
         return None
@@ -264,57 +266,52 @@ def _publish(made: Plan) -> None:
     """Write the segments that take the place of damaged ones, and a generation that names them."""
     ready = [(change, _written(made, change)) for change in made.changes]
 
-    def change(new: manifest.Manifest) -> None:
-        number = new["generation"] + 1
-        for dataset, about in made.datasets.items():
-            new["datasets"][dataset] = {"published": number} | new["datasets"].get(dataset, {}) | about
+    def change(new: Manifest) -> Manifest:
+        number = new.generation + 1
+        for dataset, entry in made.datasets.items():
+            old = new.datasets.get(dataset, replace(entry, published=number))
+            new = new.with_dataset(dataset, replace(old, name=entry.name, samples=entry.samples, files=entry.files))
         for view, files in made.views.items():
-            new["views"].setdefault(view, {"segments": [], "published": number})["files"] = files
+            new = new.with_view(view, replace(new.views.get(view, ViewEntry(files, published=number)), files=files))
         for one, entries in ready:
-            view = new["views"].get(one.part.view)
-            if view is None:
-                continue
-            there = [entry["id"] for entry in view["segments"]]
-            if one.part.entry["id"] in there:
-                at = there.index(one.part.entry["id"])
-                view["segments"][at : at + 1] = entries
+            segments = list(new.segments_of(one.part.view))
+            ids = [segment.id for segment in segments]
+            if one.part.entry.id in ids:
+                at = ids.index(one.part.entry.id)
+                segments[at : at + 1] = entries
             elif not one.old:
-                view["segments"] += entries
-        for view_id in [name for name, view in new["views"].items() if not view["segments"]]:
-            del new["views"][view_id]
+                segments += entries
+            if one.part.view in new.views:
+                new = new.with_segments(one.part.view, segments)
+        return replace(new, views={view: entry for view, entry in new.views.items() if entry.segments})
 
     note = "repaired"
     if max(made.report.damaged, default=0) > made.report.generation:
         _publish_past(made, change, note)
     else:
-        manifest.publish(made.report.path, change, note)
+        generations.publish(made.report.path, change, note)
     for one, entries in ready:
         for entry in entries:
-            folder = made.report.path / "views" / one.part.view / "seg" / entry["id"]
+            folder = made.report.path / layout.segment_path(one.part.view, entry.id)
             segment.close(folder)
 
 
-def _publish_past(made: Plan, change: Any, note: str) -> None:
+def _publish_past(made: Plan, change: Callable[[Manifest], Manifest], note: str) -> None:
     """Publish what follows from the newest generation that can be read, under a number nobody has had."""
-    place = manifest.place(made.report.path)
+    place = generations.place(made.report.path)
     while True:
-        new = deepcopy(made.report.manifest)
-        new.pop("checksum", None)
-        new["generation"] = max([*place.numbers(), *made.report.damaged])
-        change(new)
-        new["generation"] += 1
-        new |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "creator": manifest.creator(), "note": note}
-        new["checksum"] = limits.checksum(new)
-        if place.create(new["generation"], json.dumps(new, indent=1).encode()):
+        number = max([*place.numbers(), *made.report.damaged])
+        new = change(replace(made.report.manifest, generation=number))
+        if place.create(number + 1, generations.stamped(new, number + 1, note).encode()):
             return
 
 
-def _written(made: Plan, change: Change) -> list[dict[str, Any]]:
+def _written(made: Plan, change: Change) -> list[SegmentEntry]:
     """The entries that take the place of a segment's, written where they have to be."""
     if change.entry is not None:
         return [change.entry]
     part, root = change.part, made.report.path
-    failures = part.attributes["failures"] if part.attributes and part.entry["failed"] else []
+    failures = part.attributes["failures"] if part.attributes and part.entry.failed else []
     found = []
     if change.kept.any():
         found.append(_lent(root, part, change.kept, failures))
@@ -324,28 +321,26 @@ def _written(made: Plan, change: Change) -> list[dict[str, Any]]:
     return found
 
 
-def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: list[Any]) -> dict[str, Any]:
+def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: list[Any]) -> SegmentEntry:
     """A segment without data of its own, for the samples whose shards are whole."""
-    parent = root / "views" / part.view / "seg"
-    attributes = {"dataset": part.entry["dataset"], "run": _run(part), "failures": failures}
+    parent = root / layout.segments_path(part.view)
+    attributes = {"dataset": part.entry.dataset, "run": _run(part), "failures": failures}
     made = remove.lend(parent, part.entry, _rows(part, kept), attributes)
     local_files.sync(root, parent)
     first, last = part.start[kept] // part.shard_rows, (part.start + part.length - 1)[kept] // part.shard_rows
     needed = {int(n) for n in np.r_[first, last]}
-    known = made["data_files"].items()
-    made["data_files"] = {
-        name: facts for name, facts in known if name == "data/zarr.json" or shard_number(name) in needed
-    }
-    return made
+    known = made.data_files.items()
+    files = {name: facts for name, facts in known if name == "data/zarr.json" or shard_number(name) in needed}
+    return replace(made, data_files=files)
 
 
-def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: list[Any]) -> list[dict[str, Any]]:
+def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: list[Any]) -> list[SegmentEntry]:
     """A new segment of samples that still match their checksums, although their shard is damaged elsewhere."""
-    about = limits.read_json(root / "views" / part.view / "zarr.json")["attributes"]
-    parent = root / "views" / part.view / "seg"
+    about = limits.read_json(root / layout.view_path(part.view) / "zarr.json")["attributes"]
+    parent = root / layout.segments_path(part.view)
     form = Form.of(about["dim"], about.get("dtype", "float16"))
-    writer = SegmentWriter(parent / segment.new_name(), part.entry["dataset"], form, _run(part))
-    owner = parent / part.entry.get("data_of", part.entry["id"])
+    writer = SegmentWriter(parent / segment.new_name(), part.entry.dataset, form, _run(part))
+    owner = parent / part.entry.data_id
     rows = dict(zip(np.flatnonzero(moved).tolist(), _rows(part, moved), strict=True))
     for position, states in sound_states(owner / "data", part, moved):
         writer.write(rows[position].sample, bytes.fromhex(rows[position].digest), states, rows[position].counts)
@@ -389,13 +384,14 @@ def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
     imported: list[str] = []
     in_store = set()  # corpora that were imported, whose texts are nowhere else
     dropping = [c.part for c in made.changes if not (c.part.usable and bool((c.kept | c.moved).all()))]
-    of_lost = [part for part in made.report.segments if part.entry["dataset"] in made.lost_datasets]
+    of_lost = [part for part in made.report.segments if part.entry.dataset in made.lost_datasets]
     for part in [*dropping, *of_lost]:
-        name = made.report.manifest["datasets"].get(part.entry["dataset"], {}).get("name", "?")
-        if _origin(made, part.entry["dataset"]):
+        known_dataset = made.report.manifest.datasets.get(part.entry.dataset)
+        name = known_dataset.name if known_dataset else "?"
+        if _origin(made, part.entry.dataset):
             in_store.add(name)
         try:
-            about = limits.read_json(made.report.path / "views" / part.view / "zarr.json")["attributes"]
+            about = limits.read_json(made.report.path / layout.view_path(part.view) / "zarr.json")["attributes"]
             if known := about["identity"].get("imported"):
                 into = ["--name", name, "--store", made.report.path]
                 told = shell_command("msa", "cache", "import", known, "FILE", *into)
@@ -404,7 +400,7 @@ def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
                 wanted.setdefault(name, {})[about["modality"]] = _backbone(about)
         except (MsaError, *READ_ERRORS):
             wanted.setdefault(name, {})
-    for dataset in made.lost_datasets - {part.entry["dataset"] for part in of_lost}:
+    for dataset in made.lost_datasets - {part.entry.dataset for part in of_lost}:
         wanted.setdefault(made.report.corpora[dataset].name, {})
     for name, backbones in wanted.items():
         of_each = [word for m in ("text", "image", "audio", "face") for word in (f"--{m}", backbones.get(m, "none"))]
@@ -420,7 +416,7 @@ def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
 def _origin(made: Plan, dataset: str) -> str:
     """The foreign format a corpus was imported from; empty where it was not, or nobody can tell any more."""
     try:
-        about = limits.read_json(made.report.path / "index" / dataset / "zarr.json")["attributes"]["about"]
+        about = limits.read_json(made.report.path / layout.index_path(dataset) / "zarr.json")["attributes"]["about"]
         return str(about.get("origin", ""))
     except READ_ERRORS:
         return ""

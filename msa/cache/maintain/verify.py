@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import fingerprint, limits, local_files, manifest
+from msa.cache.format import fingerprint, generations, layout, limits, local_files
 from msa.cache.format.files import TEMPORARY
 from msa.cache.format.layout import FORMAT
+from msa.cache.format.manifest import Manifest, ViewEntry
 from msa.cache.maintain.check_index import READ_ERRORS, CheckedIndex, Problem, check_files, check_index, reason
 from msa.cache.maintain.check_segment import CheckedSegment, check_segment
 from msa.cache.store import FeatureStore
@@ -36,7 +37,7 @@ class Report:
 
     path: Path
     generation: int
-    manifest: dict[str, Any]
+    manifest: Manifest
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)  # generations that cannot be read
@@ -59,23 +60,22 @@ def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = 
         raise StoreError(f"there is no store at {path}", fix="name the folder `msa extract` wrote to")
     found = _newest(path)
     if isinstance(store, FeatureStore):
-        found.generation, found.manifest = store.manifest["generation"], store.manifest
+        found.generation, found.manifest = store.manifest.generation, store.manifest
     _root(found)
     found.problems += _links(found)
     _tags(found)
-    datasets = found.manifest["datasets"]
-    entries = [(view, entry) for view, about in found.manifest["views"].items() for entry in about["segments"]]
+    datasets, entries = found.manifest.datasets, list(found.manifest.segments)
     progress.begin("verify", len(datasets) + len(entries), 0)
     try:
         for dataset, about in datasets.items():
             found.corpora[dataset] = _guarded(
-                found, f"index/{dataset}", check_index, path, dataset, about
-            ) or CheckedIndex(about["name"], about["samples"])
+                found, layout.index_path(dataset), check_index, path, dataset, about
+            ) or CheckedIndex(about.name, about.samples)
             found.problems += found.corpora[dataset].problems
             progress.advance(1, 0)
-        attributes = {view: _attributes(found, view, about) for view, about in found.manifest["views"].items()}
+        attributes = {view: _attributes(found, view, about) for view, about in found.manifest.views.items()}
         for view, entry in entries:
-            where, of = f"views/{view}/seg/{entry['id']}", found.corpora[entry["dataset"]]
+            where, of = layout.segment_path(view, entry.id), found.corpora[entry.dataset]
             one = _guarded(found, where, check_segment, path, view, attributes[view], entry, of, deep)
             found.segments.append(one or CheckedSegment(view, entry))
             progress.advance(1, 0)
@@ -90,23 +90,23 @@ def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = 
 def _newest(path: Path) -> Report:
     """The newest generation that can be read; every one that cannot is a problem."""
     numbers = sorted(int(m[1]) for name in _names(path / "manifests", path) if (m := _GENERATION.fullmatch(name)))
-    found, newer = Report(path, 0, {"msa_format": FORMAT, "generation": 0, "datasets": {}, "views": {}}), False
+    found, newer = Report(path, 0, Manifest()), False
     for number in numbers:
-        where = f"manifests/{number:08d}.json"
+        where = layout.manifest_path(number)
         try:
             known = limits.read_json(path / where)
             newer |= type(known.get("msa_format")) is int and known["msa_format"] > FORMAT
             limits.check_inside(path, path / where)
-            limits.check_manifest(where, known)
+            decoded = Manifest.from_json(where, known)
         except READ_ERRORS as error:
             found.damaged[number] = reason(error)
         else:
-            found.generation, found.manifest = number, known
+            found.generation, found.manifest = number, decoded
     if newer:
-        manifest.read(path)  # says which format, and that this version is too old to judge it
+        generations.read(path)  # says which format, and that this version is too old to judge it
     for number, what in found.damaged.items():
         instead = "" if number < found.generation else f"; what follows is of generation {found.generation}"
-        found.problems.append(Problem(f"manifests/{number:08d}.json", what + instead))
+        found.problems.append(Problem(layout.manifest_path(number), what + instead))
     if found.damaged and not found.generation:
         found.problems.append(Problem("manifests", "no generation can be read"))
     if gaps := sorted(set(range(1, max(numbers, default=0))) - set(numbers)):
@@ -141,16 +141,16 @@ def _tags(found: Report) -> None:
             number = limits.read_json(path).get("generation")
             if number in found.damaged:
                 found.problems.append(Problem(where, f"names generation {number}, which cannot be read"))
-            elif type(number) is not int or not (found.path / "manifests" / f"{number:08d}.json").is_file():
+            elif type(number) is not int or not (found.path / layout.manifest_path(number)).is_file():
                 found.problems.append(Problem(where, f"names generation {number!r}, which is not there"))
         except READ_ERRORS as error:
             found.problems.append(Problem(where, f"cannot be read: {reason(error)}"))
 
 
-def _attributes(found: Report, view: str, about: Mapping[str, Any]) -> dict[str, Any] | None:
+def _attributes(found: Report, view: str, about: ViewEntry) -> dict[str, Any] | None:
     """The provenance of a view, None where it is damaged, which concerns all its samples."""
-    folder = found.path / "views" / view
-    bad = check_files(found.path, folder, about["files"])
+    folder = found.path / layout.view_path(view)
+    bad = check_files(found.path, folder, about.files)
     what = "; ".join(bad.values())
     try:
         attributes = limits.view_attributes(folder / "zarr.json")
@@ -166,13 +166,13 @@ def _attributes(found: Report, view: str, about: Mapping[str, Any]) -> dict[str,
 
 def _samples(found: Report, attributes: Mapping[str, dict[str, Any] | None]) -> None:
     """Say whom each finding concerns, and look across the segments of a view: who stands twice, who is missing."""
-    for view in found.manifest["views"]:
+    for view in found.manifest.views:
         parts = [part for part in found.segments if part.view == view]
-        for dataset in dict.fromkeys(part.entry["dataset"] for part in parts):
-            mine = [part for part in parts if part.entry["dataset"] == dataset]
+        for dataset in dict.fromkeys(part.entry.dataset for part in parts):
+            mine = [part for part in parts if part.entry.dataset == dataset]
             _one_view(found, found.corpora[dataset], mine, attributes[view])
         if view in found.views:
-            of = [found.corpora[part.entry["dataset"]].named(part.sample.tolist()) for part in parts]
+            of = [found.corpora[part.entry.dataset].named(part.sample.tolist()) for part in parts]
             touched = tuple(dict.fromkeys(id for ids in of for id in ids))
             found.problems.append(Problem(f"views/{view}/zarr.json", found.views[view], touched))
 
@@ -186,7 +186,7 @@ def _one_view(
     for part in parts:
         rows = np.unique(part.sample[(part.sample >= 0) & (part.sample < of.n)])
         there[rows] += 1
-        if part.attributes is not None and part.entry["failed"]:
+        if part.attributes is not None and part.entry.failed:
             failed[[f["sample"] for f in part.attributes["failures"] if 0 <= f["sample"] < of.n]] = True
     known = of.digests.get(str(attributes["modality"])) if attributes else None
     wanted = known.any(1) if known is not None else np.ones(of.n, bool)
@@ -235,18 +235,13 @@ def _named(found: Report) -> tuple[set[Path], dict[Path, bool]]:
     """
     named: set[Path] = set()
     folders: dict[Path, bool] = {}
-    for dataset, about in found.manifest["datasets"].items():
-        folder = found.path / "index" / dataset
-        folders[folder] = False
-        named |= {folder / name for name in about["files"]}
-    for view, about in found.manifest["views"].items():
-        home = found.path / "views" / view
-        folders[home] = False
-        named |= {home / name for name in about["files"]}
-        for entry in about["segments"]:
-            folders[home / "seg" / entry["id"]] = (home / "seg" / entry["id"] / JOURNAL).exists()
-            named |= {home / "seg" / entry["id"] / name for name in entry["files"]}
-            named |= {home / "seg" / entry.get("data_of", "") / name for name in entry.get("data_files", ())}
+    for name in (*map(layout.index_path, found.manifest.datasets), *map(layout.view_path, found.manifest.views)):
+        folders[found.path / name] = False
+    for view, entry in found.manifest.segments:
+        folder = found.path / layout.segment_path(view, entry.id)
+        folders[folder] = (folder / JOURNAL).exists()
+    for name, files in found.manifest.needed.items():
+        named |= {found.path / name / file for file in files}
     return named, folders
 
 
@@ -320,10 +315,8 @@ def _ever_named(found: Report) -> set[tuple[str, str]]:
         if number is None or int(number[1]) in found.damaged:
             continue
         try:
-            views = limits.read_json(path)["views"]
-            for view, about in views.items():
-                for entry in about["segments"]:
-                    known |= {(view, entry["id"]), (view, entry.get("data_of", entry["id"]))}
+            for view, entry in Manifest.decode(path, limits.read_bytes(path, limits.MAX_JSON)).segments:
+                known |= {(view, entry.id), (view, entry.data_id)}
         except READ_ERRORS:
             continue  # it was named as a problem already
     return known

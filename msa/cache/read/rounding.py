@@ -8,10 +8,11 @@ parts of the largest number of that sample.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from msa.cache.format.manifest import SegmentEntry
 from msa.cache.read.view import View, ViewReader
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def between(mine: "FeatureStore", theirs: "FeatureStore") -> Compared:
     Segments of theirs whose data has the same SHA-256 as data of mine are not read.
     """
     found = Compared()
-    for view_id in sorted(mine.manifest["views"].keys() & theirs.manifest["views"].keys()):
-        known = _shards(mine.manifest["views"][view_id]["segments"])
+    for view_id in sorted(mine.manifest.views.keys() & theirs.manifest.views.keys()):
+        known = _shards(mine.manifest.segments_of(view_id))
         for other in _views(theirs, view_id):
             new = replace(other, entries=[entry for entry in other.entries if not _shards([entry]) <= known])
             left = _rows(theirs, new)
@@ -110,7 +111,7 @@ def _size(gap: float) -> str:
 
 def _views(store: "FeatureStore", view_id: str) -> list[View]:
     """One view of every corpus that it holds anything of."""
-    return [view for corpus in store.manifest["datasets"] for view in store.views(corpus) if view.id == view_id]
+    return [view for corpus in store.manifest.datasets for view in store.views(corpus) if view.id == view_id]
 
 
 def _rows(store: "FeatureStore", view: View) -> dict[bytes, tuple[int, str]]:
@@ -124,13 +125,12 @@ def _rows(store: "FeatureStore", view: View) -> dict[bytes, tuple[int, str]]:
 
 
 def _name(store: "FeatureStore", view: View) -> str:
-    return str(store.manifest["datasets"][view.dataset]["name"])
+    return store.manifest.datasets[view.dataset].name
 
 
-def _shards(entries: Sequence[Mapping[str, Any]]) -> set[str]:
+def _shards(segments: Sequence[SegmentEntry]) -> set[str]:
     """The SHA-256 of all files that hold hidden states of these segments."""
-    files = [file for entry in entries for file in entry.get("data_files", entry["files"]).items()]
-    return {facts[1] for name, facts in files if name.startswith("data/c")}
+    return {facts.sha256 for segment in segments for facts in segment.shards.values()}
 
 
 def _samples(reader: ViewReader, rows: Sequence[int]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ checks the chunks they lie in, and remembers the places; from the second time on
 
 import mmap
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache.format import limits
+from msa.cache.format.manifest import Files, SegmentEntry
 from msa.cache.format.shard import Blocks, Shard
 from msa.cache.format.small_arrays import Lazy, damaged
 from msa.cache.format.zarr_array import Archive, Data
@@ -32,7 +33,7 @@ class Places:
     def __init__(
         self,
         folder: Path,
-        entries: Sequence[Mapping[str, Any]],
+        entries: Sequence[SegmentEntry],
         samples: int,
         form: tuple[int, str | None],
         blocks: Blocks | None,
@@ -175,10 +176,10 @@ class _Segment:
     """The tables of one segment, m samples, read as far as somebody asks."""
 
     def __init__(
-        self, folder: Path, entry: Mapping[str, Any], of: int, blocks: Blocks | None, opened: dict[Path, Data]
+        self, folder: Path, entry: SegmentEntry, of: int, blocks: Blocks | None, opened: dict[Path, Data]
     ) -> None:
-        self._home = folder / entry["id"]
-        self._owner = folder / entry.get("data_of", entry["id"])
+        self._home = folder / entry.id
+        self._owner = folder / entry.data_id
         self._entry = entry
         self._of = of  # n samples of the corpus
         self._blocks = blocks
@@ -210,7 +211,7 @@ class _Segment:
         """Its hidden states, or those of the segment it borrows from."""
         path = self._owner / "data"
         if path not in self._opened:
-            self._bring(self._owner, self._entry.get("data_files", self._entry["files"]), "data/zarr.json")
+            self._bring(self._owner, self._entry.data, "data/zarr.json")
             self._opened[path] = Data(path, self._blocks)
         return self._opened[path]
 
@@ -247,14 +248,14 @@ class _Segment:
 
     def failures(self) -> list[dict[str, Any]]:
         """Its failure records; none where the manifest says that they were retracted."""
-        if not self._entry["failed"]:
+        if not self._entry.failed:
             return []
-        self._bring(self._home, self._entry["files"], "zarr.json")
+        self._bring(self._home, self._entry.files, "zarr.json")
         return list(limits.segment_attributes(self._home / "zarr.json", self._of)["failures"])
 
     @cached_property
     def _sample(self) -> Lazy:
-        self._bring(self._home, self._entry["files"], "sample/", "start/", "length/")
+        self._bring(self._home, self._entry.files, "sample/", "start/", "length/")
         return self._table("sample")
 
     @cached_property
@@ -280,7 +281,7 @@ class _Segment:
             )
         return table
 
-    def _bring(self, folder: Path, files: Mapping[str, list], *names: str) -> None:
+    def _bring(self, folder: Path, files: Files, *names: str) -> None:
         if self._blocks:
             self._blocks.files(folder, {name: facts for name, facts in files.items() if name.startswith(names)})
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache.format import layout
+from msa.cache.format.manifest import SegmentEntry
 from msa.cache.format.shard import Blocks
 from msa.cache.read.readahead import Advice
 from msa.cache.read.sample_locations import Places
@@ -23,7 +24,7 @@ class View:
     id: str
     dataset: str  # fingerprint of the index its row numbers refer to
     attributes: Mapping[str, Any] = field(repr=False)
-    entries: Sequence[Mapping[str, Any]] = field(repr=False)  # of the manifest
+    entries: Sequence[SegmentEntry] = field(repr=False)
 
     @property
     def modality(self) -> Modality:
@@ -50,18 +51,17 @@ class View:
     @property
     def samples(self) -> int:
         """How many samples have hidden states here."""
-        return sum(entry["samples"] for entry in self.entries)
+        return sum(entry.samples for entry in self.entries)
 
     @property
     def failed(self) -> int:
         """How many samples could not be read or encoded."""
-        return sum(entry["failed"] for entry in self.entries)
+        return sum(entry.failed for entry in self.entries)
 
     @property
     def nbytes(self) -> int:
         """Size on disk."""
-        parts = (part for e in self.entries for part in (e["files"], e.get("data_files", {})))
-        return sum(size for files in parts for size, _ in files.values())
+        return sum(facts.size for e in self.entries for _, files in e.by_segment for facts in files.values())
 
 
 class ViewReader:

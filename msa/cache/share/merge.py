@@ -59,7 +59,7 @@ def publish(store: FeatureStore, united: Sequence[Index]) -> None:
     """Add united corpora, and serve them from the hidden states of every version of them that is there."""
     for index in united:
         fingerprint = store.add_index(index)
-        for view_id in list(store.manifest["views"]):
+        for view_id in list(store.manifest.views):
             modality = Modality(store.attributes(view_id)["modality"])
             mine = [view for view in store.views(fingerprint) if view.id == view_id]
             has = index.has(modality)
@@ -71,8 +71,8 @@ def publish(store: FeatureStore, united: Sequence[Index]) -> None:
 
 def _is_of(store: FeatureStore, view_id: str, name: str) -> bool:
     """Does a view hold anything of a corpus of this name?"""
-    datasets = {f for f, about in store.manifest["datasets"].items() if about["name"] == name}
-    return any(entry["dataset"] in datasets for entry in store.manifest["views"][view_id]["segments"])
+    datasets = {f for f, entry in store.manifest.datasets.items() if entry.name == name}
+    return any(entry.dataset in datasets for entry in store.manifest.segments_of(view_id))
 
 
 def union(here: str, mine: Index, there: str, theirs: Index) -> Index:

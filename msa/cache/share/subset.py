@@ -7,15 +7,14 @@ that follows from what it was made of, so that the same selection gives the same
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from msa.annotations import rows as records
 from msa.cache.format import layout, limits, local_files
-from msa.cache.format.manifest import EMPTY, Manifest, in_order
+from msa.cache.format.manifest import Manifest, SegmentEntry, ViewEntry, in_order
 from msa.cache.format.small_arrays import Lazy
 from msa.cache.format.zarr_array import Data
 from msa.cache.read.view import View, ViewReader
@@ -27,7 +26,6 @@ from msa.types import Split
 
 MOST = 0.75  # of a segment's rows: from here on its data travels whole
 PIECE_BYTES = 2**24  # of hidden states that are copied at a time
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,33 +49,34 @@ class Parcel:
 
     store: FeatureStore
     staging: Path  # laid out like a store
-    manifest: Manifest = field(default_factory=lambda: {**EMPTY, "datasets": {}, "views": {}})
+    manifest: Manifest = field(default_factory=Manifest)
     made: set[str] = field(default_factory=set)  # folders that lie in `staging`
 
-    def tables(self, view_id: str, entry: Mapping[str, Any]) -> Path:
+    def tables(self, view_id: str, entry: SegmentEntry) -> Path:
         """The folder of a segment of this parcel, with its small arrays."""
-        name = f"views/{view_id}/seg/{entry['id']}"
+        name = layout.segment_path(view_id, entry.id)
         return self.staging / name if name in self.made else self.store.tables(view_id, entry)
 
 
-def select(store: FeatureStore, wanted: Selection, staging: Path, known: Mapping[str, Entry] | None = None) -> Parcel:
+def select(
+    store: FeatureStore, wanted: Selection, staging: Path, known: Mapping[str, SegmentEntry] | None = None
+) -> Parcel:
     """The part of a store that is meant. Raises UnknownNameError or ConfigError where there is no such part.
 
     `known` are segments, by id, that the other side has: they are not made again.
     """
     parcel = Parcel(store, staging)
     datasets, views, rows = meant(store, wanted)
-    there = [(v, e) for v, about in in_order(store.manifest["views"]) for e in about["segments"]]
-    there = [(v, e) for v, e in there if v in views and e["dataset"] in datasets]
-    for fingerprint, about in in_order(store.manifest["datasets"]):
-        if fingerprint in datasets:
-            parcel.manifest["datasets"][fingerprint] = about
-    for view_id, entry in there:
-        part = entry if rows is None else _part(parcel, view_id, entry, rows[entry["dataset"]], known or {})
-        if part:
-            about = store.manifest["views"][view_id]
-            mine = parcel.manifest["views"].setdefault(view_id, about | {"segments": []})
-            mine["segments"].append(part)
+    chosen = {f: entry for f, entry in in_order(store.manifest.datasets) if f in datasets}
+    made: dict[str, ViewEntry] = {}
+    for view_id, view in in_order(store.manifest.views):
+        wanted_segments = [e for e in view.segments if view_id in views and e.dataset in datasets]
+        if rows is not None:
+            parts = (_part(parcel, view_id, e, rows[e.dataset], known or {}) for e in wanted_segments)
+            wanted_segments = [part for part in parts if part]
+        if wanted_segments:
+            made[view_id] = replace(view, segments=tuple(wanted_segments))
+    parcel.manifest = Manifest(datasets=chosen, views=made)
     return parcel
 
 
@@ -87,10 +86,10 @@ def meant(store: FeatureStore, wanted: Selection) -> tuple[set[str], set[str], d
     A corpus of which no sample is meant is left out: texts and labels of others are nobody's business. Raises
     UnknownNameError or ConfigError where there is no such part.
     """
-    datasets = {store.dataset(name) for name in wanted.datasets} or set(store.manifest["datasets"])
+    datasets = {store.dataset(name) for name in wanted.datasets} or set(store.manifest.datasets)
     views = _views(store, wanted.views)
     if wanted.views:
-        datasets &= {e["dataset"] for v in views for e in store.manifest["views"][v]["segments"]}
+        datasets &= {e.dataset for v in views for e in store.manifest.segments_of(v)}
     if (wanted.datasets or wanted.views) and not datasets:
         raise ConfigError(
             f"{store.where} has no {', '.join(wanted.views)} of {', '.join(wanted.datasets) or 'any dataset'}",
@@ -102,37 +101,30 @@ def meant(store: FeatureStore, wanted: Selection) -> tuple[set[str], set[str], d
     return {fingerprint for fingerprint, kept in rows.items() if kept.any()}, views, rows
 
 
-def narrow(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entry | None:
+def narrow(parcel: Parcel, view_id: str, entry: SegmentEntry, kept: np.ndarray) -> SegmentEntry | None:
     """A segment that borrows the data of another and names only some of its samples, `kept` (n,) bool by row."""
     home = parcel.tables(view_id, entry)
     rows = _table(home, kept)
     attributes = limits.segment_attributes(home / "zarr.json", len(kept))
-    failures = [f for f in attributes["failures"] if entry["failed"] and kept[f["sample"]]]
+    failures = [f for f in attributes["failures"] if entry.failed and kept[f["sample"]]]
     if not rows and not failures:
         return None
-    owner = entry.get("data_of", entry["id"])
     folder = _folder(parcel, view_id, _name(entry, kept, "borrowed"))
     if not folder.exists():
         local_files.make_folder(parcel.staging, folder)
-        segment.write_small(folder, rows, attributes | {"failures": failures, "data_of": owner})
-    own = {name: facts for name, facts in entry["files"].items() if name.startswith("data/")}
-    return {
-        "id": folder.name,
-        "dataset": entry["dataset"],
-        "samples": len(rows),
-        "failed": len(failures),
-        "files": segment.files(parcel.staging, folder),
-        "data_of": owner,
-        "data_files": entry.get("data_files", own),
-    }
+        segment.write_small(folder, rows, attributes | {"failures": failures, "data_of": entry.data_id})
+    files = segment.files(parcel.staging, folder)
+    return SegmentEntry(folder.name, entry.dataset, len(rows), len(failures), files, entry.data_id, entry.data)
 
 
-def _part(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray, known: Mapping[str, Entry]) -> Entry | None:
+def _part(
+    parcel: Parcel, view_id: str, entry: SegmentEntry, kept: np.ndarray, known: Mapping[str, SegmentEntry]
+) -> SegmentEntry | None:
     """What travels of a segment, of which the samples in `kept` (n,) bool are wanted; None: nothing."""
     home = parcel.tables(view_id, entry)
     sample, start, length = segment.places(home, len(kept))
     wanted = kept[sample]
-    failures = limits.segment_attributes(home / "zarr.json", len(kept))["failures"] if entry["failed"] else []
+    failures = limits.segment_attributes(home / "zarr.json", len(kept))["failures"] if entry.failed else []
     if wanted.all() and all(kept[failure["sample"]] for failure in failures):
         return entry
     for how in ("borrowed", "copied"):
@@ -150,18 +142,18 @@ def _share(start: np.ndarray, length: np.ndarray, wanted: np.ndarray) -> float:
     return float(length[wanted][mine].sum() / max(1, length[first].sum()))
 
 
-def _copied(parcel: Parcel, view_id: str, entry: Entry, kept: np.ndarray) -> Entry | None:
+def _copied(parcel: Parcel, view_id: str, entry: SegmentEntry, kept: np.ndarray) -> SegmentEntry | None:
     """A new segment with the hidden states of some samples of another."""
     home = parcel.tables(view_id, entry)
     attributes = limits.segment_attributes(home / "zarr.json", len(kept))
     rows = _table(home, kept)
-    failures = [f for f in attributes["failures"] if entry["failed"] and kept[f["sample"]]]
+    failures = [f for f in attributes["failures"] if entry.failed and kept[f["sample"]]]
     if not rows and not failures:
         return None
     store = parcel.store
-    view = View(view_id, entry["dataset"], store.attributes(view_id), [entry])
-    samples = store.manifest["datasets"][view.dataset]["samples"]
-    reader = ViewReader(store.path / "views" / view_id / "seg", view, samples, store.blocks)
+    view = View(view_id, entry.dataset, store.attributes(view_id), [entry])
+    samples = store.manifest.datasets[view.dataset].samples
+    reader = ViewReader(store.path / layout.segments_path(view_id), view, samples, store.blocks)
     form = _form(store, view, entry)
     folder = _folder(parcel, view_id, _name(entry, kept, "copied"))
     local_files.make_folder(parcel.staging, folder.parent)
@@ -199,9 +191,9 @@ def _table(home: Path, kept: np.ndarray) -> list[Row]:
     return [Row(*row) for row in zip(*columns, strict=True)]
 
 
-def _form(store: FeatureStore, view: View, entry: Entry) -> Form:
+def _form(store: FeatureStore, view: View, entry: SegmentEntry) -> Form:
     """How the data of a segment is cut, where it is cut as we do it; else how we would."""
-    data = Data(store.path / "views" / view.id / "seg" / str(entry.get("data_of", entry["id"])) / "data", store.blocks)
+    data = Data(store.path / layout.segment_path(view.id, entry.data_id) / "data", store.blocks)
     if data.grid is None:
         return Form.of(view.dim, str(view.attributes["dtype"]))
     return Form(data.width, data.dtype, data.grid.chunk_rows, data.file_rows)
@@ -214,21 +206,21 @@ def _as_stored(values: np.ndarray, form: Form) -> np.ndarray:
 
 
 def _folder(parcel: Parcel, view_id: str, name: str) -> Path:
-    within = f"views/{view_id}/seg/{name}"
+    within = layout.segment_path(view_id, name)
     parcel.made.add(within)
     return parcel.staging / within
 
 
-def _name(entry: Entry, kept: np.ndarray, how: str) -> str:
+def _name(entry: SegmentEntry, kept: np.ndarray, how: str) -> str:
     """A name that follows from a segment and the samples kept of it: its time, and a hash in place of chance."""
-    what = hashlib.sha256(f"{how} {entry['id']} {entry['failed']} ".encode() + np.packbits(kept).tobytes())
-    return entry["id"][:16] + what.hexdigest()[:8]
+    what = hashlib.sha256(f"{how} {entry.id} {entry.failed} ".encode() + np.packbits(kept).tobytes())
+    return entry.id[:16] + what.hexdigest()[:8]
 
 
 def _views(store: FeatureStore, wanted: Sequence[str]) -> set[str]:
-    known = {v.id: v for fingerprint in store.manifest["datasets"] for v in store.views(fingerprint)}
+    known = {v.id: v for fingerprint in store.manifest.datasets for v in store.views(fingerprint)}
     if not wanted:
-        return set(store.manifest["views"])
+        return set(store.manifest.views)
     found = set()
     for text in wanted:
         fit = {view_id for view_id, view in known.items() if view.is_called(text)}

@@ -9,19 +9,18 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.format import generations, layout, limits, local_files
 from msa.cache.format.files import TEMPORARY
-from msa.cache.format.manifest import Manifest
+from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, ViewEntry, in_order
 from msa.cache.read.view import View
 from msa.cache.share import merge as merging
-from msa.cache.share.subset import Entry, Parcel, Selection, meant, narrow, select
+from msa.cache.share.subset import Parcel, Selection, meant, narrow, select
 from msa.cache.share.transfer import File, Sent, absent, check, damaged, files, send, settle
 from msa.cache.storage import site
 from msa.cache.storage.site import Disk, Site
@@ -91,7 +90,7 @@ def merge(other: str | Path, into: Path, progress: Progress = Progress()) -> Res
     merging.publish(FeatureStore.open(into), united)
     now = FeatureStore.open(into)
     held = sum(view.samples for name in result.datasets for view in now.views(name))
-    return replace(result, generation=now.manifest["generation"], samples=held, close=compared.close)
+    return replace(result, generation=now.manifest.generation, samples=held, close=compared.close)
 
 
 def clone(origin: str | Path, to: str | Path, progress: Progress = Progress()) -> Result:
@@ -103,11 +102,11 @@ def clone(origin: str | Path, to: str | Path, progress: Progress = Progress()) -
             f"{target} holds a store already, at generation {numbers[-1]}",
             fix="name a new place, or add to this one with `msa cache push`",
         )
-    number = store.manifest["generation"]
-    parcel = Parcel(store, store.path, deepcopy(store.manifest))
-    asked, sent = _asked(parcel), _carry(parcel, {}, target, progress)
+    number = store.manifest.generation
+    parcel = Parcel(store, store.path, store.manifest)
+    asked, sent = _asked(parcel), _carry(parcel, Manifest(), target, progress)
     _make(target)
-    if number and not target.create(number, json.dumps(store.manifest, indent=1).encode()):
+    if number and not target.create(number, store.manifest.encode()):
         raise StoreError(f"{target} was published to meanwhile", fix="add to it with `msa cache push`")
     target.hint(number)
     return _result(target, store.manifest, asked, sent, licences(store))
@@ -153,12 +152,12 @@ def may_be_handed_on(view: View) -> bool:
 def _meant(store: FeatureStore, wanted: Selection) -> Iterator[tuple[str, Any]]:
     """(fingerprint, None) of every corpus that is meant, and (fingerprint, view) of every view of it."""
     datasets, views, _ = meant(store, wanted)
-    for fingerprint, about in manifest.in_order(store.manifest["datasets"]):
+    for fingerprint, entry in in_order(store.manifest.datasets):
         if fingerprint in datasets:
-            yield f"{about['name']}@{fingerprint}", None
+            yield f"{entry.name}@{fingerprint}", None
             for view in store.views(fingerprint):
                 if view.id in views:
-                    yield f"{about['name']}@{fingerprint}", view
+                    yield f"{entry.name}@{fingerprint}", view
 
 
 def _source(store: FeatureStore, name: str) -> Mapping[str, Any]:
@@ -170,8 +169,8 @@ def _bring(store: FeatureStore, target: Site, wanted: Selection, progress: Progr
     meant(store, wanted)  # what cannot be meant is said before anything is made
     _begin(target)
     with _staging(target) as folder:
-        before = manifest.read(target)
-        there = {e["id"]: e for about in before["views"].values() for e in about["segments"]}
+        before = generations.read(target)
+        there = {entry.id: entry for _, entry in before.segments}
         parcel = select(store, wanted, folder, there)
         asked = _asked(parcel)
         _leave_out(parcel, before, target)
@@ -188,7 +187,7 @@ def _unswept(parcel: Parcel, target: Site, staging: Path) -> Iterator[None]:
     if not isinstance(target, Disk):
         yield
         return
-    folders = [target.store / name for name in manifest.needed(parcel.manifest)]
+    folders = [target.store / name for name in parcel.manifest.needed]
     about = [folder / "zarr.json" for folder in folders]  # what a sweep looks at of a corpus or view that is there
     with heartbeat.kept(target.store, staging, *folders, *about):
         yield
@@ -199,7 +198,7 @@ def _staging(target: Site) -> Iterator[Path]:
     """Where a part is laid out before it travels: beside a folder's views, for it may be as large as all of it."""
     with ExitStack() as stack:
         if isinstance(target, Disk):
-            with manifest.writable(target.store):
+            with generations.writable(target.store):
                 folder = stack.enter_context(local_files.folder_for_now(target.store, target.store / "views"))
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
@@ -217,27 +216,29 @@ def _begin(target: Site) -> None:
 def _leave_out(parcel: Parcel, there: Manifest, target: Site) -> None:
     """Take out of a parcel what the other side has: segments by name, samples that other segments hold."""
     other = _seen(target, there)
-    for view_id, about in list(parcel.manifest["views"].items()):
-        held = there["views"].get(view_id, {"segments": []})["segments"]
-        named = {entry["id"]: entry for entry in held}
+    for view_id, view in parcel.manifest.views.items():
+        held = there.segments_of(view_id)
+        named = {entry.id: entry for entry in held}
         left = []
-        for entry in about["segments"]:
-            if old := named.get(entry["id"]):
+        for entry in view.segments:
+            if old := named.get(entry.id):
                 _check_same(parcel, target, view_id, entry, old)
             elif new := _without_held(parcel, view_id, entry, other, held):
                 left.append(new)
-        parcel.manifest["views"][view_id] = about | {"segments": left}
+        parcel.manifest = parcel.manifest.with_segments(view_id, left)
 
 
-def _without_held(parcel: Parcel, view_id: str, entry: Entry, other: FeatureStore, held: list[Entry]) -> Entry | None:
+def _without_held(
+    parcel: Parcel, view_id: str, entry: SegmentEntry, other: FeatureStore, held: Sequence[SegmentEntry]
+) -> SegmentEntry | None:
     """A segment without the samples that segments of the other side hold; None where nothing is left.
 
     Raises StoreError where both have a sample, made from different input.
     """
-    others = [old for old in held if old["dataset"] == entry["dataset"]]
+    others = [old for old in held if old.dataset == entry.dataset]
     if not others:
         return entry
-    n = parcel.store.manifest["datasets"][entry["dataset"]]["samples"]
+    n = parcel.store.manifest.datasets[entry.dataset].samples
     digest, taken = np.zeros((n, 16), np.uint8), np.zeros(n, bool)
     for old in others:
         folder = other.tables(view_id, old)
@@ -248,20 +249,20 @@ def _without_held(parcel: Parcel, view_id: str, entry: Entry, other: FeatureStor
     both = taken[sample]
     unequal = sample[both][(layout.read_array(home / "digest")[both] != digest[sample[both]]).any(axis=1)]
     if len(unequal):
-        ids = parcel.store.index(entry["dataset"]).ids
+        ids = parcel.store.index(entry.dataset).ids
         raise merging.differ(parcel.store.where, other.where, {"input": [ids[row] for row in unequal]})
-    failures = limits.segment_attributes(home / "zarr.json", n)["failures"] if entry["failed"] else []
+    failures = limits.segment_attributes(home / "zarr.json", n)["failures"] if entry.failed else []
     if not both.any() and not any(taken[failure["sample"]] for failure in failures):
         return entry
     return narrow(parcel, view_id, entry, ~taken)
 
 
-def _check_same(parcel: Parcel, target: Site, view_id: str, entry: Entry, old: Entry) -> None:
-    for name, facts in entry["files"].items():
-        if name in old["files"] and old["files"][name] != facts and entry["samples"] == old["samples"]:
+def _check_same(parcel: Parcel, target: Site, view_id: str, entry: SegmentEntry, old: SegmentEntry) -> None:
+    for name, facts in entry.files.items():
+        if name in old.files and old.files[name] != facts and entry.samples == old.samples:
             raise StoreError(
-                f"segment {entry['id']} of view {view_id} holds another {name} in {parcel.store.where} "
-                f"than in {target}: {facts[1][:12]}… and {old['files'][name][1][:12]}…",
+                f"segment {entry.id} of view {view_id} holds another {name} in {parcel.store.where} "
+                f"than in {target}: {facts.sha256[:12]}… and {old.files[name].sha256[:12]}…",
                 fix="one of them was changed: `msa cache verify` says which",
             )
 
@@ -277,20 +278,24 @@ def _seen(target: Site, generation: Manifest) -> FeatureStore:
     return FeatureStore(blocks.root, generation, blocks)
 
 
-def _carry(parcel: Parcel, there: Mapping[str, Any], target: Site, progress: Progress) -> Sent:
+def _carry(parcel: Parcel, there: Manifest, target: Site, progress: Progress) -> Sent:
     """Bring all files of a parcel that the other side's generation does not name. Nothing is visible by it."""
     origin = parcel.store.blocks.site if parcel.store.blocks else Disk(parcel.store.path)
-    known = manifest.needed({"datasets": {}, "views": {}} | dict(there))
+    known = there.needed
     wanted, small = [], Sent()
-    for folder, needed in manifest.needed(parcel.manifest).items():
+    for folder, needed in parcel.manifest.needed.items():
         source = Disk(parcel.staging) if folder in parcel.made else origin
         new = {name: facts for name, facts in needed.items() if name not in known.get(folder, {})}
         if folder.startswith("index/"):
             if folder not in known:
-                parcel.manifest["datasets"][folder[6:]] = _index(source, folder, parcel, target, small)
+                fingerprint = folder.removeprefix("index/")
+                entry = _index(source, folder, parcel.manifest.datasets[fingerprint], target, small)
+                parcel.manifest = parcel.manifest.with_dataset(fingerprint, entry)
         elif folder.count("/") == 1:
             if folder not in known:
-                parcel.manifest["views"][folder[6:]]["files"] = _provenance(source, folder, new, target, small)
+                view_id = folder.removeprefix("views/")
+                brought = replace(parcel.manifest.views[view_id], files=_provenance(source, folder, new, target, small))
+                parcel.manifest = parcel.manifest.with_view(view_id, brought)
         else:
             wanted += files(source, {folder: new})
     sent = send(wanted, target, progress)
@@ -300,10 +305,9 @@ def _carry(parcel: Parcel, there: Mapping[str, Any], target: Site, progress: Pro
     return Sent(sent.files + small.files, sent.nbytes + small.nbytes)
 
 
-def _index(source: Site, folder: str, parcel: Parcel, target: Site, sent: Sent) -> dict[str, Any]:
+def _index(source: Site, folder: str, entry: DatasetEntry, target: Site, sent: Sent) -> DatasetEntry:
     """Bring an index, whole; returns its entry. One that is there already has the same content and stays."""
-    about = parcel.manifest["datasets"][folder.removeprefix("index/")]
-    there = files(source, {folder: about["files"]})
+    there = files(source, {folder: entry.files})
     if isinstance(target, Disk):
         final = target.store / folder
         if not local_files.lstat(target.store, final / "zarr.json"):
@@ -312,25 +316,25 @@ def _index(source: Site, folder: str, parcel: Parcel, target: Site, sent: Sent) 
                     path = temporary / file.name.removeprefix(f"{folder}/")
                     local_files.make_folder(target.store, path.parent)
                     local_files.write(target.store, path, _read(file, sent), durably=False)
-        return about | {"files": segment.files(target.store, final)}
-    facts = dict(about["files"])
+        return replace(entry, files=segment.files(target.store, final))
+    facts = dict(entry.files)
     for file in there:
         data = _read(file, sent)
         found = settle(file.name, data, target)
         if found != data:
             if file.name != f"{folder}/zarr.json":  # what is only shown may differ, what it was computed from not
                 raise damaged(file)
-            facts["zarr.json"] = [len(found), _sha256(found)]
-    return about | {"files": facts}
+            facts["zarr.json"] = FileEntry(len(found), _sha256(found))
+    return replace(entry, files=facts)
 
 
-def _provenance(source: Site, folder: str, needed: Mapping[str, list], target: Site, sent: Sent) -> dict[str, list]:
+def _provenance(source: Site, folder: str, needed: Files, target: Site, sent: Sent) -> Files:
     """Bring the metadata of a view, unless it is there; returns what is: whoever comes first decides."""
     facts = {}
     for file in files(source, {folder: needed}):
         data = _read(file, sent)
         found = settle(file.name, data, target)
-        facts[file.name.removeprefix(f"{folder}/")] = [len(found), _sha256(found)]
+        facts[file.name.removeprefix(f"{folder}/")] = FileEntry(len(found), _sha256(found))
     target.add(f"{folder}/seg/zarr.json", _group({}))
     return facts
 
@@ -358,51 +362,48 @@ def _make(target: Site) -> None:
 def _publish(parcel: Parcel, target: Site) -> Manifest:
     """Make a parcel visible in a new generation; in the newest one where there is nothing new in it."""
 
-    added: dict[str, list[Entry]] = {}
+    added: dict[str, Sequence[SegmentEntry]] = {}
 
-    def change(new: Manifest) -> None:
+    def change(before: Manifest) -> Manifest:
         added.clear()
-        number, before = new["generation"] + 1, deepcopy(new)
-        for fingerprint, about in parcel.manifest["datasets"].items():
-            if fingerprint not in new["datasets"]:
-                new["datasets"][fingerprint] = about | {"published": number}
+        number, new = before.generation + 1, before
+        for fingerprint, entry in parcel.manifest.datasets.items():
+            if fingerprint not in new.datasets:
+                new = new.with_dataset(fingerprint, replace(entry, published=number))
         # others may have published since the files were chosen: what they brought is left out
-        late = Parcel(parcel.store, parcel.staging, deepcopy(parcel.manifest), parcel.made)
+        late = Parcel(parcel.store, parcel.staging, parcel.manifest, parcel.made)
         _leave_out(late, before, target)
         _carry(_only_new(late, parcel), before, target, Progress())
-        for view_id, about in late.manifest["views"].items():
-            if about["segments"]:
-                view = new["views"].setdefault(view_id, {"files": about["files"], "segments": []})
-                view["segments"] += about["segments"]
-                view["published"] = number
-                added[view_id] = about["segments"]
+        for view_id, view in late.manifest.views.items():
+            if view.segments:
+                added[view_id] = view.segments
+                held = new.views.get(view_id, ViewEntry(view.files))
+                segments = (*held.segments, *view.segments)
+                new = new.with_view(view_id, replace(held, segments=segments, published=number))
         if new == before:
             raise Nothing
+        return new
 
     try:
-        published = manifest.publish(target, change, note=f"from {_origin(parcel.store.where)}")
+        published = generations.publish(target, change, note=f"from {_origin(parcel.store.where)}")
     except Nothing:
-        return manifest.read(target)
+        return generations.read(target)
     if isinstance(target, Disk):
         _check_kept(target, added)
     return published
 
 
-def _check_kept(target: Disk, added: Mapping[str, Sequence[Entry]]) -> None:
+def _check_kept(target: Disk, added: Mapping[str, Sequence[SegmentEntry]]) -> None:
     """Take segments back whose data was swept in the very moment they were published: see sweeping.py."""
     lost = {
-        entry["id"]
+        entry.id
         for view_id, entries in added.items()
         for entry in entries
-        if not keeps_data(target.store / "views" / view_id / "seg", entry)
+        if not keeps_data(target.store / layout.segments_path(view_id), entry)
     }
 
-    def retract(new: Manifest) -> None:
-        for about in new["views"].values():
-            about["segments"] = [entry for entry in about["segments"] if entry["id"] not in lost]
-
     if lost:
-        manifest.publish(target, retract, note="taken back: its data was swept")
+        generations.publish(target, lambda old: old.without_segments(lost), note="taken back: its data was swept")
         raise StoreError(
             f"{target}: what {len(lost)} segments point to was swept at the same moment", fix="run the command again"
         )
@@ -410,12 +411,9 @@ def _check_kept(target: Disk, added: Mapping[str, Sequence[Entry]]) -> None:
 
 def _only_new(late: Parcel, carried: Parcel) -> Parcel:
     """The segments of a parcel that another does not hold."""
-    old = {entry["id"] for about in carried.manifest["views"].values() for entry in about["segments"]}
-    views = {
-        view_id: about | {"files": {}, "segments": [e for e in about["segments"] if e["id"] not in old]}
-        for view_id, about in late.manifest["views"].items()
-    }
-    return Parcel(late.store, late.staging, {**late.manifest, "datasets": {}, "views": views}, late.made)
+    new = late.manifest.without_segments(entry.id for _, entry in carried.manifest.segments)
+    views = {view_id: replace(view, files={}) for view_id, view in new.views.items()}
+    return Parcel(late.store, late.staging, Manifest(views=views), late.made)
 
 
 def _origin(where: str) -> str:
@@ -425,10 +423,9 @@ def _origin(where: str) -> str:
 
 def _asked(parcel: Parcel) -> dict[str, set[str]]:
     """The corpora of a parcel, and which views of each are in it."""
-    found: dict[str, set[str]] = {fingerprint: set() for fingerprint in parcel.manifest["datasets"]}
-    for view_id, about in parcel.manifest["views"].items():
-        for entry in about["segments"]:
-            found[entry["dataset"]].add(view_id)
+    found: dict[str, set[str]] = {fingerprint: set() for fingerprint in parcel.manifest.datasets}
+    for view_id, entry in parcel.manifest.segments:
+        found[entry.dataset].add(view_id)
     return found
 
 
@@ -439,10 +436,9 @@ def _result(
     sent: Sent,
     known: Sequence[tuple[str, str]],
 ) -> Result:
-    names = dict.fromkeys(published["datasets"][fingerprint]["name"] for fingerprint in asked)
-    views = published["views"].items()
-    held = sum(e["samples"] for v, about in views for e in about["segments"] if v in asked.get(e["dataset"], ()))
-    return Result(str(target), published["generation"], sent.files, sent.nbytes, list(names), held, known)
+    names = dict.fromkeys(published.datasets[fingerprint].name for fingerprint in asked)
+    held = sum(entry.samples for view, entry in published.segments if view in asked.get(entry.dataset, ()))
+    return Result(str(target), published.generation, sent.files, sent.nbytes, list(names), held, known)
 
 
 def _group(attributes: Mapping[str, Any]) -> bytes:

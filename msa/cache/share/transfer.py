@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from msa.cache.format import limits, local_files
 from msa.cache.format.files import TEMPORARY
+from msa.cache.format.manifest import Files
 from msa.cache.storage.site import Disk, Site, persistently
 from msa.cache.storage.wire import PIECE
 from msa.errors import StoreError
@@ -236,8 +237,8 @@ def absent(file: File) -> StoreError:
     )
 
 
-def files(source: Site, needed: Mapping[str, Mapping[str, list]]) -> list[File]:
-    """Those of some folders of a place, {folder: {name: [bytes, SHA-256]}}."""
+def files(source: Site, needed: Mapping[str, Files]) -> list[File]:
+    """Return the files of some folders of a place; `needed` is {folder: its files}."""
     return [
         File(source, f"{folder}/{name}", size, digest)
         for folder, there in needed.items()

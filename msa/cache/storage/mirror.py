@@ -20,7 +20,7 @@ import os
 import stat
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,8 +29,9 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from msa.cache.format import limits, manifest
+from msa.cache.format import generations, limits
 from msa.cache.format.files import TEMPORARY, is_full
+from msa.cache.format.manifest import Files, Manifest
 from msa.cache.storage.site import Remote, cache_root, folder_of, wrong_size
 from msa.cache.storage.wire import NoRanges
 from msa.errors import ConfigError, StoreError
@@ -61,7 +62,7 @@ class _Sparse:
 class Blocks:
     """What the reader asks where a store is a copy of one elsewhere: see shard.Blocks."""
 
-    def __init__(self, site: Remote, pinned: manifest.Manifest) -> None:
+    def __init__(self, site: Remote, pinned: Manifest) -> None:
         self.site = site
         self.root = folder_of(site)
         if self.root.is_symlink():
@@ -70,9 +71,7 @@ class Blocks:
                 fix="delete the link; MSA_CACHE should name a folder that others cannot write to",
             )
         self._files = {
-            f"{folder}/{name}": facts
-            for folder, files in manifest.needed(pinned).items()
-            for name, facts in files.items()
+            f"{folder}/{name}": facts for folder, files in pinned.needed.items() for name, facts in files.items()
         }
         self._shards: dict[Path, _Sparse] = {}
         self._lock = threading.Lock()
@@ -80,8 +79,8 @@ class Blocks:
         self._pid = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
 
-    def files(self, folder: Path, files: Mapping[str, Sequence[object]]) -> None:
-        """Bring these small files, {name: [bytes, SHA-256]}. Shards among them are left where they are."""
+    def files(self, folder: Path, files: Files) -> None:
+        """Bring these small files. Shards among them are left where they are."""
         missing = [
             folder / name
             for name, facts in files.items()
@@ -349,7 +348,7 @@ def _make(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         except FileExistsError:
             pass
         except OSError as error:
-            if error.errno not in manifest.NO_LINKS:
+            if error.errno not in generations.NO_LINKS:
                 raise
             with open(path.with_name(LOCK), "ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from msa.cache.format import layout, limits, local_files, manifest
+from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format.manifest import check_format
 from msa.cache.storage.object_store import Bucket
 from msa.cache.storage.wire import AGAIN, LEAST, PIECE, Body, NoRanges, Refused, Unreachable, Wire, paced
 from msa.errors import ConfigError, StoreError
@@ -34,7 +35,7 @@ CREDULOUS = 16  # steps this long are not believed before number 0, which no sto
 T = TypeVar("T")
 
 
-class Site(manifest.Place, Protocol):
+class Site(generations.Place, Protocol):
     """The files of one store, wherever it lies. Every name is relative to its root."""
 
     @property
@@ -115,7 +116,7 @@ def _parts(url: str) -> SplitResult | None:
 
 
 @dataclass(frozen=True)
-class Disk(manifest.Folder):
+class Disk(generations.Folder):
     """A store in a folder of this machine, or of a file server."""
 
     @property
@@ -159,7 +160,7 @@ class Disk(manifest.Folder):
         """Make a small file, whole or not at all, unless there is one of that name; did we?"""
         path = self.store / name
         local_files.make_folder(self.store, path.parent)
-        return manifest.create_durably(self.store, path, data)
+        return generations.create_durably(self.store, path, data)
 
     def hint(self, generation: int) -> None:
         """Say which generation is the newest, to those to whom a web server shows this folder."""
@@ -263,7 +264,7 @@ class Remote:
         if size is not None and body.size is not None and body.size != size:
             raise wrong_size(self, name, size, body.size)
 
-    # generations: see manifest.Place
+    # generations: see generations.Place
 
     def numbers(self) -> list[int]:
         """The numbers of all generations, ascending; of a place that cannot be listed, the newest alone."""
@@ -275,11 +276,11 @@ class Remote:
 
     def get(self, number: int) -> bytes:
         """The bytes of a generation. Raises FileNotFoundError where there is none."""
-        return self.read(_name(number))
+        return self.read(layout.manifest_path(number))
 
     def create(self, number: int, data: bytes) -> bool:
         """Make a generation, whole, unless there is one of that number; did we?"""
-        made = self.add(_name(number), data)
+        made = self.add(layout.manifest_path(number), data)
         if made:
             self.hint(number)
         return made
@@ -324,7 +325,7 @@ class Remote:
 
     def _has(self, number: int) -> bool:
         try:  # servers that must not say what they have say "forbidden" of what they have not
-            return self.size(_name(number)) is not None
+            return self.size(layout.manifest_path(number)) is not None
         except Refused:
             return False
 
@@ -403,13 +404,7 @@ def check_root(site: Site) -> None:
             fix="check the address; it has to be that of the folder that holds zarr.json",
         )
     attributes = limits.parse(f"{site}/zarr.json", data).get("attributes")
-    manifest.check_format(
-        f"{site}/zarr.json", attributes.get("msa_format") if isinstance(attributes, Mapping) else None
-    )
-
-
-def _name(number: int) -> str:
-    return f"manifests/{number:08d}.json"
+    check_format(f"{site}/zarr.json", attributes.get("msa_format") if isinstance(attributes, Mapping) else None)
 
 
 def _hint(generation: int) -> bytes:

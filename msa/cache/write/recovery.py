@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from msa.cache.format import limits, local_files
+from msa.cache.format import layout, limits, local_files
+from msa.cache.format.manifest import Manifest, SegmentEntry
 from msa.cache.write import heartbeat, journal, liveness
 from msa.cache.write.liveness import SILENT_AFTER_S, whoami
 from msa.cache.write.segment import JOURNAL, Form, Journal, describe, new_name, seal
@@ -17,7 +18,7 @@ from msa.names import printable
 CLAIM = ".claim"  # folders of segments that are being taken over: .claim~HOST@BOOT~PID~STARTED~NAME
 
 
-def adopt(store: Path, view_id: str, newest: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+def adopt(store: Path, view_id: str, newest: Callable[[], Manifest]) -> list[SegmentEntry]:
     """Seal what dead writers left in a view and return the manifest entries.
 
     A segment is claimed by renaming its folder to one that names the claimant, which succeeds for one of several and
@@ -25,8 +26,8 @@ def adopt(store: Path, view_id: str, newest: Callable[[], dict[str, Any]]) -> li
     died, another one publishes. Shards whose journal line is missing are discarded: their samples are simply not there
     yet. Raises StoreError where a journal or a folder is not as msa leaves it; nothing of it is touched then.
     """
-    entries: list[dict[str, Any]] = []
-    parent = store / "views" / view_id / "seg"
+    entries: list[SegmentEntry] = []
+    parent = store / layout.segments_path(view_id)
     if not local_files.lstat(store, parent.parent / "zarr.json"):
         return entries  # set aside by a repair: the next run writes it again, and the one after takes this over
     folders = list(left(store, view_id))
@@ -56,7 +57,7 @@ def adopt(store: Path, view_id: str, newest: Callable[[], dict[str, Any]]) -> li
     return entries
 
 
-def _finished(store: Path, claimed: Path, final: Path) -> list[dict[str, Any]]:
+def _finished(store: Path, claimed: Path, final: Path) -> list[SegmentEntry]:
     """Seal a claimed segment under its new name; its entry, or nothing where nothing was committed."""
     with heartbeat.kept(store, claimed / JOURNAL):  # hashing what is there may take longer than any silence is borne
         _take_over(store, claimed / JOURNAL)
@@ -70,7 +71,7 @@ def _finished(store: Path, claimed: Path, final: Path) -> list[dict[str, Any]]:
 
 def left(store: Path, view_id: str | None = None) -> Iterator[Path]:
     """Yield the segments that have a journal, of one view or of all: of living writers, of dead ones, and claims."""
-    views = local_files.folders(store, store / "views") if view_id is None else [store / "views" / view_id]
+    views = local_files.folders(store, store / "views") if view_id is None else [store / layout.view_path(view_id)]
     for view in views:
         if not limits.is_id(view.name):
             continue
@@ -84,11 +85,11 @@ def is_segment(name: str) -> bool:
     return limits.is_segment(name) or name.startswith(f"{CLAIM}~")
 
 
-def _published(newest: dict[str, Any], view_id: str) -> set[str]:
-    return {entry["id"] for entry in newest["views"].get(view_id, {"segments": []})["segments"]}
+def _published(newest: Manifest, view_id: str) -> set[str]:
+    return {segment.id for segment in newest.segments_of(view_id)}
 
 
-def check(store: Path, folder: Path, newest: dict[str, Any]) -> None:
+def check(store: Path, folder: Path, newest: Manifest) -> None:
     """Raise StoreError where a segment that is to be taken over would damage the store, or leads out of it."""
     local_files.refuse_links(store, folder)
     noted = Journal.read(folder)
@@ -98,7 +99,8 @@ def check(store: Path, folder: Path, newest: dict[str, Any]) -> None:
     if (form.width, form.dtype) != (about["dim"], about.get("dtype", form.dtype)):
         what = f"holds {form.dtype} of width {form.width}, the view {about.get('dtype', 'float16')} of {about['dim']}"
     else:
-        samples = newest["datasets"].get(noted.header["dataset"], {"samples": limits.MAX_SAMPLES})["samples"]
+        known = newest.datasets.get(noted.header["dataset"])
+        samples = known.samples if known else limits.MAX_SAMPLES
         rows = [row.sample for row in noted.samples] + [failure["sample"] for failure in noted.failures]
         if max(rows, default=0) < samples:
             return

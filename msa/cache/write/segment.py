@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from stat import S_ISREG
@@ -22,6 +22,7 @@ import numpy as np
 
 from msa.cache.format import layout, limits, local_files, shard
 from msa.cache.format.fingerprint import DIGEST
+from msa.cache.format.manifest import FileEntry, SegmentEntry
 from msa.cache.format.small_arrays import Lazy
 from msa.cache.write import heartbeat, journal
 from msa.cache.write.liveness import whoami
@@ -161,7 +162,7 @@ class SegmentWriter:
         self._samples, self._failures = [], []
         self._buffer.used = 0
 
-    def seal(self) -> dict[str, Any] | None:
+    def seal(self) -> SegmentEntry | None:
         """Flush, write the metadata, and return the segment's manifest entry; None where nothing was written."""
         self.flush()
         with self._unless_taken_over():
@@ -227,7 +228,7 @@ class Journal:
         return found
 
 
-def seal(folder: Path) -> dict[str, Any] | None:
+def seal(folder: Path) -> SegmentEntry | None:
     """Write the metadata of a segment from its journal; doing it twice changes nothing. Raises StoreError."""
     store, noted = layout.store_of(folder), Journal.read(folder)
     if noted is None or not (noted.samples or noted.failures):
@@ -288,22 +289,17 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, A
     local_files.sync_tree(store, folder)
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> SegmentEntry:
     """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file. Raises StoreError."""
     store = layout.store_of(folder)
     attributes = limits.segment_attributes(folder / "zarr.json")
     samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
-    found = {
-        "id": folder.name,
-        "dataset": attributes["dataset"],
-        "samples": samples,
-        "failed": len(attributes["failures"]),
-        "files": files(store, folder, known=_hashed(folder)),
-    }
-    if "data_of" in attributes:
-        owner = folder.parent / limits.check_name(folder, "data_of", attributes["data_of"], "segment")
-        found |= {"data_of": owner.name, "data_files": files(store, owner, "data")}
-    return found
+    own, failed = files(store, folder, known=_hashed(folder)), len(attributes["failures"])
+    entry = SegmentEntry(folder.name, attributes["dataset"], samples, failed, own)
+    if "data_of" not in attributes:
+        return entry
+    owner = limits.check_name(folder, "data_of", attributes["data_of"], "segment")
+    return replace(entry, data_of=owner, data_files=files(store, folder.parent / owner, "data"))
 
 
 def table(folder: Path) -> list[Row]:
@@ -360,15 +356,15 @@ def _damaged(folder: Path, what: str) -> StoreError:
     return StoreError(f"damaged store: {folder}: {what}", fix="run `msa cache verify`, and then `msa cache repair`")
 
 
-def taken(parent: Path, segments: Iterable[Mapping[str, Any]], entry: Mapping[str, Any]) -> set[int]:
+def taken(parent: Path, segments: Iterable[SegmentEntry], entry: SegmentEntry) -> set[int]:
     """Samples of the corpus of `entry` that published segments of the view hold already."""
-    others = [parent / old["id"] for old in segments if old["dataset"] == entry["dataset"]]
+    others = [parent / old.id for old in segments if old.dataset == entry.dataset]
     return {int(sample) for folder in others for sample in layout.read_array(folder / "sample")}
 
 
-def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str, Any] | None:
+def without(parent: Path, entry: SegmentEntry, samples: set[int]) -> SegmentEntry | None:
     """The entry of a segment that is not published yet, without some samples; None where nothing is left."""
-    folder = parent / entry["id"]
+    folder = parent / entry.id
     rows = table(folder) if samples else []
     kept = [row for row in rows if row.sample not in samples]
     attributes = limits.segment_attributes(folder / "zarr.json")
@@ -381,8 +377,8 @@ def without(parent: Path, entry: dict[str, Any], samples: set[int]) -> dict[str,
     return describe(folder)
 
 
-def files(store: Path, folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
-    """Relative path -> [size in bytes, SHA-256] of every finished file of a folder, or of a part of it.
+def files(store: Path, folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, FileEntry]:
+    """Relative path -> size in bytes and SHA-256 of every finished file of a folder, or of a part of it.
 
     Args:
         store: The store it lies in.
@@ -394,11 +390,11 @@ def files(store: Path, folder: Path, below: str = ".", known: Mapping[str, str] 
         StoreError: There is a link among them, or anything else that is no file.
     """
     local_files.refuse_links(store, folder / below)
-    taken, found = known or {}, {}
+    taken, found = known or {}, dict[str, FileEntry]()
     for path, about in local_files.tree(store, folder / below):
         name = path.relative_to(folder).as_posix()
         if S_ISREG(about.st_mode) and path.name != JOURNAL:
-            found[name] = [about.st_size, taken.get(name) or limits.sha256(path)]
+            found[name] = FileEntry(about.st_size, taken.get(name) or limits.sha256(path))
     return dict(sorted(found.items()))
 
 

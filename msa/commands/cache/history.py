@@ -91,7 +91,7 @@ def rollback(
     if not yes:
         confirm(f"apply this to {path}?")
     made = history.rollback(path, generation)
-    say(f"generation {made['generation']} has the content of generation {wanted}")
+    say(f"generation {made.generation} has the content of generation {wanted}")
 
 
 def print_log(generations: Sequence[Any]) -> None:

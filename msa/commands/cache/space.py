@@ -33,7 +33,7 @@ def rm(
     opened = open_folder(store)
     if not yes:
         confirm(f"remove {dataset or view} from {opened.path}?")
-    before = opened.manifest["generation"]
+    before = opened.manifest.generation
     print_removed(str(dataset or view), opened.path, before, remove(opened, dataset=dataset, view=view, now=now))
 
 

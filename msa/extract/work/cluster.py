@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msa.cache.format.manifest import SegmentEntry
 from msa.cache.store import FeatureStore
 from msa.cache.write import segment
 from msa.errors import BackboneError, ConfigError
@@ -158,7 +159,7 @@ class _Driver:
         self.views = {view.modality: view for view in views}
         self.cluster, self.device, self.progress, self.client, self.planned = cluster, device, progress, client, planned
         self.store: FeatureStore = views[0].store
-        self.sealed: dict[Modality, list[dict[str, Any]]] = {m: [] for m in self.views}
+        self.sealed: dict[Modality, list[SegmentEntry]] = {m: [] for m in self.views}
         self.published = time.monotonic()
         self.batch_s = 0.0  # measured: seconds per batch
         self.workers = 1  # when last counted

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from msa.cache.format.manifest import SegmentEntry
 from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import MsaError
 from msa.extract.backbone import Backbone
@@ -88,7 +89,7 @@ class Problem:
 class TaskResult:
     """What became of a task: manifest entries and counters by modality, and how long it took."""
 
-    entries: dict[Modality, dict[str, Any]] = field(default_factory=dict)
+    entries: dict[Modality, SegmentEntry] = field(default_factory=dict)
     counters: dict[Modality, Counters] = field(default_factory=dict)
     seconds: float = 0.0
     share: float = 1.0  # of the model's peak throughput

@@ -308,7 +308,7 @@ def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
         "protocol": data.protocol,
         "drawn": list(data.drawn),
         "store": store.address,
-        "generation": store.manifest["generation"],
+        "generation": store.manifest.generation,
         "samples": split,
         "hidden_states": {m: int(c.present.sum()) for m, c in data.columns.items()},
         "classes": dict(zip(data.task.classes, counts, strict=True)),

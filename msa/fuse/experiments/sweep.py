@@ -105,7 +105,7 @@ def _race(
             runs[name] = run
             continue
         begun[name] = run, pinned.seeds
-        plain, generation = pinned.to_json(), store.manifest["generation"]
+        plain, generation = pinned.to_json(), store.manifest.generation
         left = [seed for seed in pinned.seeds if not run.trained(seed)]
         tasks += [Task(name, seed, plain, store.address, generation, str(home)) for seed in left]
     _train(tasks, workers, log, failed)

@@ -113,7 +113,7 @@ def tune(
 
     pinned = pin(Experiment(Model.of(models[0], preset), named), store).data
     searches = [
-        Search(name, preset, pinned, store.address, store.manifest["generation"], str(folder / slug(name)), trials)
+        Search(name, preset, pinned, store.address, store.manifest.generation, str(folder / slug(name)), trials)
         for name in models
     ]
     with claimed(folder):

@@ -68,10 +68,10 @@ def test_what_is_imported_is_read_back_with_its_true_length(store):
 
 def test_doing_it_again_changes_nothing(store):
     bring_in(store, foreign(states()))
-    generation = store.manifest["generation"]
+    generation = store.manifest.generation
     _, [report] = bring_in(store, foreign(states()))
     assert (report.already, report.written) == (12, 0)
-    assert store.manifest["generation"] == generation
+    assert store.manifest.generation == generation
 
 
 @pytest.mark.parametrize("modality", [Modality.FACE, Modality.TEXT])
@@ -149,10 +149,10 @@ def test_a_file_without_a_single_usable_sample_is_an_error_that_says_why(store):
         bring_in(store, foreign(found))
     assert not store.datasets and not FeatureStore.open(store.path).datasets, "a dataset without views was published"
     bring_in(store, foreign(states()))
-    before = store.manifest["generation"]
+    before = store.manifest.generation
     with pytest.raises(SourceError, match="nothing was imported"):
         bring_in(store, foreign(found, split=False, name="other"))
-    assert FeatureStore.open(store.path).manifest["generation"] == before
+    assert FeatureStore.open(store.path).manifest.generation == before
 
 
 def test_of_several_features_one_that_cannot_be_read_stops_no_other_and_is_named(store):

@@ -31,7 +31,7 @@ def test_there_is_a_store_of_every_format():
 def test_every_value_is_read(kept):
     path, expected = kept
     store = FeatureStore.open(path)
-    assert sorted(store.manifest["datasets"]) == sorted(corpus["fingerprint"] for corpus in expected["corpora"])
+    assert sorted(store.manifest.datasets) == sorted(corpus["fingerprint"] for corpus in expected["corpora"])
     for corpus in expected["corpora"]:
         index = store.index(corpus["fingerprint"])
         assert (index.name, list(index.task.classes), index.task.multilabel) == tuple(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import zarr
 from typer.testing import CliRunner
 
 from msa import cli
-from msa.cache.format import manifest
+from msa.cache.format import generations
 from msa.cache.maintain import compact as compacting
 from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.describe import describe
@@ -66,10 +67,10 @@ def test_many_segments_become_one_with_full_shards_and_the_same_bits(scattered):
     assert (done.before.segments, done.after.segments) == (7, 1)
     (entry,) = entries(scattered)
     assert states(FeatureStore.open(scattered.path)) == before
-    shards = [name for name in entry["files"] if name.startswith("data/c/")]
+    shards = [name for name in entry.files if name.startswith("data/c/")]
     assert done.after.shards == len(shards) == -(-total // 256) < done.before.shards
-    assert done.after.nbytes == sum(entry["files"][name][0] for name in shards)
-    data = zarr.open_array(scattered.path / "views" / VIEW / "seg" / entry["id"] / "data")
+    assert done.after.nbytes == sum(entry.files[name][0] for name in shards)
+    data = zarr.open_array(scattered.path / "views" / VIEW / "seg" / entry.id / "data")
     assert data.shape[0] >= total
     assert verify(FeatureStore.open(scattered.path)) == []
     assert [str(c) for c in history.diff(scattered.path, 8, 9)] == ["~ tiny audio made.up 7 segments became 1"]
@@ -77,21 +78,21 @@ def test_many_segments_become_one_with_full_shards_and_the_same_bits(scattered):
 
 def test_a_compacted_view_is_left_alone(scattered):
     compact(scattered)
-    generation = scattered.manifest["generation"]
+    generation = scattered.manifest.generation
     assert compact(scattered) == []
-    assert FeatureStore.open(scattered.path).manifest["generation"] == generation
+    assert FeatureStore.open(scattered.path).manifest.generation == generation
 
 
 def test_readers_of_the_old_generation_go_on_until_the_old_segments_are_swept(scattered):
     pinned = FeatureStore.open(scattered.path)
     before = states(pinned)
     compact(scattered)
-    assert states(FeatureStore.open(scattered.path, pinned.manifest["generation"])) == before
+    assert states(FeatureStore.open(scattered.path, pinned.manifest.generation)) == before
     _, freed = gc.sweep(scattered, grace_s=0)
     assert freed > 0
     assert states(FeatureStore.open(scattered.path)) == before
     with pytest.raises(StoreError):
-        states(FeatureStore.open(scattered.path, pinned.manifest["generation"]))
+        states(FeatureStore.open(scattered.path, pinned.manifest.generation))
 
 
 def test_full_segments_are_not_written_again(store, index, small_chunks):
@@ -127,7 +128,7 @@ def test_failures_stay_and_those_taken_back_go(store, index, small_chunks):
     assert states(store) == before
     assert (list(before[1]), len(entries(store))) == ([5], 1)
     assert describe(store)["datasets"][0]["views"][0]["counts"] == counted == {"frames": 4 + 5 + 6}
-    assert "old" not in (store.path / "views" / VIEW / "seg" / entries(store)[0]["id"] / "zarr.json").read_text()
+    assert "old" not in (store.path / "views" / VIEW / "seg" / entries(store)[0].id / "zarr.json").read_text()
 
 
 def versions(store, index):
@@ -145,7 +146,7 @@ def test_a_version_that_borrows_borrows_from_the_compacted_segment(scattered, in
     before = states(scattered, old), states(scattered, new)
     (done,) = compact(scattered)
     assert (done.after.segments, len(entries(scattered, old)), len(entries(scattered, new))) == (2, 1, 1)
-    assert entries(scattered, new)[0]["data_of"] == entries(scattered, old)[0]["id"]
+    assert entries(scattered, new)[0].data_of == entries(scattered, old)[0].id
     gc.sweep(scattered, grace_s=0)
     opened = FeatureStore.open(scattered.path)
     assert (states(opened, old), states(opened, new)) == before
@@ -158,15 +159,15 @@ def test_rows_of_samples_that_no_corpus_has_any_more_are_dropped(scattered, inde
     before = states(scattered)
 
     def without_the_old_one(new):
-        del new["datasets"][index.fingerprint]
-        view = new["views"][VIEW]
-        view["segments"] = [entry for entry in view["segments"] if entry["dataset"] != index.fingerprint]
+        kept = (entry for entry in new.segments_of(VIEW) if entry.dataset != index.fingerprint)
+        datasets = {name: entry for name, entry in new.datasets.items() if name != index.fingerprint}
+        return replace(new.with_segments(VIEW, kept), datasets=datasets)
 
-    scattered.manifest = manifest.publish(scattered.path, without_the_old_one)
+    scattered.manifest = generations.publish(scattered.path, without_the_old_one)
     (done,) = compact(scattered)
     assert done.after.nbytes < 0.8 * done.before.nbytes
     (entry,) = entries(scattered)
-    assert "data_of" not in entry
+    assert entry.data_of is None
     assert states(scattered) == before
 
 
@@ -182,7 +183,7 @@ def test_equal_inputs_with_unequal_hidden_states_keep_both(store, index, small_c
     compact(store)
     assert states(store) == before
     (entry,) = entries(store)
-    run = json.loads((store.path / "views" / VIEW / "seg" / entry["id"] / "zarr.json").read_text())["attributes"]["run"]
+    run = json.loads((store.path / "views" / VIEW / "seg" / entry.id / "zarr.json").read_text())["attributes"]["run"]
     assert run["compacted"] == [{"device": "cuda:0", "samples": 2}, {"device": "cuda:1", "samples": 2}]
     assert compact(store) == []
 
@@ -256,11 +257,11 @@ KILLED = """
 
 
 def test_a_killed_compaction_leaves_nothing_that_anybody_sees(scattered):
-    before, generation = states(scattered), scattered.manifest["generation"]
+    before, generation = states(scattered), scattered.manifest.generation
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), scattered.path])
     assert done.returncode == -signal.SIGKILL
     opened = FeatureStore.open(scattered.path)
-    assert (states(opened), opened.manifest["generation"]) == (before, generation)
+    assert (states(opened), opened.manifest.generation) == (before, generation)
     assert len(list((scattered.path / "views" / VIEW / "seg").glob("*/journal.jsonl"))) == 1
     assert opened.recover(VIEW) == 0
     assert not list((scattered.path / "views" / VIEW / "seg").glob("*/journal.jsonl"))

@@ -2,13 +2,14 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from msa import cli
-from msa.cache.format import manifest
+from msa.cache.format import generations
 from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
@@ -126,31 +127,31 @@ def test_what_killed_writers_left_of_a_corpus_that_was_removed_goes_with_it(stor
     remove.remove(store, dataset="tiny")
     assert not writer.folder.exists()
     sweep(store, 0)
-    assert FeatureStore.open(store.path).manifest["views"] == {}
+    assert FeatureStore.open(store.path).manifest.views == {}
 
 
 def test_killed_borrowers_leave_nothing(store, index):
     """One before it had a table, and one of a version that kept no journal of borrowing."""
     fill(store, index)
     parent = store.path / "views" / VIEW / "seg"
-    entry = store.manifest["views"][VIEW]["segments"][0]
+    entry = store.manifest.views[VIEW].segments[0]
     about = {"dataset": index.fingerprint, "run": {}, "failures": []}
     for old in (False, True):
         made = remove.lend(parent, entry, [], about)
         if old:
-            (parent / made["id"] / "journal.jsonl").unlink()
+            (parent / made.id / "journal.jsonl").unlink()
         else:
-            journal = parent / made["id"] / "journal.jsonl"
+            journal = parent / made.id / "journal.jsonl"
             journal.write_text(json.dumps(json.loads(journal.read_text()) | {"writer": {"host": "", "pid": 1}}) + "\n")
     age(store)
     sweep(store)
-    assert [path.name for path in parent.iterdir() if path.is_dir()] == [entry["id"]]
+    assert [path.name for path in parent.iterdir() if path.is_dir()] == [entry.id]
     assert verify(FeatureStore.open(store.path)) == []
 
 
 def test_unfinished_files_go_when_they_are_old(store, index):
     view = fill(store, index)
-    segment = store.path / "views" / VIEW / "seg" / view.entries[0]["id"]
+    segment = store.path / "views" / VIEW / "seg" / view.entries[0].id
     litter = [store.path / "manifests" / ".tmp-a", store.path / "index" / ".tmp-b" / "x", segment / "data" / ".tmp-c"]
     for path in litter:
         path.parent.mkdir(exist_ok=True)
@@ -179,7 +180,7 @@ def test_what_is_not_ours_stays(shrunk, tmp_path):
 
 def test_a_generation_that_is_kept_and_cannot_be_read_stops_a_sweep(shrunk):
     history.tag(shrunk.path, "paper", 2)
-    manifest.Folder(shrunk.path).path(2).write_text("{}")
+    generations.Folder(shrunk.path).path(2).write_text("{}")
     before = files(shrunk)
     with pytest.raises(StoreError):
         sweep(shrunk, 0)
@@ -205,14 +206,14 @@ def meanwhile(monkeypatch, action):
 
 def test_what_is_published_while_it_is_swept_is_put_back(shrunk, monkeypatch):
     age(shrunk)
-    old = manifest.read(shrunk.path, 2)
+    old = generations.read(shrunk.path, 2)
 
     def publish():  # what a rollback publishes; it has looked before that all files are there
-        manifest.publish(shrunk.path, lambda new: new.update(datasets=old["datasets"], views=old["views"]))
+        generations.publish(shrunk.path, lambda new: replace(new, datasets=old.datasets, views=old.views))
 
     meanwhile(monkeypatch, publish)
     sweep(shrunk)
-    assert history.lacking(shrunk.path, manifest.read(shrunk.path)) == []
+    assert history.lacking(shrunk.path, generations.read(shrunk.path)) == []
     opened = FeatureStore.open(shrunk.path)
     np.testing.assert_array_equal(opened.reader(opened.view("tiny", Modality.AUDIO)).read(7), hidden(7))
 
@@ -250,14 +251,14 @@ def test_who_borrows_from_what_was_swept_meanwhile_borrows_nothing(shrunk, index
     """A long run pinned a generation in which the old hidden states were still there."""
     late = FeatureStore.open(shrunk.path, 4)
     dataset = late.add_index(make_index(name="later"))
-    entry = manifest.read(shrunk.path, 4)["views"][VIEW]["segments"][0]
+    entry = generations.read(shrunk.path, 4).views[VIEW].segments[0]
     about = {"dataset": dataset, "run": {}, "failures": []}
-    rows = remove.segment.table(shrunk.path / "views" / VIEW / "seg" / entry["id"])
+    rows = remove.segment.table(shrunk.path / "views" / VIEW / "seg" / entry.id)
     made = remove.lend(shrunk.path / "views" / VIEW / "seg", entry, rows, about)
-    shutil.rmtree(shrunk.path / "views" / VIEW / "seg" / entry["id"])
+    shutil.rmtree(shrunk.path / "views" / VIEW / "seg" / entry.id)
     assert late.publish(VIEW, [made]) == []
-    assert not (shrunk.path / "views" / VIEW / "seg" / made["id"]).exists()
-    assert VIEW not in FeatureStore.open(shrunk.path).manifest["views"]
+    assert not (shrunk.path / "views" / VIEW / "seg" / made.id).exists()
+    assert VIEW not in FeatureStore.open(shrunk.path).manifest.views
 
 
 def test_borrowed_data_that_vanishes_in_the_very_moment_is_given_up(store, index, monkeypatch):
@@ -270,8 +271,8 @@ def test_borrowed_data_that_vanishes_in_the_very_moment_is_given_up(store, index
     def link(source, target, **folders):
         monkeypatch.setattr(os, "link", real)
         real(source, target, **folders)
-        (entry,) = store.manifest["views"][VIEW]["segments"]
-        shutil.rmtree(store.path / "views" / VIEW / "seg" / entry["id"])
+        (entry,) = store.manifest.views[VIEW].segments
+        shutil.rmtree(store.path / "views" / VIEW / "seg" / entry.id)
 
     monkeypatch.setattr("msa.cache.write.publish.BACK_AFTER_S", 0.05)
     monkeypatch.setattr(os, "link", link)
@@ -284,11 +285,11 @@ def test_borrowed_data_that_vanishes_in_the_very_moment_is_given_up(store, index
 
 def test_rm_frees_at_once_only_where_it_is_told_to(store, index):
     fill(store, index)
-    first = store.manifest["generation"]
+    first = store.manifest.generation
     done = remove.remove(store, dataset="tiny")
     assert (done.freed, done.tags) == (0, ())
     assert done.later > 19 * WIDTH * 2
-    assert history.rollback(store.path, first)["generation"] == 4
+    assert history.rollback(store.path, first).generation == 4
     opened = FeatureStore.open(store.path)
     now = remove.remove(opened, dataset="tiny", now=True)
     assert now.freed >= done.later

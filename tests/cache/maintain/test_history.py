@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from msa import cli
-from msa.cache.format import limits, manifest
+from msa.cache.format import generations
+from msa.cache.format.manifest import checksum
 from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
@@ -39,7 +40,7 @@ def test_the_log_says_what_each_generation_brought(grown):
         3: ["+ tiny audio made.up 10 samples"],
     }
     assert [one.number for one in history.log(grown.path, limit=2)] == [3, 2]
-    assert all(one.whole and one.creator == manifest.creator() for one in history.log(grown.path))
+    assert all(one.whole and one.creator == generations.creator() for one in history.log(grown.path))
 
 
 def test_the_log_tells_of_failures_taken_back_and_of_what_was_removed(store, index):
@@ -58,9 +59,7 @@ def test_the_log_tells_of_failures_taken_back_and_of_what_was_removed(store, ind
 def test_a_diff_adds_up_what_lies_between(grown):
     (corpus, view) = history.diff(grown.path, 0, 3)
     assert (corpus.added, view.added, view.removed, view.segments) == (20, 19, 0, (0, 2))
-    assert view.nbytes == sum(
-        size for e in grown.view("tiny", Modality.AUDIO).entries for size, _ in e["files"].values()
-    )
+    assert view.nbytes == sum(size for e in grown.view("tiny", Modality.AUDIO).entries for size, _ in e.files.values())
     (back,) = history.diff(grown.path, 3, 2)
     assert (back.added, back.removed, back.segments) == (0, 10, (2, 1))
     assert history.diff(grown.path, 3, 3) == []
@@ -97,15 +96,15 @@ def test_a_name_that_is_none_is_refused(grown, name):
 def test_rolling_back_brings_the_content_and_keeps_the_history(grown):
     history.tag(grown.path, "early", 2)
     made = history.rollback(grown.path, "early")
-    assert made["generation"] == 4
+    assert made.generation == 4
     back = FeatureStore.open(grown.path)
     assert back.view("tiny", Modality.AUDIO).samples == 9
     np.testing.assert_array_equal(back.reader(back.view("tiny", Modality.AUDIO)).read(4), hidden(4))
     assert lines(grown)[4] == ["rolled back to 2 (early)", "- tiny audio made.up 10 samples"]
-    assert history.rollback(grown.path, 3)["generation"] == 5
+    assert history.rollback(grown.path, 3).generation == 5
     assert FeatureStore.open(grown.path).view("tiny", Modality.AUDIO).samples == 19
     assert verify(FeatureStore.open(grown.path)) == []
-    assert history.rollback(grown.path, 3)["generation"] == 5  # that is what it shows already
+    assert history.rollback(grown.path, 3).generation == 5  # that is what it shows already
 
 
 def test_the_order_of_publication_comes_back_too(store, index):
@@ -152,7 +151,7 @@ def test_a_rollback_that_meets_a_sweep_gives_up_and_leaves_the_store_as_it_was(g
     with pytest.raises(StoreError, match="not there any more"):
         history.rollback(grown.path, 3)
     assert FeatureStore.open(grown.path).datasets == {}
-    assert history.lacking(grown.path, manifest.read(grown.path)) == []
+    assert history.lacking(grown.path, generations.read(grown.path)) == []
 
 
 def test_generations_that_do_not_exist_are_named(grown):
@@ -166,16 +165,16 @@ def test_generations_that_do_not_exist_are_named(grown):
 
 
 def test_a_damaged_old_generation_does_not_hide_the_others(grown):
-    manifest.Folder(grown.path).path(2).write_text("{")
+    generations.Folder(grown.path).path(2).write_text("{")
     told = lines(grown)
     assert "not JSON" in told[2][0]
     assert told[1] == ["+ tiny 20 samples"]
 
 
 def test_what_a_stranger_wrote_cannot_steer_a_terminal(grown):
-    path = manifest.Folder(grown.path).path(3)
+    path = generations.Folder(grown.path).path(3)
     found = json.loads(path.read_text()) | {"note": "fine\x1b[2J\nreally"}
-    path.write_text(json.dumps(found | {"checksum": limits.checksum(found)}))
+    path.write_text(json.dumps(found | {"checksum": checksum(found)}))
     assert lines(grown)[3][0] == r"fine\x1b[2J\nreally"
 
 

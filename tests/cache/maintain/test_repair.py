@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from msa.cache.format import manifest
+from msa.cache.format import generations
 from msa.cache.maintain import history, repair
 from msa.cache.maintain.verify import report, verify
 from msa.cache.store import FeatureStore
@@ -50,7 +50,7 @@ def view_of(path):
 
 def segment_of(path):
     _, view = view_of(path)
-    return path / "views" / view.id / "seg" / view.entries[0]["id"]
+    return path / "views" / view.id / "seg" / view.entries[0].id
 
 
 def spoil(file, *places):
@@ -159,7 +159,7 @@ def test_what_a_lost_manifest_named_is_found_again(path):
         FeatureStore.open(path)
     assert repair.carry_out(repair.plan(path)).problems == []
     assert lost(path) == []
-    assert max(manifest.generations(path)) > int(newest.stem), "a number that was given once is never given again"
+    assert max(generations.generations(path)) > int(newest.stem), "a number that was given once is never given again"
 
 
 def test_without_any_manifest_everything_is_found_again(path):

@@ -8,7 +8,7 @@ from tests.cache.conftest import FORM, WIDTH, fill
 
 
 def shard_of(store, view):
-    return store.path / "views" / view.id / "seg" / view.entries[0]["id"] / "data" / "c" / "1" / "0"
+    return store.path / "views" / view.id / "seg" / view.entries[0].id / "data" / "c" / "1" / "0"
 
 
 def test_a_sound_store_has_no_problems(store, index):
@@ -51,7 +51,7 @@ def test_swapped_shards_are_found(store, index):
 
 def test_damage_to_tables_and_metadata_is_found(store, index):
     view = fill(store, index)
-    folder = store.path / "views" / view.id / "seg" / view.entries[0]["id"]
+    folder = store.path / "views" / view.id / "seg" / view.entries[0].id
     for path in (folder / "start" / "c" / "0", folder / "zarr.json", store.path / "index" / view.dataset / "zarr.json"):
         whole = path.read_bytes()
         path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])

@@ -161,7 +161,7 @@ def test_info_tells_of_every_sample_file_and_run(store, index):
     assert view["pending_ids"] == [f"id{i}" for i in range(5, 19)]  # the last has no audio
     assert view["pending"] == 14
     assert [run["samples"] for run in view["runs"]] == [5]
-    assert view["creator"] == store.manifest["creator"]
+    assert view["creator"] == store.manifest.creator
     listed = {f"views/{view['id']}/seg/{file['segment']}/{file['file']}": file["bytes"] for file in view["files"]}
     assert listed.items() <= {path.relative_to(store.path).as_posix(): n for path, n in sizes(store)}.items()
     assert any("data/c/" in name for name in listed)

@@ -30,7 +30,7 @@ N = 20
 
 
 def home(store, view, entry=0):
-    return store.path / "views" / view.id / "seg" / view.entries[entry]["id"]
+    return store.path / "views" / view.id / "seg" / view.entries[entry].id
 
 
 def widened(values, dtype):
@@ -79,7 +79,7 @@ def through_zarr(store, view):
     """Row -> (T, D), read with zarr-python alone, as docs/store-format.md shows it."""
     segments, found = zarr.open_group(store.path, mode="r")[f"views/{view.id}/seg"], {}
     for entry in view.entries:
-        table, data = segments[entry["id"]], segments[entry.get("data_of", entry["id"])]["data"][:]
+        table, data = segments[entry.id], segments[entry.data_id]["data"][:]
         for row, start, length in zip(table["sample"][:], table["start"][:], table["length"][:], strict=True):
             found[int(row)] = data[start : start + length]
     return found

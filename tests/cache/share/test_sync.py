@@ -127,7 +127,7 @@ def test_what_was_added_since_is_all_that_travels(store, index, bucket, tmp_path
     sync.push(store, bucket)
     sync.pull(bucket, tmp_path / "copy")
     fill(store, index, rows=range(10, 19), view_id=V)
-    new = store.manifest["views"][V]["segments"][-1]["files"]
+    new = store.manifest.views[V].segments[-1].files
     assert sync.push(store, bucket).bytes == sum(size for size, _ in new.values())
     assert sync.pull(bucket, tmp_path / "copy").bytes == sum(size for size, _ in new.values())
     assert held(tmp_path / "copy") == list(range(19))
@@ -145,7 +145,7 @@ def test_a_pulled_store_can_be_added_to_and_pushed_back(full, index, bucket, tmp
 def test_a_clone_is_the_store_number_and_all(full, bucket, tmp_path):
     sync.clone(full.path, bucket)
     sync.clone(bucket, tmp_path / "copy")
-    number = full.manifest["generation"]
+    number = full.manifest.generation
     assert (tmp_path / "copy" / f"manifests/{number:08d}.json").exists()
     assert FeatureStore.open(tmp_path / "copy").manifest == full.manifest
     assert held(tmp_path / "copy") == list(range(19))
@@ -174,10 +174,10 @@ def test_a_part_has_exactly_the_samples_that_were_asked_for(full, tmp_path):
     (tmp_path / "ids.txt").write_text("".join(f"id{i}\n" for i in range(9)))
     sync.pull(full.path, tmp_path / "most", Selection(samples=tmp_path / "ids.txt"))
     assert held(tmp_path / "most") == list(range(9))
-    found = FeatureStore.open(tmp_path / "most").manifest["views"][V]["segments"]
-    assert ["data_of" in entry for entry in found] == [True]  # most of its rows: the data travels whole
-    found = FeatureStore.open(tmp_path / "copy").manifest["views"][V]["segments"]
-    assert ["data_of" in entry for entry in found] == [False, False]
+    found = FeatureStore.open(tmp_path / "most").manifest.views[V].segments
+    assert [entry.data_of is not None for entry in found] == [True]  # most of its rows: the data travels whole
+    found = FeatureStore.open(tmp_path / "copy").manifest.views[V].segments
+    assert [entry.data_of is not None for entry in found] == [False, False]
     assert copied.bytes < sync.pull(full.path, tmp_path / "all").bytes
     for name in ("copy", "most"):
         assert verify(FeatureStore.open(tmp_path / name)) == []
@@ -198,7 +198,7 @@ def test_the_same_part_is_the_same_files_on_any_day(full, tmp_path):
 def test_datasets_and_views_are_chosen_by_name(full, index, tmp_path):
     fill(full, make_index(name="other", seed=1), view_id="w" * 16)
     assert sync.pull(full.path, tmp_path / "a", Selection(datasets=["other"])).datasets == ["other"]
-    assert list(FeatureStore.open(tmp_path / "a").manifest["views"]) == ["w" * 16]
+    assert list(FeatureStore.open(tmp_path / "a").manifest.views) == ["w" * 16]
     assert sync.pull(full.path, tmp_path / "b", Selection(views=[V[:8]])).datasets == ["tiny"]
     with pytest.raises(UnknownNameError, match="othr"):
         sync.pull(full.path, tmp_path / "c", Selection(datasets=["othr"]))
@@ -231,8 +231,8 @@ def test_bfloat16_duplicates_failures_and_counts_survive_being_copied(store, tmp
     for i in (0, 3, 6):
         np.testing.assert_array_equal(mine.read(i), theirs.read(i))
     assert list(theirs.failures) == [9]
-    (entry,) = copy.manifest["views"][V]["segments"]
-    assert (entry["samples"], entry["failed"]) == (3, 1)
+    (entry,) = copy.manifest.views[V].segments
+    assert (entry.samples, entry.failed) == (3, 1)
 
     assert [row.counts for row in segment.table(copy.tables(V, entry))] == [
         {},
@@ -254,7 +254,7 @@ def test_a_damaged_file_is_named_and_nothing_of_it_is_seen(full, bucket, tmp_pat
     site.put(name, tmp_path / "bad")
     with pytest.raises(StoreError, match=re.escape(name) + " does not match the SHA-256"):
         sync.pull(bucket, tmp_path / "copy")
-    assert FeatureStore.open(tmp_path / "copy").manifest["generation"] == 0
+    assert FeatureStore.open(tmp_path / "copy").manifest.generation == 0
     assert not (tmp_path / "copy" / name).exists()
     site.put(name, full.path / name)
     sync.pull(bucket, tmp_path / "copy")
@@ -266,7 +266,7 @@ def test_damage_at_home_is_not_handed_on(full, tmp_path):
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(StoreError, match="digest/c/0/0 does not match"):
         sync.push(full, tmp_path / "copy")
-    assert FeatureStore.open(tmp_path / "copy").manifest["views"] == {}
+    assert FeatureStore.open(tmp_path / "copy").manifest.views == {}
 
 
 def big(path, megabytes=3):
@@ -283,7 +283,7 @@ def big(path, megabytes=3):
 
 
 def test_data_that_was_swept_at_the_moment_of_publication_is_not_named(full, tmp_path, monkeypatch):
-    monkeypatch.setattr(sync, "keeps_data", lambda parent, entry: entry["samples"] != 9)
+    monkeypatch.setattr(sync, "keeps_data", lambda parent, entry: entry.samples != 9)
     with pytest.raises(StoreError, match="1 segments point to was swept"):
         sync.push(full, tmp_path / "copy")
     assert held(tmp_path / "copy") == list(range(10))
@@ -308,7 +308,7 @@ def test_a_pull_that_was_killed_goes_on_in_the_middle_of_a_file(tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert FeatureStore.open(tmp_path / "copy").manifest["generation"] == 0
+    assert FeatureStore.open(tmp_path / "copy").manifest.generation == 0
     there = sum(len(data) for data in contents(tmp_path / "copy").values())
     assert there > 1_000_000
     with served(tmp_path) as web:
@@ -339,7 +339,7 @@ def test_pushes_at_the_same_time_both_survive(index, bucket, tmp_path):
     assert errors == []
     found = FeatureStore.open(bucket)
     assert sorted(found.datasets) == names
-    assert found.manifest["generation"] == 3
+    assert found.manifest.generation == 3
     sync.pull(bucket, tmp_path / "all")
     assert verify(FeatureStore.open(tmp_path / "all")) == []
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from msa.cache.format import limits, manifest
+from msa.cache.format import generations
+from msa.cache.format.manifest import checksum
 from msa.cache.share import sync
 from msa.cache.storage import mirror, object_store, web, wire
 from msa.cache.storage import site as remote
@@ -122,7 +123,7 @@ def edited(store, change):
     path = max((store / "manifests").glob("[0-9]*.json"))
     said = json.loads(path.read_text())
     change(said)
-    path.write_text(json.dumps(said | {"checksum": limits.checksum(said)}))
+    path.write_text(json.dumps(said | {"checksum": checksum(said)}))
 
 
 def of_shard(said):
@@ -242,7 +243,7 @@ def test_hints_of_strangers_are_no_more_than_hints(store, tmp_path, hint):
 def test_names_of_manifests_that_are_none_are_let_be(store):
     for name in ("9" * 200 + ".json", "99999999x.json", "000000001.json", "-0000001.json"):
         (store / "manifests" / name).write_text("{}")
-    assert manifest.generations(store) == [1, 2]
+    assert generations.generations(store) == [1, 2]
 
 
 def test_a_bucket_is_not_listed_without_end(monkeypatch):

@@ -136,7 +136,7 @@ def test_reading_over_http_gives_what_lies_there(web, store):
     check(found)
     assert found.where == web.url
     assert found.index("tiny").ids == store.index("tiny").ids
-    assert FeatureStore.open(web.url, 2).manifest["generation"] == 2
+    assert FeatureStore.open(web.url, 2).manifest.generation == 2
     with pytest.raises(StoreError, match="no generation 9"):
         FeatureStore.open(web.url, 9)
 
@@ -202,8 +202,8 @@ def test_a_damaged_small_file_is_named_and_not_kept(web, store, cache):
 
 
 def test_a_missing_shard_and_a_short_one_are_errors_and_never_zeros(web, store):
-    (view,) = store.manifest["views"].values()
-    shards = [next(store.path.glob(f"views/*/seg/{entry['id']}/data/c/0/0")) for entry in view["segments"]]
+    (view,) = store.manifest.views.values()
+    shards = [next(store.path.glob(f"views/*/seg/{entry.id}/data/c/0/0")) for entry in view.segments]
     shards[0].unlink()
     shards[1].write_bytes(shards[1].read_bytes()[:-30])
     with pytest.raises(StoreError, match="which its manifest names"):

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msa import cli
-from msa.cache.format import local_files, manifest
+from msa.cache.format import generations, local_files
 from msa.cache.maintain import gc as sweeping
 from msa.cache.maintain import remove
 from msa.cache.maintain.verify import verify
@@ -280,10 +280,10 @@ def test_notes_of_what_is_at_work_beat_too(tmp_path, fast):
 
 def test_borrowed_segments_and_compactions_beat_too(store, index, fast):
     view = fill(store, index, view_id="v")
-    table = remove.segment.table(store.path / "views" / "v" / "seg" / view.entries[0]["id"])
+    table = remove.segment.table(store.path / "views" / "v" / "seg" / view.entries[0].id)
     about = {"dataset": view.dataset, "run": {}, "failures": []}
     entry = remove.lend(store.path / "views" / "v" / "seg", view.entries[0], table[:3], about)
-    assert beaten(store.path / "views" / "v" / "seg" / entry["id"] / "journal.jsonl")
+    assert beaten(store.path / "views" / "v" / "seg" / entry.id / "journal.jsonl")
 
 
 def test_at_work_on_another_machine_is_no_suspicion_whatever_the_clock_says(store, index, monkeypatch):
@@ -315,7 +315,7 @@ WRITER = """
 
     exec(sys.argv[4] if len(sys.argv) > 4 else "")
     store, n = FeatureStore.open(sys.argv[1]), int(sys.argv[3])
-    dataset = next(iter(store.manifest["datasets"]))
+    dataset = next(iter(store.manifest.datasets))
     digests = store.index("tiny").digests["audio"]
     writer = store.writer("v", dataset, Form(4, "float32", 16, 64), {"device": "cpu"}, flush_s=0.0)
     try:
@@ -362,9 +362,9 @@ def test_who_was_suspended_and_taken_over_wakes_up_to_a_clean_error(begun, monke
     assert "Traceback" not in error
     now = FeatureStore.open(begun.path)
     assert verify(now) == []
-    [entry] = now.manifest["views"]["v"]["segments"]
-    assert entry["samples"] == len(committed)
-    assert [path.name for path in begun.path.glob("views/v/seg/*-*")] == [entry["id"]]
+    [entry] = now.manifest.views["v"].segments
+    assert entry.samples == len(committed)
+    assert [path.name for path in begun.path.glob("views/v/seg/*-*")] == [entry.id]
 
 
 def test_a_line_that_comes_after_the_takeover_is_not_acknowledged(store, index, monkeypatch):
@@ -517,17 +517,17 @@ def test_a_view_that_goes_between_its_provenance_and_the_first_segment_is_an_err
 def test_a_corpus_that_is_swept_while_it_is_published_is_written_again(store, index, monkeypatch):
     store.add_index(index)
     rival = FeatureStore.open(store.path)
-    real, swept = manifest.publish, []
+    real, swept = generations.publish, []
 
     def publish(*args, **kwargs):
         if not swept:
             swept.append(True)
-            monkeypatch.setattr(manifest, "publish", real)
+            monkeypatch.setattr(generations, "publish", real)
             remove.remove(FeatureStore.open(store.path), dataset="tiny", now=True)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(admission, "BACK_AFTER_S", 0.1)
-    monkeypatch.setattr(manifest, "publish", publish)
+    monkeypatch.setattr(generations, "publish", publish)
     rival.add_index(index)
     assert swept
     assert verify(FeatureStore.open(store.path)) == []
@@ -604,7 +604,7 @@ def test_a_segment_that_is_removed_while_it_is_borrowed_from_is_done_without(sto
 def test_a_segment_that_is_missing_and_was_not_removed_is_an_error(store, index):
     view = fill(store, index, view_id="v")
     dataset = store.add_index(replace(index, name="other"))
-    (store.path / "views" / "v" / "seg" / view.entries[0]["id"] / "zarr.json").unlink()
+    (store.path / "views" / "v" / "seg" / view.entries[0].id / "zarr.json").unlink()
     with pytest.raises((StoreError, FileNotFoundError)):
         remove.borrow(store, "v", dataset, index.digests[Modality.AUDIO], range(19))
     assert len(list((store.path / "views" / "v" / "seg").glob("2*"))) == 1
@@ -614,7 +614,7 @@ def test_a_corpus_that_is_removed_while_it_is_added_is_an_error_of_one_sentence(
     before = store.add_index(index)
     now = FeatureStore.open(store.path)
     remove.remove(store, dataset="tiny")
-    now.manifest = manifest.read(store.path)
+    now.manifest = generations.read(store.path)
     with pytest.raises(StoreError, match="was removed from the store"):
         remove.carry_over(now, index, before)
 

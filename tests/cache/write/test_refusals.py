@@ -11,7 +11,7 @@ import pytest
 
 from msa.cache.exchange import _import as importing
 from msa.cache.exchange import hdf5, mmsa, npy
-from msa.cache.format import limits, manifest
+from msa.cache.format import generations, limits
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import Row, write_small
@@ -116,19 +116,20 @@ def test_what_was_counted_has_a_name_that_can_be_read(kept, tmp_path, name):
 
 def test_a_generation_that_could_not_be_read_is_not_published(kept):
     def change(new):
-        next(iter(new["datasets"].values()))["name"] = ESC
+        fingerprint, entry = next(iter(new.datasets.items()))
+        return new.with_dataset(fingerprint, replace(entry, name=ESC))
 
     with pytest.raises(StoreError, match="cannot be written"):
-        manifest.publish(kept[0].path, change)
+        generations.publish(kept[0].path, change)
     unchanged(kept)
 
 
 def test_a_user_of_any_name_can_publish(kept, monkeypatch):
     monkeypatch.setenv("LOGNAME", f"eve{ESC}" + "x" * 9000)
-    made = manifest.publish(kept[0].path, lambda new: None, f"why{ESC}")
-    assert made["creator"].startswith(r"eve\x1b[2J")
-    assert made["note"] == r"why\x1b[2J"
-    assert manifest.read(kept[0].path) == made
+    made = generations.publish(kept[0].path, lambda new: new, f"why{ESC}")
+    assert made.creator.startswith(r"eve\x1b[2J")
+    assert made.note == r"why\x1b[2J"
+    assert generations.read(kept[0].path) == made
 
 
 # files of others

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from msa.cache.format import manifest
+from msa.cache.format import generations
+from msa.cache.format.manifest import DatasetEntry
 from msa.cache.maintain import history, remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
@@ -50,28 +51,28 @@ class Memory:
     def create(self, number, data):
         if self.rivals:
             self.rivals -= 1
-            manifest.publish(self, lambda new: new["datasets"].update({f"rival{self.rivals}": corpus()}))
+            generations.publish(self, lambda new: new.with_dataset(f"rival{self.rivals}", CORPUS))
         return self.kept.setdefault(number, data) is data
 
 
-def corpus():
-    return {"name": "x", "samples": 0, "files": {}, "published": 1}
+CORPUS = DatasetEntry("x", 0, {}, published=1)
 
 
 def test_any_place_that_creates_exclusively_will_do():
     place = Memory(rivals=1)
-    made = manifest.publish(place, lambda new: new["datasets"].update(mine=corpus()), "a note")
-    assert (made["generation"], sorted(made["datasets"])) == (2, ["mine", "rival0"])
-    assert manifest.read(place) == made
-    assert manifest.generations(place) == [1, 2]
-    assert "note" not in manifest.publish(place, lambda new: None)
+    made = generations.publish(place, lambda new: new.with_dataset("mine", CORPUS), "a note")
+    assert (made.generation, sorted(made.datasets)) == (2, ["mine", "rival0"])
+    assert generations.read(place) == made
+    assert generations.generations(place) == [1, 2]
+    assert made.note == "a note"
+    assert generations.publish(place, lambda new: new).note == ""
 
 
 def test_a_listing_that_lags_behind_does_not_loop_for_ever():
     """NFS lists folders from memory: what a name was refused for is read by its number."""
     place = Memory(forgetful=True)
     for name in ("a", "b", "c"):
-        manifest.publish(place, lambda new, name=name: new["datasets"].update({name: corpus()}))
+        generations.publish(place, lambda new, name=name: new.with_dataset(name, CORPUS))
     assert sorted(place.kept) == [1, 2, 3]
     assert sorted(json.loads(place.kept[3])["datasets"]) == ["a", "b", "c"]
 
@@ -81,28 +82,29 @@ def test_who_met_an_old_generation_whose_files_were_swept_meanwhile_begins_again
     tries = []
 
     def change(new):
-        tries.append(new["generation"])
+        tries.append(new.generation)
         if len(tries) == 1:
-            manifest.publish(store.path, lambda other: None)
+            generations.publish(store.path, lambda other: other)
             raise StoreError("a table is missing", fix="none")
+        return new
 
-    before = manifest.read(store.path)["generation"]
-    manifest.publish(store.path, change)
+    before = generations.read(store.path).generation
+    generations.publish(store.path, change)
     assert tries == [before, before + 1]
 
     def fails(new):
         raise StoreError("a table is missing", fix="none")
 
     with pytest.raises(StoreError, match="a table is missing"):  # nobody published: it is missing indeed
-        manifest.publish(store.path, fails)
-    assert manifest.read(store.path)["generation"] == before + 2
+        generations.publish(store.path, fails)
+    assert generations.read(store.path).generation == before + 2
 
 
 @pytest.mark.parametrize("name", ["1copy.json", "00000009.json.orig", ".tmp-00000009.json", "9.json"])
 def test_what_only_looks_like_a_generation_is_none(store, index, name):
     store.add_index(index)
     (store.path / "manifests" / name).write_text("{}")
-    assert FeatureStore.open(store.path).manifest["generation"] == 1
+    assert FeatureStore.open(store.path).manifest.generation == 1
 
 
 @pytest.mark.parametrize("error", [errno.EEXIST, errno.EIO, errno.ETIMEDOUT])
@@ -115,7 +117,7 @@ def test_a_link_that_was_made_and_reported_as_failed_counts(store, index, monkey
 
     monkeypatch.setattr(os, "link", link)
     store.add_index(index)
-    assert manifest.generations(store.path) == [1]
+    assert generations.generations(store.path) == [1]
     assert not list(store.path.rglob(".tmp-*"))
 
 
@@ -138,7 +140,7 @@ def test_a_corpus_that_another_process_added_is_known_to_the_one_that_adds_it_ag
     store.add_index(index)
     other.add_index(index)
     assert other.datasets == store.datasets
-    assert manifest.generations(store.path) == [1]
+    assert generations.generations(store.path) == [1]
 
 
 def test_the_same_samples_left_by_two_killed_runs_are_published_once(store, index):
@@ -155,7 +157,7 @@ def test_what_is_written_for_a_corpus_that_was_removed_meanwhile_is_given_up_and
     with pytest.raises(StoreError, match="removed from the store while"):
         store.publish("v", [writer.seal()])
     assert not writer.folder.exists()
-    assert FeatureStore.open(store.path).manifest["views"] == {}  # and the store can be opened
+    assert FeatureStore.open(store.path).manifest.views == {}  # and the store can be opened
 
 
 def test_what_a_dead_process_sealed_and_another_publishes_this_moment_is_left_alone(store, index, monkeypatch):
@@ -189,7 +191,7 @@ def test_what_zarr_left_unfinished_is_no_part_of_a_segment_that_is_taken_over(st
     written_by_the_dead(writer)
     assert store.recover("v") == 8
     (entry,) = FeatureStore.open(store.path).view("tiny", Modality.AUDIO).entries
-    assert not [name for name in entry["files"] if "partial" in name or "tmp" in name or "odd" in name]
+    assert not [name for name in entry.files if "partial" in name or "tmp" in name or "odd" in name]
 
 
 def test_a_segment_that_nobody_else_may_touch_is_left_to_its_owner(store, index, monkeypatch):

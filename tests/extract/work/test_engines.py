@@ -81,8 +81,8 @@ def test_a_plan_can_be_made_again_from_what_is_stored(tmp_path, table, even):
     store = FeatureStore.create(tmp_path / "s")
     pipeline.extract(store, scan("table", table), [even], "cpu", Limits(samples=33, share=(2, 3)))
     [view] = store.views("posts")
-    [segment] = store.manifest["views"][view.id]["segments"]
-    folder = store.path / "views" / view.id / "seg" / segment["id"]
+    [segment] = store.manifest.views[view.id].segments
+    folder = store.path / "views" / view.id / "seg" / segment.id
     known = json.loads((folder / "zarr.json").read_text())["attributes"]["run"]["plan"]
     index, backbone = store.index("posts"), even.load("cpu")
     rows = np.flatnonzero(index.has(TEXT)).tolist()[: known["samples"]]

@@ -878,7 +878,7 @@ def test_a_table_of_facts_counts_what_is_in_it(made):
     facts = experiment._facts(made, whole)
     assert facts["samples"] == {"train": 36, "valid": 12, "test": 12}
     assert facts["drawn"] == [Modality.AUDIO]
-    assert facts["generation"] == made.manifest["generation"]
+    assert facts["generation"] == made.manifest.generation
 
 
 def test_a_run_outlives_the_compaction_of_its_store(store, tmp_path, no_plots):

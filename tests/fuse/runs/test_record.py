@@ -449,7 +449,7 @@ def test_a_strangers_search_is_refused_by_the_name_of_the_file(made, tmp_path, n
     make(folder / name)
     data = Data(("voices",)).load(made)
     pinned = experiment.pin(Experiment(Model.of("probe"), Data(("voices",))), made).data
-    wanted = tune.Search("probe", "default", pinned, made.address, made.manifest["generation"], str(folder), 1)
+    wanted = tune.Search("probe", "default", pinned, made.address, made.manifest.generation, str(folder), 1)
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
         tune.search(wanted, tune.without_test(data))
 
