@@ -100,7 +100,7 @@ def rows(quick: bool, device: str) -> Iterator[Row]:
 
 
 def _epoch(name: str, data: Table, few: int, device: str) -> Iterator[Row]:
-    part, model = data.part(Split.TRAIN), Model.of(name)
+    part, model = data.subset(Split.TRAIN), Model.of(name)
     norm, (lengths, widths) = Normalisation.fit(part, model.training.normalise), part.lengths()
     size = model.training.batch
     plan = sampler.shuffled(lengths, widths, size, (0, 0))

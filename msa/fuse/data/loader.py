@@ -20,7 +20,7 @@ from msa.fuse.head import Batch, masked_mean
 from msa.types import Modality
 
 if TYPE_CHECKING:
-    from msa.fuse.data.table import Column, Normalisation, Part
+    from msa.fuse.data.table import Column, Normalisation, Subset
 
 SHARE = 0.5  # of the free memory may hold hidden states; the rest is for the training
 AT_ONCE = 1  # processes on this machine that do so at the same time, see race.py
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class States(Protocol):
-    """Hidden states of the samples of a part, by their position in it."""
+    """Hidden states of the samples of a subset, by their position in it."""
 
     def pad(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, max T, D) float32, whatever is behind the mask, and mask (B, max T)."""
@@ -81,18 +81,18 @@ class Stored:
 
 @dataclass(frozen=True)
 class Source:
-    """The batches of a part, on a device."""
+    """The batches of a subset, on a device."""
 
-    part: "Part"  # without a source of its own: see Part.source
+    subset: "Subset"  # without a source of its own: see Subset.source
     states: Mapping[Modality, States]
     norm: "Normalisation"
     device: str
     told: str  # where the hidden states are
 
     @classmethod
-    def of(cls, part: "Part", norm: "Normalisation", device: str) -> "Source":
+    def of(cls, subset: "Subset", norm: "Normalisation", device: str) -> "Source":
         """Decide by the memory that is free, smallest modality first, and load what is to stay."""
-        columns = {m: column.take(part.rows) for m, column in part.table.columns.items()}
+        columns = {m: column.take(subset.rows) for m, column in subset.table.columns.items()}
         size = {m: column.nbytes for m, column in columns.items()}
         places = dict.fromkeys([device, "cpu"])  # a device first
         room = {place: SHARE * memory.free(place) / _sharing(place) for place in places}
@@ -106,25 +106,25 @@ class Source:
             name = "read ahead of each step" if place is None else f"kept in {memory.named(place)}"
             told.setdefault(name, []).append(f"{m} {memory.human(size[m])}")
         line = "; ".join(f"{', '.join(found)} {name}" for name, found in told.items())
-        return cls(part, {m: states[m] for m in columns}, norm, device, line)
+        return cls(subset, {m: states[m] for m in columns}, norm, device, line)
 
     def batches(self, plan: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """A batch for each array of positions in the part; those that are read from disk, ahead of their turn."""
+        """A batch for each array of positions in the subset; those that are read from disk, ahead of their turn."""
         wait = any(isinstance(found, Stored) for found in self.states.values())
         return ahead(self._batch, plan) if wait else map(self._batch, plan)
 
     def means(self) -> "Source":
         """The same samples with the mean of each modality as its only step: for heads that see no more."""
-        plan = [np.arange(len(self.part))[i : i + 64] for i in range(0, len(self.part), 64)]
+        plan = [np.arange(len(self.subset))[i : i + 64] for i in range(0, len(self.subset), 64)]
         found: dict[Modality, list[Tensor]] = {m: [] for m in self.states}
         there: dict[Modality, list[Tensor]] = {m: [] for m in self.states}
         for batch in self.batches(plan):
             for m, x in batch.x.items():
                 found[m].append(masked_mean(x, batch.mask[m]))
                 there[m].append(batch.mask[m].any(1))
-        start = torch.arange(len(self.part), device=self.device)
+        start = torch.arange(len(self.subset), device=self.device)
         states = {m: Flat(torch.cat(found[m]), start, torch.cat(there[m]).long()) for m in self.states}
-        return Source(self.part, states, type(self.norm)({}), self.device, self.told)
+        return Source(self.subset, states, type(self.norm)({}), self.device, self.told)
 
     def _batch(self, at: np.ndarray) -> Batch:
         x, mask = {}, {}
@@ -132,7 +132,7 @@ class Source:
             where = torch.from_numpy(at)
             found, valid = states.pad(where.to(states.values.device) if isinstance(states, Flat) else where)
             x[m], mask[m] = prepared(self._moved(found), self._moved(valid), self.norm.of(m))
-        return self.part.labelled(x, mask, self.part.rows[at]).to(self.device)
+        return self.subset.labelled(x, mask, self.subset.rows[at]).to(self.device)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         wanted = torch.device(self.device)

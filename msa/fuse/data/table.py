@@ -1,7 +1,7 @@
 """The store -> batches: join labels with hidden states, pad, mask, normalise.
 
 A `Table` is what one experiment sees: samples with a label, a split and, per modality, the place of their hidden
-states. Training is handed `Part`s of a sealed one, in which test samples have neither labels nor hidden states.
+states. Training is handed `Subset`s of a sealed one, in which test samples have neither labels nor hidden states.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,14 +124,14 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def part(self, split: Split) -> "Part":
-        """The samples of one split. Raises ConfigError for the test part of a sealed table."""
+    def subset(self, split: Split) -> "Subset":
+        """The samples of one split. Raises ConfigError for the test split of a sealed table."""
         if self.is_sealed and split == Split.TEST:
             raise ConfigError(
-                f"{self.name}: the test part was asked for while training",
-                fix="test with `msa fuse eval`, after every choice has been made on the validation part",
+                f"{self.name}: the test split was asked for while training",
+                fix="test with `msa fuse eval`, after every choice has been made on the validation split",
             )
-        return Part(self, np.flatnonzero(self._is(split)))
+        return Subset(self, np.flatnonzero(self._is(split)))
 
     def sealed(self) -> "Table":
         """The same table for those who train and choose: what is to be known of test samples is not in it.
@@ -227,7 +227,7 @@ def _any_present(columns: Mapping[Modality, Column], n: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Some rows of a table: what a training loop may look at."""
 
     table: Table
@@ -256,12 +256,12 @@ class Part:
         return np.array([self.table.corpus[row] for row in self.rows])
 
     def source(self, norm: "Normalisation", device: str = "cpu", means: bool = False) -> Source:
-        """The part's batches on a device; what is loaded for the first call stays for the next ones.
+        """Return the subset's batches on a device; what is loaded for the first call stays for the next ones.
 
         With `means` a modality is its mean, in one step.
         """
         if device not in self._sources:
-            self._sources[device] = Source.of(Part(self.table, self.rows), norm, device)
+            self._sources[device] = Source.of(Subset(self.table, self.rows), norm, device)
         source = replace(self._sources[device], norm=norm)
         if not means:
             return source
@@ -274,14 +274,14 @@ class Part:
         columns = self.table.columns.values()
         return np.stack([c.take(self.rows).length for c in columns], 1), np.array([c.view.dim for c in columns])
 
-    def sealed(self) -> "Part":
-        """The same part of the sealed table. Raises ConfigError where it has test samples."""
+    def sealed(self) -> "Subset":
+        """Return the same samples of the sealed table. Raises ConfigError where it has test samples."""
         if n := int((self.table.split[self.rows] == layout.SPLITS.index(Split.TEST)).sum()):
             raise ConfigError(
                 f"{self.table.name}: {n} test samples among those to train or to choose on",
-                fix="take the part of a split: table.part(Split.TRAIN), table.part(Split.VALID)",
+                fix="take the samples of a split: table.subset(Split.TRAIN), table.subset(Split.VALID)",
             )
-        return self if self.table.is_sealed else Part(self.table.sealed(), self.rows)
+        return self if self.table.is_sealed else Subset(self.table.sealed(), self.rows)
 
     def groups(self) -> tuple[np.ndarray, np.ndarray]:
         """Each sample's group and its position in it, (n,) each."""
@@ -344,7 +344,7 @@ class Normalisation:
             yield f"{modality}.std", std
 
     @classmethod
-    def fit(cls, train: Part, modalities: Sequence[str]) -> "Normalisation":
+    def fit(cls, train: Subset, modalities: Sequence[str]) -> "Normalisation":
         """Statistics of the training samples: padding and other splits have no part in them."""
         wanted = [m for m in train.table.columns if m in modalities]
         return cls({m: _moments(train.table.columns[m].take(train.rows)) for m in wanted})

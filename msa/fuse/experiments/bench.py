@@ -97,8 +97,9 @@ def bench(
     rows = _rows(data.task, runs, costs, set(probes) - set(entrants))
     for row in rows:
         row["printed"] = _printed(runs[row["name"]], corpora, backbones)
+    tested = len(data.subset(Split.TEST))
     found = {
-        "title": f"{data.name}{paired}, {len(data.part(Split.TEST))} test samples, seeds {', '.join(map(str, seeds))}",
+        "title": f"{data.name}{paired}, {tested} test samples, seeds {', '.join(map(str, seeds))}",
         "task": asdict(data.task),
         "corpora": corpora,
         "backbones": backbones,
@@ -233,8 +234,8 @@ def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict
 
 
 def _majority(data: Table) -> dict[str, Any]:
-    test = data.part(Split.TEST)
-    constant = metrics.majority(data.task, data.part(Split.TRAIN).y, len(test))
+    test = data.subset(Split.TEST)
+    constant = metrics.majority(data.task, data.subset(Split.TRAIN).y, len(test))
     of = lambda at: {"values": dict(metrics.score(data.task, test.y[at], constant[at]).values)}  # noqa: E731
     corpora = sorted(set(test.corpus.tolist()))
     parts = {name: of(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}

@@ -24,7 +24,7 @@ from msa.types import Modality, Split
 
 
 def evaluate(folder: Path, store: str | Path | None = None, data: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Name of the data, and scores of every seed on its test part. Raises ConfigError where the data do not fit."""
+    """Name of the data, and scores of every seed on its test split. Raises ConfigError where the data do not fit."""
     run = Run.open(folder)
     own = Experiment.from_json(run.record["experiment"])
     if not run.metrics:
@@ -37,7 +37,7 @@ def evaluate(folder: Path, store: str | Path | None = None, data: str | None = N
     notes = set(check_fit(run, table))
     table = table.only([m for m in table.columns if m in run.dims])
     table, seen = (table, 0) if data is None else _without_seen(run, own.data, table, opened)
-    test = table.part(Split.TEST)
+    test = table.subset(Split.TEST)
     if not len(test):
         why = f" that the run has not been trained or chosen on ({seen} were)" if seen else ""
         raise ConfigError(f"{table.name} has no test sample{why}", fix="check the splits with `msa cache info`")

@@ -1,6 +1,6 @@
 """One experiment: which data, which head, which seeds; trained, then tested once, with yardsticks beside it.
 
-The test part is touched in `_test` alone, after every seed of every head has been trained.
+The test split is touched in `_test` alone, after every seed of every head has been trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -215,7 +215,7 @@ def _told(data: Table) -> str:
 def _check(model: Model, data: Table) -> None:
     """Refuse before anything is written or trained what could not be finished."""
     for split in Split:
-        if not len(data.part(split)):
+        if not len(data.subset(split)):
             raise ConfigError(
                 f"{data.name} has no {split} sample",
                 fix="name the samples of each part with --split FILE where the corpus is extracted or imported",
@@ -233,9 +233,9 @@ class _Trained:
     fits: Mapping[int, TrainResult]
 
     def tested(self, device: str) -> list[SeedResult]:
-        """Every seed's outputs on the test part."""
+        """Every seed's outputs on the test split."""
         head = self.model.build(self.data.dims, self.data.task).to(device)
-        test, found = self.data.part(Split.TEST), []
+        test, found = self.data.subset(Split.TEST), []
         for seed, one in self.fits.items():
             head.restore(one.state, f"seed {seed}")
             output = predict(head, test, self.norm, self.model.training.batch, device)
@@ -252,7 +252,7 @@ def _train(
     log: Log = lambda line: None,
 ) -> _Trained:
     sealed, dims, task = data.sealed(), data.dims, data.task  # nothing below can reach a test label
-    train, valid = sealed.part(Split.TRAIN), sealed.part(Split.VALID)
+    train, valid = sealed.subset(Split.TRAIN), sealed.subset(Split.VALID)
     norm = Normalisation.fit(train, model.training.normalise)
     make = lambda: model.build(dims, task)  # noqa: E731
     fits = {}
@@ -291,16 +291,16 @@ def _beside(main: _Trained) -> dict[str, tuple[Model, Table]]:
 
 
 def _test(result: Run, main: _Trained, beside: Mapping[str, _Trained], device: str) -> None:
-    data, test = main.data, main.data.part(Split.TEST)
+    data, test = main.data, main.data.subset(Split.TEST)
     others = {name: other.tested(device) for name, other in beside.items()}
-    constant = metrics.majority(data.task, data.part(Split.TRAIN).y, len(test))
+    constant = metrics.majority(data.task, data.subset(Split.TRAIN).y, len(test))
     head = main.model.build(data.dims, data.task)
     result.finish(data.task, test, main.tested(device), others, constant, main.norm, head)
 
 
 def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
     """What the data was, for run.json: enough to find it again and to repeat its extraction."""
-    split = {s: len(data.part(s)) for s in Split}
+    split = {s: len(data.subset(s)) for s in Split}
     several = data.task.multilabel
     counts = [int(((data.y[:, n] > 0) if several else (data.y == n)).sum()) for n in range(len(data.task.classes))]
     return {

@@ -66,7 +66,7 @@ def shared_groups(data: Table) -> list[str]:
 
 def remarks(store: FeatureStore, named: Data, data: Table) -> list[str]:
     """Everything about the data that belongs under a table of results."""
-    sizes = ", ".join(f"{len(data.part(split))} {split}" for split in Split)
+    sizes = ", ".join(f"{len(data.subset(split))} {split}" for split in Split)
     lines = [f"{data.name}: {sizes}", *shared_inputs(store, named, data)]
     if len(lines) == 1:
         lines.append("no test sample has an input that is also in training or validation")

@@ -228,7 +228,7 @@ def bench_sheet(found: Mapping[str, Any]) -> Sheet:
 
 
 def _parts(scores: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Where the test part is of several corpora: the scores on each by itself."""
+    """Where the test split is of several corpora: the scores on each by itself."""
     parts = scores.get("by_corpus", {}).items()
     return [(*_mean_row(f"  on {name}", part, names), *[""] * 6) for name, part in parts]
 
@@ -301,7 +301,7 @@ def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
             yield from _rough({"groups": row["groups"]}, row["name"])
     yield (
         f"behind: the best head less this, in {_in_line(TITLES[found['decisive']])}; p by a paired bootstrap over the "
-        "same, adjusted for the number of rows by Holm; the best was chosen on the same test part, which favours it"
+        "same, adjusted for the number of rows by Holm; the best was chosen on the same test split, which favours it"
     )
     yield from _least_p(found["rows"], best)
     yield from _unbeaten(found)

@@ -1,6 +1,6 @@
-"""Settings sought on the validation part alone, with the same budget for every head; the winner refitted over seeds.
+"""Settings sought on the validation split alone, with the same budget for every head; the winner refitted over seeds.
 
-Training is handed a table without the test part, so no trial can see it. Every trial trains one seed with the head's
+Training is handed a table without the test split, so no trial can see it. Every trial trains one seed with the head's
 usual early stopping; one that is worse at an epoch than the median of those before it is given up (optuna's median
 pruner). Such trials count, and so do those whose settings cannot be trained; any other fault, such as a damaged store,
 ends the search of that head and costs it no trial.
@@ -27,7 +27,7 @@ import numpy as np
 from msa.cache.format import layout
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
-from msa.fuse.data.table import Normalisation, Part, Table
+from msa.fuse.data.table import Normalisation, Subset, Table
 from msa.fuse.experiments.bench import alike
 from msa.fuse.experiments.experiment import Data, Experiment, pin
 from msa.fuse.experiments.sweep import Workers, pool, reason, slug
@@ -223,7 +223,7 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
     if not _ended(study) and not study.get_trials(deepcopy=False, states=(state.WAITING,)):
         study.enqueue_trial(_defaults(start))  # a search must not end below where it began
     device = own_device()
-    train, valid = data.part(Split.TRAIN), data.part(Split.VALID)
+    train, valid = data.subset(Split.TRAIN), data.subset(Split.VALID)
     while len(finished := _ended(study)) < wanted.trials:
         if len(finished) >= STARTUP and all(trial.state == state.FAIL for trial in finished):
             break
@@ -317,7 +317,7 @@ def _same(folder: Path, wanted: Search, start: Model, data: Table) -> None:
     asked = asdict(wanted.data) | start.to_json()
     facts = {  # under one fingerprint a store may come to hold more, or fewer
         "hidden_states": {m: int(column.present.sum()) for m, column in data.columns.items()},
-        "samples": {part: len(data.part(part)) for part in (Split.TRAIN, Split.VALID)},
+        "samples": {part: len(data.subset(part)) for part in (Split.TRAIN, Split.VALID)},
         "choices": _choices(start),
     }
     mine = json.loads(json.dumps(asked | facts))
@@ -365,7 +365,7 @@ def _choice(trial: "optuna.Trial", name: str, choices: Sequence[Any]) -> Any:
     return trial.suggest_categorical(name, choices)
 
 
-def _trial(trial: "optuna.Trial", start: Model, train: Part, valid: Part, device: str) -> float:
+def _trial(trial: "optuna.Trial", start: Model, train: Subset, valid: Subset, device: str) -> float:
     """The lowest validation criterion of one training."""
     import optuna
 

@@ -1,6 +1,6 @@
-"""What an HCL run looks like inside: figures 2 to 5 of its paper, of the validation part.
+"""What an HCL run looks like inside: figures 2 to 5 of its paper, of the validation split.
 
-Each picture is a PNG in the run's folder `plots` and, beside it, a CSV of the numbers it shows. The test part is
+Each picture is a PNG in the run's folder `plots` and, beside it, a CSV of the numbers it shows. The test split is
 never looked at. A sample that lacks a modality has no part in what is shown of that modality.
 
 entropy    Figure 2: the entropy of the features F_m after every epoch, with COWA and without. A run keeps its best
@@ -34,7 +34,7 @@ from torch.optim.swa_utils import update_bn
 
 from msa.annotations.cells import Writer
 from msa.errors import ConfigError, UnknownNameError
-from msa.fuse.data.table import Part, Table
+from msa.fuse.data.table import Subset, Table
 from msa.fuse.experiments.evaluate import check_fit
 from msa.fuse.experiments.experiment import Experiment, store_of
 from msa.fuse.head import Batch, FusionHead
@@ -98,7 +98,7 @@ class Subject:
         table = own.data.load(store_of(run, store))
         check_fit(run, table)
         table = table.only([m for m in table.columns if m in run.dims])
-        if not len(table.part(Split.VALID)):
+        if not len(table.subset(Split.VALID)):
             raise ConfigError(f"{table.name} has no validation sample", fix="check the splits with `msa cache info`")
         device = own_device()
         return cls(run, table, best if seed is None else seed, device, log)
@@ -109,15 +109,15 @@ class Subject:
         return f"{self.run.title}, seed {self.seed}"
 
     @property
-    def valid(self) -> Part:
+    def valid(self) -> Subset:
         """The samples that are looked at."""
-        return self.table.part(Split.VALID)
+        return self.table.subset(Split.VALID)
 
     def head(self) -> Any:
         """The trained HCL; Any, for leaves are loaded by name."""
         return self.run.head(self.seed).to(self.device)
 
-    def batches(self, part: Part) -> Iterator[Batch]:
+    def batches(self, part: Subset) -> Iterator[Batch]:
         """A part as training and validation saw it."""
         for batch in part.batches(self.run.model.training.batch, self.run.normalisation()):
             yield batch.to(self.device)
@@ -176,7 +176,7 @@ def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
     torch.manual_seed(seed)  # as `fit` does: these are the weights it starts from
     head = make().to(subject.device)
-    update_bn(subject.batches(data.part(Split.TRAIN)), head)  # mean 0 and variance 1 would be a COWA of no epoch
+    update_bn(subject.batches(data.subset(Split.TRAIN)), head)  # mean 0 and variance 1 would be a COWA of no epoch
     found = [_bits(subject, head.eval())]
 
     def measure(epoch: int, head: FusionHead, _: object) -> None:
@@ -185,7 +185,7 @@ def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[
 
     result = fit(
         make,
-        data.part(Split.TRAIN),
+        data.subset(Split.TRAIN),
         subject.valid,
         subject.run.normalisation(),
         training,

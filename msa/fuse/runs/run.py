@@ -35,7 +35,7 @@ from msa.errors import ConfigError, MsaError
 from msa.fuse import files as runfiles
 from msa.fuse import metrics
 from msa.fuse.data import memory
-from msa.fuse.data.table import Normalisation, Part
+from msa.fuse.data.table import Normalisation, Subset
 from msa.fuse.files import refuse
 from msa.fuse.head import FusionHead
 from msa.fuse.runs import plots
@@ -53,7 +53,7 @@ MACHINE = "machine.json"  # where and with how many threads, if it was another p
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed: its training, and its outputs (n, task.outputs) on the test part."""
+    """One seed: its training, and its outputs (n, task.outputs) on the test split."""
 
     seed: int
     fit: TrainResult
@@ -226,7 +226,7 @@ class Run:
     def finish(
         self,
         task: Task,
-        test: Part,
+        test: Subset,
         results: Sequence[SeedResult],
         others: Mapping[str, Sequence[SeedResult]],
         constant: np.ndarray,
@@ -271,7 +271,7 @@ class Run:
         return {"device": told["device"].text(), "threads": told["threads"].whole()}
 
     def tested(self) -> "Tested":
-        """What every seed said of the test part, from predictions.csv; in those of older runs, each sample is a group
+        """What every seed said of the test split, from predictions.csv; in those of older runs, each sample is a group
         of its own."""
         path = self.folder / "predictions.csv"
         columns = [f"p_{name}" for name in self.task.classes] or ["predicted"]
@@ -300,7 +300,7 @@ class Run:
         """File names of what was drawn."""
         return sorted(path.name for path in self.folder.glob("*.png"))
 
-    def _draw(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
+    def _draw(self, task: Task, test: Subset, rows: Sequence[SeedResult]) -> None:
         outputs = {row.seed: row.output for row in rows}
         plots.learning_curve(self.folder / "learning_curve.png", {row.seed: row.fit for row in rows}, self.title)
         if task.multilabel:
@@ -324,7 +324,7 @@ class Run:
         protocol = self.facts.protocol
         return f"{self._named} on {corpora}" + (f" (pairing: {protocol})" if protocol else "")
 
-    def _write_predictions(self, task: Task, test: Part, rows: Sequence[SeedResult]) -> None:
+    def _write_predictions(self, task: Task, test: Subset, rows: Sequence[SeedResult]) -> None:
         names = [f"p_{name}" for name in task.classes] if task.classes else ["predicted"]
         with written(self.folder / "predictions.csv") as file:
             table = Writer(file)
@@ -361,13 +361,13 @@ def _number(task: Task, label: str) -> Any:
 
 def summary(
     task: Task,
-    test: Part,
+    test: Subset,
     rows: Sequence[SeedResult],
     others: Mapping[str, Sequence[SeedResult]],
     constant: np.ndarray,
     head: FusionHead,
 ) -> dict[str, Any]:
-    """metrics.json: all scores are of the test part."""
+    """metrics.json: all scores are of the test split."""
     group, _ = test.groups()
 
     def scores(rows: Sequence[SeedResult]) -> dict[str, Any]:
@@ -382,8 +382,8 @@ def summary(
     return found
 
 
-def _whole_and_parts(test: Part, scores: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
-    """Scores of the whole test part and, where it is of several corpora, of each by itself."""
+def _whole_and_parts(test: Subset, scores: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
+    """Scores of the whole test split and, where it is of several corpora, of each by itself."""
     corpora = sorted(set(test.corpus.tolist()))
     parts = {name: scores(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
     return scores(np.ones(len(test), bool)) | ({"by_corpus": parts} if parts else {})

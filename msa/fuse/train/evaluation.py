@@ -10,7 +10,7 @@ from torch import Tensor
 
 from msa.errors import ConfigError
 from msa.fuse.data import sampler
-from msa.fuse.data.table import Normalisation, Part
+from msa.fuse.data.table import Normalisation, Subset
 from msa.fuse.head import Batch, FusionHead, answers
 from msa.fuse.train.device import numbered
 from msa.types import Task
@@ -18,15 +18,15 @@ from msa.types import Task
 
 @dataclass(frozen=True)
 class Validation:
-    """What a head makes of a part: mean losses, by their column in the history, and how many answers it has."""
+    """What a head makes of a subset: mean losses, by their column in the history, and how many answers it has."""
 
     losses: dict[str, float]
     distinct: int  # different answers: classes, sets of probabilities in whole percent, or values
 
 
 @torch.inference_mode()
-def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> Validation:
-    """Mean loss over a part and, of values, their mean absolute error.
+def validate(head: FusionHead, subset: Subset, norm: Normalisation, size: int, device: str) -> Validation:
+    """Mean loss over a subset and, of values, their mean absolute error.
 
     In fp32, whatever the training: the test and every later prediction are, on any machine, and the best weights are
     to be the best there.
@@ -36,23 +36,25 @@ def validate(head: FusionHead, part: Part, norm: Normalisation, size: int, devic
     head.eval()
     total, error = 0.0, 0.0
     said: set[Any] = set()
-    for _, batch in _every_sample(head, part, norm, size, device):
+    for _, batch in _every_sample(head, subset, norm, size, device):
         output, terms = head.step(batch)
         task = terms["task"] if "task" in terms else sum(terms.values())
         total += float(task) * len(batch)
         said |= _distinct(head.task, output.float())
         if not head.task.classes:
             error += float((output.float().squeeze(1) - batch.y).abs().sum())
-    losses = {"valid_loss": total / len(part)}
-    return Validation(losses if head.task.classes else losses | {"valid_mae": error / len(part)}, len(said))
+    losses = {"valid_loss": total / len(subset)}
+    return Validation(losses if head.task.classes else losses | {"valid_mae": error / len(subset)}, len(said))
 
 
 def _every_sample(
-    head: FusionHead, part: Part, norm: Normalisation, size: int, device: str
+    head: FusionHead, subset: Subset, norm: Normalisation, size: int, device: str
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Every sample once, in batches with little padding, or of whole groups: positions in the part, and the batch."""
-    plan = sampler.whole_groups(*part.groups(), size) if head.whole_groups else sampler.ordered(*part.lengths(), size)
-    return zip(plan, part.source(norm, numbered(device), head.means_only).batches(plan), strict=True)
+    """Every sample once, in batches with little padding, or of whole groups: positions in the subset, and the batch."""
+    plan = (
+        sampler.whole_groups(*subset.groups(), size) if head.whole_groups else sampler.ordered(*subset.lengths(), size)
+    )
+    return zip(plan, subset.source(norm, numbered(device), head.means_only).batches(plan), strict=True)
 
 
 def _distinct(task: Task, output: Tensor) -> set[Any]:
@@ -67,15 +69,15 @@ def _distinct(task: Task, output: Tensor) -> set[Any]:
 
 
 @torch.inference_mode()
-def predict(head: FusionHead, part: Part, norm: Normalisation, size: int, device: str) -> np.ndarray:
-    """Probabilities (n, classes) or values (n, 1) for a part, in its order, float64."""
+def predict(head: FusionHead, subset: Subset, norm: Normalisation, size: int, device: str) -> np.ndarray:
+    """Probabilities (n, classes) or values (n, 1) for a subset, in its order, float64."""
     head.eval()
-    found = np.empty((len(part), head.task.outputs))
-    for at, batch in _every_sample(head, part, norm, size, device):
+    found = np.empty((len(subset), head.task.outputs))
+    for at, batch in _every_sample(head, subset, norm, size, device):
         found[at] = answers(head.task, head(batch).float()).cpu().numpy()
     if not np.isfinite(found).all():
         raise ConfigError(
-            f"{type(head).__name__} answers some samples of {part.table.name} with NaN or infinity",
+            f"{type(head).__name__} answers some samples of {subset.table.name} with NaN or infinity",
             fix="its weights or the hidden states are damaged: `msa cache verify --deep`, or train it anew",
         )
     return found

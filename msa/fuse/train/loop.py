@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from msa.errors import ConfigError
 from msa.fuse.data import memory, sampler
 from msa.fuse.data.loader import Source
-from msa.fuse.data.table import Normalisation, Part
+from msa.fuse.data.table import Normalisation, Subset
 from msa.fuse.head import Batch, FusionHead
 from msa.fuse.train import checkpoint as checkpoints
 from msa.fuse.train.config import TrainConfig
@@ -35,8 +35,8 @@ AfterEpoch = Callable[[int, FusionHead, Mapping[str, float]], None]
 
 def fit(
     make: Callable[[], FusionHead],
-    train: Part,
-    valid: Part,
+    train: Subset,
+    valid: Subset,
     norm: Normalisation,
     config: TrainConfig,
     seed: int,
@@ -87,8 +87,8 @@ class Training:
     def __init__(
         self,
         make: Callable[[], FusionHead],
-        train: Part,
-        valid: Part,
+        train: Subset,
+        valid: Subset,
         norm: Normalisation,
         config: TrainConfig,
         seed: int,
@@ -245,7 +245,7 @@ def _mean(terms: list[Tensor], sizes: list[int]) -> float:
     return sum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
 
 
-def _vary(train: Part) -> bool:
+def _vary(train: Subset) -> bool:
     """Return whether labels differ, so that one prediction for all is a collapse; False for values."""
     task = train.table.task
     return bool(task.classes) and len(np.unique(train.y > 0 if task.multilabel else train.y, axis=0)) > 1

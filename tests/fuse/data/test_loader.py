@@ -10,7 +10,7 @@ import torch
 
 from msa.fuse.data import loader, memory, pairing
 from msa.fuse.data.loader import Flat, Stored, ahead
-from msa.fuse.data.table import Column, Normalisation, Part, table
+from msa.fuse.data.table import Column, Normalisation, Subset, table
 from msa.fuse.head import masked_mean
 from msa.fuse.train.config import TrainConfig
 from msa.fuse.train.evaluation import predict
@@ -40,12 +40,12 @@ def one_by_one(whole, rows, norm):
 
 def assert_right(whole, source, norm, size=7):
     """Every batch of a shuffled epoch is what reading one by one gives."""
-    order = np.random.default_rng(1).permutation(len(source.part))
+    order = np.random.default_rng(1).permutation(len(source.subset))
     plan = [order[at : at + size] for at in range(0, len(order), size)]
     batches = list(source.batches(plan))
     assert len(batches) == len(plan)
     for at, batch in zip(plan, batches, strict=True):
-        rows = source.part.rows[at]
+        rows = source.subset.rows[at]
         x, mask = one_by_one(whole, rows, norm)
         for m in whole.columns:
             np.testing.assert_array_equal(batch.x[m].numpy(), x[m])
@@ -80,7 +80,7 @@ WAYS = {"kept": 1 << 40, "read ahead": 0}
 def test_a_batch_is_what_reading_one_by_one_gives_to_the_bit(made, monkeypatch, what, normalise, free):
     monkeypatch.setattr(memory, "free", lambda device: free)
     whole = two_readers() if what == "two readers" else posts_and_voices(made, what)
-    part = whole.part(Split.TRAIN)
+    part = whole.subset(Split.TRAIN)
     norm = Normalisation.fit(part, normalise)
     source = part.source(norm)
     assert {type(found) for found in source.states.values()} == {Flat if free else Stored}
@@ -89,7 +89,7 @@ def test_a_batch_is_what_reading_one_by_one_gives_to_the_bit(made, monkeypatch, 
 
 def test_what_fits_is_kept_smallest_first_and_the_rest_is_read_ahead(made, monkeypatch):
     whole = posts_and_voices(made, "random")
-    part = whole.part(Split.TRAIN)
+    part = whole.subset(Split.TRAIN)
     size = {m: column.take(part.rows).nbytes for m, column in whole.columns.items()}
     small, _, large = sorted(size, key=lambda m: size[m])
     monkeypatch.setattr(memory, "free", lambda device: 2 * size[small] + 1)
@@ -102,16 +102,16 @@ def test_what_fits_is_kept_smallest_first_and_the_rest_is_read_ahead(made, monke
 
 def test_processes_at_work_at_once_share_the_memory(made, monkeypatch):
     whole = posts_and_voices(made, "random")
-    size = sum(column.take(whole.part(Split.TRAIN).rows).nbytes for column in whole.columns.values())
+    size = sum(column.take(whole.subset(Split.TRAIN).rows).nbytes for column in whole.columns.values())
     monkeypatch.setattr(memory, "free", lambda device: 2 * size)
     for at_once, kept in ((1, {Flat}), (4, {Flat, Stored})):
         monkeypatch.setattr(loader, "AT_ONCE", at_once)
-        assert {type(found) for found in whole.part(Split.TRAIN).source(RAW).states.values()} == kept
+        assert {type(found) for found in whole.subset(Split.TRAIN).source(RAW).states.values()} == kept
 
 
 def test_a_recording_given_to_several_posts_is_kept_once(made):
     whole = posts_and_voices(made, "random")
-    part = whole.part(Split.TRAIN)
+    part = whole.subset(Split.TRAIN)
     column = whole.columns[AUDIO].take(part.rows)
     used = sorted(set(column.rows.tolist()))
     assert len(used) < len(part)
@@ -147,7 +147,7 @@ def test_pieces_are_of_some_megabytes_and_together_everything(monkeypatch):
 
 
 def test_what_is_loaded_stays_for_the_next_seed(made, monkeypatch):
-    part = table(made, "posts", {TEXT: None}).part(Split.TRAIN)
+    part = table(made, "posts", {TEXT: None}).subset(Split.TRAIN)
     norm = Normalisation.fit(part, ())
     values = part.source(norm).states[TEXT].values
     monkeypatch.setattr(Column, "pieces", None)
@@ -157,7 +157,7 @@ def test_what_is_loaded_stays_for_the_next_seed(made, monkeypatch):
 
 
 def test_means_are_taken_once_for_a_normalisation(made):
-    part = table(made, "posts", {TEXT: None}).part(Split.TRAIN)
+    part = table(made, "posts", {TEXT: None}).subset(Split.TRAIN)
     norm, other = (Normalisation.fit(part, wanted) for wanted in ((), ("text",)))
     means = part.source(norm, means=True)
     assert part.source(norm, means=True) is means
@@ -216,7 +216,7 @@ def test_a_training_that_is_left_leaves_no_thread_behind():
 
 def test_means_are_those_of_the_steps_after_normalisation(made):
     whole = posts_and_voices(made, "union")
-    part = whole.part(Split.TRAIN)
+    part = whole.subset(Split.TRAIN)
     norm = Normalisation.fit(part, ("audio",))
     at = np.arange(len(part))[::-1].copy()
     (batch,), (full,) = (list(part.source(norm, means=means).batches([at])) for means in (True, False))
@@ -230,7 +230,7 @@ def test_means_are_those_of_the_steps_after_normalisation(made):
 
 def test_a_probe_learns_the_same_from_means_as_from_steps(made, monkeypatch):
     whole, model = posts_and_voices(made, "random"), Model.of("probe")
-    parts = whole.part(Split.TRAIN), whole.part(Split.VALID)
+    parts = whole.subset(Split.TRAIN), whole.subset(Split.VALID)
     norm = Normalisation.fit(parts[0], ("audio",))
     make = lambda: model.build(whole.dims, SENTIMENT)  # noqa: E731
     config = TrainConfig(lr=0.01, batch=16, epochs=6, warmup_epochs=0.0, bucket=False)
@@ -248,13 +248,13 @@ def test_a_probe_learns_the_same_from_means_as_from_steps(made, monkeypatch):
 def test_nothing_is_kept_of_a_table_that_was_cut(made):
     """A part of another table has batches of its own, even where rows are the same."""
     whole = posts_and_voices(made, "random")
-    part = whole.part(Split.TRAIN)
+    part = whole.subset(Split.TRAIN)
     part.source(RAW)
-    other = Part(replace(whole, columns={TEXT: whole.columns[TEXT]}), part.rows)
+    other = Subset(replace(whole, columns={TEXT: whole.columns[TEXT]}), part.rows)
     assert set(other.source(RAW).states) == {TEXT}
 
 
 def test_values_are_batched_as_values():
     whole = memory_table(task=VALUES, y=np.linspace(-3, 3, 60, dtype=np.float32), modalities=(FACE,))
-    batch = next(iter(whole.part(Split.TRAIN).batches(5, RAW)))
+    batch = next(iter(whole.subset(Split.TRAIN).batches(5, RAW)))
     assert batch.y.dtype == torch.float32

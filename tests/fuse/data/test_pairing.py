@@ -308,7 +308,7 @@ def test_a_sample_without_a_split_is_not_paired(store):
     add_corpus(store, "open", 60, (TEXT,), split=split)
     joined = Data(("open", "voices")).load(store)
     assert len(joined) == 50
-    assert [len(joined.part(s)) for s in Split] == [30, 10, 10]
+    assert [len(joined.subset(s)) for s in Split] == [30, 10, 10]
 
 
 # --- what is said -------------------------------------------------------------------------------------------------

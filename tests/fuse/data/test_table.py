@@ -60,7 +60,7 @@ def test_a_table_holds_what_was_written(made):
 
 def test_parts_divide_the_table_without_a_remainder_or_an_overlap(made):
     found = table(made, "posts", BOTH)
-    ids = [found.part(split).ids for split in Split]
+    ids = [found.subset(split).ids for split in Split]
     assert [len(part) for part in ids] == [36, 12, 12]
     assert sorted(name for part in ids for name in part) == sorted(found.ids)
 
@@ -84,7 +84,7 @@ def test_of_several_labels_a_sample_needs_them_all(store):
     assert len(found) == 59
     assert "clips-5" not in found.ids
     np.testing.assert_array_equal(found.y, np.delete(labels, 5, 0))
-    part = found.part(Split.TEST)
+    part = found.subset(Split.TEST)
     assert part.y.shape == (12, 6)
     batch = part.batch(part.rows[:5], RAW)
     assert batch.y.dtype == torch.float32
@@ -180,7 +180,7 @@ def test_samples_know_their_group_and_their_place_in_it(store):
     assert [found.group[i] == found.group[0] for i in (3, 5, 8, 2, 1)] == [True, True, True, False, False]
     alone = [i for i, name in enumerate(names) if not name]
     assert len(set(found.group[alone])) == len(alone)  # who belongs to no group is one
-    batch = found.part(Split.TRAIN).batch(np.array([7, 0, 2]), RAW)
+    batch = found.subset(Split.TRAIN).batch(np.array([7, 0, 2]), RAW)
     assert batch.group.tolist() == found.group[[7, 0, 2]].tolist()
     assert batch.position.tolist() == index.position[[7, 0, 2]].tolist()
     taken = found.take(np.array([3, 1]))
@@ -200,7 +200,7 @@ def test_corpora_brought_together_share_no_group(store):
 
 
 def test_where_nobody_speaks_of_groups_every_sample_is_one():
-    batch = memory_table().part(Split.TRAIN).batch(np.array([4, 0]), RAW)
+    batch = memory_table().subset(Split.TRAIN).batch(np.array([4, 0]), RAW)
     assert len(set(batch.group.tolist())) == 2
     assert batch.position.tolist() == [0, 0]
     moved = Batch(batch.x, batch.mask, batch.y, batch.row).to("cpu")
@@ -213,7 +213,7 @@ def test_where_nobody_speaks_of_groups_every_sample_is_one():
 
 @pytest.mark.parametrize("whole", [memory_table(), emotions_table()], ids=["classes", "labels"])
 def test_a_sealed_table_lacks_labels_and_hidden_states_of_the_test_part_and_nothing_else(whole):
-    sealed, test = whole.sealed(), whole.part(Split.TEST).rows
+    sealed, test = whole.sealed(), whole.subset(Split.TEST).rows
     assert np.isnan(sealed.y[test]).all()
     rest = np.setdiff1d(np.arange(60), test)
     np.testing.assert_array_equal(sealed.y[rest], whole.y[rest])
@@ -222,11 +222,11 @@ def test_a_sealed_table_lacks_labels_and_hidden_states_of_the_test_part_and_noth
         assert all((column.states(int(i)) == whole.columns[m].states(int(i))).all() for i in rest)
     assert sealed.sealed() is sealed
     for split in (Split.TRAIN, Split.VALID):
-        assert sealed.part(split).rows.tolist() == whole.part(split).rows.tolist()
-    with pytest.raises(ConfigError, match="the test part was asked for while training"):
-        sealed.part(Split.TEST)
+        assert sealed.subset(split).rows.tolist() == whole.subset(split).rows.tolist()
+    with pytest.raises(ConfigError, match="the test split was asked for while training"):
+        sealed.subset(Split.TEST)
     with pytest.raises(ConfigError, match="12 test samples among those to train or to choose on"):
-        whole.part(Split.TEST).sealed()
+        whole.subset(Split.TEST).sealed()
 
 
 # --- batches ------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_a_sealed_table_lacks_labels_and_hidden_states_of_the_test_part_and_noth
 
 def test_a_batch_is_the_ragged_arrays_and_nothing_else():
     """Valid steps are the stored numbers, the mask counts them, and behind it stands zero."""
-    part = memory_table().part(Split.TRAIN)
+    part = memory_table().subset(Split.TRAIN)
     batch = part.batch(part.rows[:7], RAW)
     for m, column in part.table.columns.items():
         wanted = [column.states(int(row)) for row in part.rows[:7]]
@@ -251,7 +251,7 @@ def test_a_batch_is_the_ragged_arrays_and_nothing_else():
 
 def test_labels_are_whole_numbers_for_classes_and_floats_for_values():
     for task, dtype in ((None, torch.int64), (VALUES, torch.float32)):
-        part = memory_table(**({"task": task, "y": np.linspace(-3, 3, 60, dtype=np.float32)} if task else {})).part(
+        part = memory_table(**({"task": task, "y": np.linspace(-3, 3, 60, dtype=np.float32)} if task else {})).subset(
             "test"
         )
         batch = part.batch(part.rows, RAW)
@@ -261,20 +261,20 @@ def test_labels_are_whole_numbers_for_classes_and_floats_for_values():
 
 def test_a_modality_that_is_absent_has_an_empty_mask_row_and_zeros(made):
     whole = table(made, "posts", BOTH)
-    batch = whole.part(Split.TRAIN).batch(np.array([0, 1, 2]), RAW)
+    batch = whole.subset(Split.TRAIN).batch(np.array([0, 1, 2]), RAW)
     assert batch.mask[TEXT].any(1).tolist() == [False, True, True]
     assert batch.mask[IMAGE].any(1).tolist() == [True, False, True]
     assert not batch.x[TEXT][0].any()
 
 
 def test_a_modality_that_a_whole_batch_lacks_is_one_masked_step_of_the_right_width(made):
-    batch = table(made, "posts", BOTH).part(Split.TRAIN).batch(np.array([0, 8]), RAW)
+    batch = table(made, "posts", BOTH).subset(Split.TRAIN).batch(np.array([0, 8]), RAW)
     assert batch.x[TEXT].shape == (2, 1, 8)
     assert not batch.mask[TEXT].any()
 
 
 def test_batches_go_through_every_sample_once_in_the_order_given():
-    part = memory_table().part(Split.TRAIN)
+    part = memory_table().subset(Split.TRAIN)
     assert [len(batch) for batch in part.batches(16, RAW)] == [16, 16, 4]
     order = np.random.default_rng(0).permutation(len(part))
     rows = torch.cat([batch.row for batch in part.batches(16, RAW, order)])
@@ -287,7 +287,7 @@ def test_batches_go_through_every_sample_once_in_the_order_given():
 
 def test_statistics_are_those_of_the_training_splits_valid_frames(made):
     """Second route: all frames of the training samples in one float64 array."""
-    part = table(made, "posts", BOTH).part(Split.TRAIN)
+    part = table(made, "posts", BOTH).subset(Split.TRAIN)
     norm = Normalisation.fit(part, ("text", "image", "face"))
     assert set(norm.stats) == {TEXT, IMAGE}
     for m in (TEXT, IMAGE):
@@ -303,13 +303,13 @@ def test_other_splits_have_no_part_in_the_statistics():
     states = whole.columns[TEXT].readers[0].states
     spoilt = [s if split == 0 else s + 1000 for s, split in zip(states, whole.split, strict=True)]
     other = memory_table(columns={TEXT: Column((Memory(memory_view(TEXT), spoilt),), np.zeros(60, int), np.arange(60))})
-    one, two = (Normalisation.fit(t.part(Split.TRAIN), ("text",)) for t in (whole, other))
+    one, two = (Normalisation.fit(t.subset(Split.TRAIN), ("text",)) for t in (whole, other))
     np.testing.assert_array_equal(one.stats[TEXT], two.stats[TEXT])
 
 
 def test_padding_is_not_counted_and_is_not_shifted():
     """A mean over the padded array would be another one, and padding would end as -mean / std."""
-    part = memory_table().part(Split.TRAIN)
+    part = memory_table().subset(Split.TRAIN)
     norm = Normalisation.fit(part, ("text",))
     batch = part.batch(part.rows, RAW)
     padded = batch.x[TEXT].double().flatten(0, 1).mean(0).numpy()
@@ -320,12 +320,12 @@ def test_padding_is_not_counted_and_is_not_shifted():
 
 def test_training_frames_end_with_mean_0_and_deviation_1_and_the_rest_by_the_same_map():
     whole = memory_table()
-    norm = Normalisation.fit(whole.part(Split.TRAIN), ("text",))
-    train = whole.part(Split.TRAIN).batch(whole.part(Split.TRAIN).rows, norm)
+    norm = Normalisation.fit(whole.subset(Split.TRAIN), ("text",))
+    train = whole.subset(Split.TRAIN).batch(whole.subset(Split.TRAIN).rows, norm)
     frames = train.x[TEXT][train.mask[TEXT]].double()
     torch.testing.assert_close(frames.mean(0), torch.zeros(8, dtype=torch.double), atol=1e-6, rtol=0)
     torch.testing.assert_close(frames.std(0, correction=0), torch.ones(8, dtype=torch.double), atol=1e-6, rtol=0)
-    part = whole.part(Split.TEST)
+    part = whole.subset(Split.TEST)
     test = part.batch(part.rows, norm)
     wanted = (stacked(part, TEXT) - norm.of(TEXT)[0]) / norm.of(TEXT)[1]
     np.testing.assert_allclose(test.x[TEXT][test.mask[TEXT]].numpy(), wanted, atol=1e-5)
@@ -338,7 +338,7 @@ def test_a_constant_column_stays_a_constant_however_large(value):
     rng = np.random.default_rng(0)
     states = [np.stack([np.full(4, value), rng.normal(size=4)], 1).astype(np.float32) for _ in range(60)]
     column = Column((Memory(memory_view(FACE, width=2), states),), np.zeros(60, np.int64), np.arange(60))
-    part = memory_table(columns={FACE: column}).part(Split.TRAIN)
+    part = memory_table(columns={FACE: column}).subset(Split.TRAIN)
     norm = Normalisation.fit(part, ("face",))
     assert norm.of(FACE)[1][0] == 1
     assert not part.batch(part.rows, norm).x[FACE][:, :, 0].any()
@@ -348,14 +348,14 @@ def test_a_small_spread_around_a_large_value_is_measured():
     rng = np.random.default_rng(0)
     states = [(5e5 + 0.25 * rng.integers(0, 2, (4, 1))).astype(np.float32) for _ in range(60)]
     column = Column((Memory(memory_view(FACE, width=1), states),), np.zeros(60, np.int64), np.arange(60))
-    part = memory_table(columns={FACE: column}).part(Split.TRAIN)
+    part = memory_table(columns={FACE: column}).subset(Split.TRAIN)
     np.testing.assert_allclose(Normalisation.fit(part, ("face",)).of(FACE)[1], stacked(part, FACE).std(0), rtol=1e-6)
 
 
 def test_a_modality_the_training_split_lacks_is_left_as_it_is():
     column = memory_table().columns[TEXT].take(np.where(split_of(60) == 0, -1, np.arange(60)))
     whole = memory_table(columns={TEXT: column})
-    mean, std = Normalisation.fit(whole.part(Split.TRAIN), ("text",)).of(TEXT)
+    mean, std = Normalisation.fit(whole.subset(Split.TRAIN), ("text",)).of(TEXT)
     assert not mean.any()
     assert (std == 1).all()
 

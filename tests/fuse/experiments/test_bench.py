@@ -582,8 +582,8 @@ def test_a_leaky_pairing_stands_beside_what_was_drawn_alone(made, tmp_path, in_t
 
 def test_a_search_is_handed_no_test_sample(made):
     data = tune.without_test(Data(("posts",)).load(made))
-    assert len(data.part(Split.TEST)) == 0
-    assert len(data.part(Split.TRAIN)) + len(data.part(Split.VALID)) == len(data) > 0
+    assert len(data.subset(Split.TEST)) == 0
+    assert len(data.subset(Split.TRAIN)) + len(data.subset(Split.VALID)) == len(data) > 0
 
 
 def test_test_labels_change_nothing_a_search_finds(made, tmp_path, monkeypatch):

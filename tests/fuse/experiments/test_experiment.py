@@ -176,7 +176,7 @@ def test_a_learning_curve_with_an_epoch_that_was_not_finite_can_be_drawn(tmp_pat
 
 def test_a_reloaded_run_predicts_the_numbers_in_predictions_csv(finished, made):
     run = Run.open(finished.folder)
-    test = Experiment.from_json(run.record["experiment"]).data.load(made).part(Split.TEST)
+    test = Experiment.from_json(run.record["experiment"]).data.load(made).subset(Split.TEST)
     rows = predictions(run)
     for seed in (42, 43):
         output = predict(run.head(seed), test, run.normalisation(), 5, "cpu")  # whatever the batch size
@@ -195,7 +195,7 @@ def test_the_weights_are_safetensors_that_numpy_can_read(finished):
 
 def test_the_statistics_kept_are_those_of_the_training_samples(finished, made):
     data = Experiment.from_json(finished.record["experiment"]).data.load(made)
-    again = Normalisation.fit(data.part(Split.TRAIN), ("audio",))
+    again = Normalisation.fit(data.subset(Split.TRAIN), ("audio",))
     np.testing.assert_array_equal(finished.normalisation().stats[AUDIO], again.stats[AUDIO])
 
 
@@ -239,7 +239,7 @@ def test_the_majority_row_is_the_share_of_the_training_splits_majority(store, tm
 
 
 def test_an_undefined_score_is_null_and_named(store, tmp_path, no_plots):
-    """A test part of one class has no AUROC; NaN would be no JSON."""
+    """A test split of one class has no AUROC; NaN would be no JSON."""
     add_corpus(store, "uneven", 60, labels=np.array([0, 2, 2, 1, 2] * 12, np.float32)[:, None])
     run = probed(store, tmp_path / "run", ("uneven",))
     assert strictly(run.folder / "metrics.json")["values"]["auroc_weighted"] is None
@@ -295,7 +295,7 @@ def test_a_leaky_pairing_gets_its_audio_only_row_by_itself(made, tmp_path, no_pl
     assert set(run.metrics["beside"]) == {"majority class", "probe, audio only"}
     data = Data(("posts", "voices"), "noisy_match", 0.4).load(made).only([AUDIO])
     alone = experiment._train(Model.of("probe"), data, [42], "cpu").tested("cpu")[0]
-    wanted = metrics.score(SENTIMENT, data.part(Split.TEST).y, alone.output).values
+    wanted = metrics.score(SENTIMENT, data.subset(Split.TEST).y, alone.output).values
     assert run.metrics["beside"]["probe, audio only"]["values"] == pytest.approx(wanted)
     assert run.metrics["values"] != pytest.approx(wanted)
     assert any("LEAKY" in remark for remark in tables.sheet(run).remarks)
@@ -366,7 +366,7 @@ def test_several_labels_at_once_are_run_from_end_to_end(store, tmp_path):
     _, found = evaluate(run.folder)
     assert found["seeds"][1]["values"] == pytest.approx({n: v for n, v in values.items() if v is not None})
 
-    test = Experiment.from_json(run.record["experiment"]).data.load(store).part(Split.TEST)
+    test = Experiment.from_json(run.record["experiment"]).data.load(store).subset(Split.TEST)
     states = {m: [column.states(int(test.rows[0]))] for m, column in test.table.columns.items()}
     said = predicting._decide(run, run.normalisation(), run.head(), [Sample(test.ids[0], None, {})], states)[0]
     row = next(row for row in rows if row["seed"] == str(run.best_seed))
@@ -386,7 +386,7 @@ def test_the_test_part_is_read_after_the_last_seed_of_the_last_yardstick_is_trai
     made, tmp_path, no_plots, monkeypatch
 ):
     events, data = [], Data(("posts", "voices"), "label_matched").load(made)
-    read, fit, test = Column.pieces, experiment.fit, data.part(Split.TEST).rows
+    read, fit, test = Column.pieces, experiment.fit, data.subset(Split.TEST).rows
     of_test = {(column.view.id, row) for column in data.columns.values() for row in column.rows[test]}
 
     def reading(self):
@@ -635,7 +635,7 @@ def test_another_corpus_of_the_same_recipe_can_be_scored_though_newer_views_exis
     add_view(store, index, AUDIO, [4, 9])  # which the run knows nothing of
     name, found = evaluate(posts_run.folder, data="more")
     assert (name, found["test_samples"]) == ("more", 7)  # more-4 has sound alone
-    test = Data(("more",), views={"text": "t" * 16}, modalities=("text", "image")).load(store).part(Split.TEST)
+    test = Data(("more",), views={"text": "t" * 16}, modalities=("text", "image")).load(store).subset(Split.TEST)
     output = predict(posts_run.head(42), test, posts_run.normalisation(), 8, "cpu")
     assert found["seeds"][0]["values"]["accuracy"] == (output.argmax(1) == test.y).mean()
 

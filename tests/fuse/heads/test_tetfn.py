@@ -205,7 +205,7 @@ def test_a_killed_training_goes_on_with_the_labels_it_had(tmp_path):
             if epoch == kill_at:
                 raise KeyboardInterrupt
 
-        parts = whole.part(Split.TRAIN), whole.part(Split.VALID)
+        parts = whole.subset(Split.TRAIN), whole.subset(Split.VALID)
         return fit(make, *parts, Normalisation({}), config, 1, "cpu", checkpoint, after_epoch=after)
 
     straight = train()

@@ -1,4 +1,4 @@
-"""The figures of the HCL paper: that they show what the run did, on the validation part alone, and refuse the rest."""
+"""The figures of the HCL paper: that they show what the run did, on the validation split alone, and refuse the rest."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from scipy import stats
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse import metrics
-from msa.fuse.data.table import Part
+from msa.fuse.data.table import Subset
 from msa.fuse.experiments import experiment
 from msa.fuse.experiments.experiment import Data, Experiment
 from msa.fuse.heads import hcl, probe
@@ -30,7 +30,7 @@ from tests.fuse.conftest import AUDIO, FACE, IMAGE, TEXT, VALUES, add_corpus
 SMALL = ["dim=16", "heads=2", "dim_head=4", "ffn=16", "lengths=6,6,6", "groups=4", "iterations=5", "fusion_layers=1"]
 QUICK = ["batch=8", "lr=0.003", "warmup_epochs=1"]
 EPOCHS = 3
-NO_AUDIO = (3, 8, 9)  # the first two are of the validation part
+NO_AUDIO = (3, 8, 9)  # the first two are of the validation split
 
 
 def trained(store, folder, data, epochs=EPOCHS, settings=(), seeds=(42,), **how):
@@ -105,9 +105,9 @@ def table_of(folder, what, **how):
 
 
 def validation(folder, seed):
-    """The head of a seed, and the validation part as one batch."""
+    """The head of a seed, and the validation split as one batch."""
     run = Run.open(folder)
-    part = Experiment.from_json(run.record["experiment"]).data.load(experiment.store_of(run)).part(Split.VALID)
+    part = Experiment.from_json(run.record["experiment"]).data.load(experiment.store_of(run)).subset(Split.VALID)
     return run.head(seed), part, part.batch(part.rows, run.normalisation())
 
 
@@ -309,9 +309,9 @@ def test_tsne_of_a_large_part_takes_some_samples(run, monkeypatch):
 
 @pytest.mark.parametrize("what", pictures.PICTURES)
 def test_no_picture_touches_the_test_part_or_the_run(run, what, monkeypatch):
-    looked, labelled = set(), Part.labelled
+    looked, labelled = set(), Subset.labelled
     spy = lambda part, x, k, rows: looked.update(part.table.split[rows].tolist()) or labelled(part, x, k, rows)  # noqa: E731
-    monkeypatch.setattr(Part, "labelled", spy)
+    monkeypatch.setattr(Subset, "labelled", spy)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     pictures.plot(run, what)
     assert looked == ({0, 1} if what == "entropy" else {1})

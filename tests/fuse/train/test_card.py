@@ -173,7 +173,7 @@ class Scaler:
 
 def loop_at(path):
     whole = memory_table()
-    parts = whole.part(Split.TRAIN), whole.part(Split.VALID)
+    parts = whole.subset(Split.TRAIN), whole.subset(Split.VALID)
     return Training(Tiny, *parts, RAW, config(), 1, "cpu", path, lambda line: None, None)
 
 
@@ -279,7 +279,7 @@ def test_a_loop_trains_on_the_card_its_process_has_chosen(cards, monkeypatch):
     monkeypatch.setattr("msa.fuse.train.loop.Training", stop)
     whole = memory_table()
     with pytest.raises(ConfigError, match="enough"):
-        fit(Tiny, whole.part(Split.TRAIN), whole.part(Split.VALID), RAW, config(), 1, "cuda")
+        fit(Tiny, whole.subset(Split.TRAIN), whole.subset(Split.VALID), RAW, config(), 1, "cuda")
     assert asked == ["cuda:3"]
 
 
@@ -324,7 +324,7 @@ def test_what_pytorch_keeps_in_stock_is_free_for_the_next_training(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("at", "moves"), [("cuda:1", False), ("cuda:0", True), ("cpu", True)])
 def test_a_batch_is_moved_to_the_very_card_and_only_if_it_is_elsewhere(monkeypatch, at, moves):
-    source = Source(memory_table().part(Split.TRAIN), {}, Normalisation({}), "cuda:1", "")
+    source = Source(memory_table().subset(Split.TRAIN), {}, Normalisation({}), "cuda:1", "")
     pinned = []
     with FakeTensorMode():
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self.device.type), self)[1])
@@ -353,5 +353,5 @@ def test_a_training_whose_batches_are_copied_ahead_ends_as_one_whose_are_not(mon
     assert_same(trained(), straight)
     assert copies
     assert all(name.startswith("batches") for name in copies)  # in the loader's thread
-    whole = memory_table().part(Split.TRAIN).source(RAW)
+    whole = memory_table().subset(Split.TRAIN).source(RAW)
     assert all(isinstance(one, Stored) and not isinstance(one, Flat) for one in whole.states.values())

@@ -101,7 +101,7 @@ class Forbidden:
 
 def poisoned(whole):
     """The table with test labels and test hidden states that raise when they are read."""
-    test = whole.part(Split.TEST).rows
+    test = whole.subset(Split.TEST).rows
     columns = {}
     for m, column in whole.columns.items():
         reader = Forbidden(column.readers[0].states, test)
@@ -116,7 +116,7 @@ def config(**changed):
 
 def trained(make=Tiny, seed=1, whole=None, norm=RAW, checkpoint=None, log=lambda line: None, **changed) -> TrainResult:
     whole = whole or memory_table()
-    parts = whole.part(Split.TRAIN), whole.part(Split.VALID)
+    parts = whole.subset(Split.TRAIN), whole.subset(Split.VALID)
     return fit(make, *parts, norm, config(**changed), seed, "cpu", checkpoint, log)
 
 
@@ -156,13 +156,13 @@ def steps():
 @pytest.mark.parametrize("name", catalog.names("head"))
 def test_training_never_reads_a_test_sample(name):
     whole = poisoned(memory_table())
-    norm = Normalisation.fit(whole.part(Split.TRAIN), ("text", "image"))
+    norm = Normalisation.fit(whole.subset(Split.TRAIN), ("text", "image"))
     found = trained(small(name), whole=whole, norm=norm, epochs=2)
     assert len(found.history) == 2
     head = small(name)()
     head.load_state_dict(found.state)
     with pytest.raises(AssertionError, match="a test sample was read"):  # the poison works: the one test step meets it
-        predict(head, whole.part(Split.TEST), norm, 8, "cpu")
+        predict(head, whole.subset(Split.TEST), norm, 8, "cpu")
 
 
 def reachable(*roots):
@@ -183,7 +183,7 @@ def test_no_test_label_can_be_reached_from_where_training_stands(monkeypatch):
     y = np.random.default_rng(0).uniform(-3, 3, 60).astype(np.float32)  # every label is like no other
     whole, labels = memory_table(task=VALUES, y=y), {}
     for split in Split:
-        labels[split] = set(y[whole.part(split).rows].tolist())
+        labels[split] = set(y[whole.subset(split).rows].tolist())
     found = []
 
     class Nosy(Tiny):
@@ -193,7 +193,7 @@ def test_no_test_label_can_be_reached_from_where_training_stands(monkeypatch):
             return super().step(batch)
 
     sealed = whole.sealed()  # as `experiment` hands it to `fit`
-    parts = sealed.part(Split.TRAIN), sealed.part(Split.VALID)
+    parts = sealed.subset(Split.TRAIN), sealed.subset(Split.VALID)
     del whole
     fit(lambda: Nosy(VALUES), *parts, RAW, config(epochs=1), 1, "cpu")
     arrays = [a for a in found if isinstance(a, np.ndarray | torch.Tensor) and a.ndim]
@@ -215,13 +215,13 @@ def test_the_loop_seals_what_it_is_handed():
     assert seen and all(seen)
     whole = memory_table()
     with pytest.raises(ConfigError, match="test samples among those to train"):
-        fit(Tiny, whole.part(Split.TRAIN), whole.part(Split.TEST), RAW, config(), 1, "cpu")
+        fit(Tiny, whole.subset(Split.TRAIN), whole.subset(Split.TEST), RAW, config(), 1, "cpu")
 
 
 def test_the_validation_part_changes_no_weight_only_which_are_kept():
     one = trained(epochs=3)
     whole = memory_table()
-    other = whole.take(np.flatnonzero((whole.split != 1) | (np.arange(60) % 2 == 0)))  # half of the validation part
+    other = whole.take(np.flatnonzero((whole.split != 1) | (np.arange(60) % 2 == 0)))  # half of the validation split
     two = trained(whole=other, epochs=3)
     assert [e["train_loss"] for e in one.history] == [e["train_loss"] for e in two.history]
     assert [e["valid_loss"] for e in one.history] != [e["valid_loss"] for e in two.history]
@@ -245,7 +245,7 @@ def test_every_epoch_visits_every_training_sample_once_in_another_order():
 
     trained(Spy, epochs=2)
     epochs = [[row for rows in orders[n : n + 5] for row in rows] for n in (0, 5)]
-    wanted = memory_table().part(Split.TRAIN).rows.tolist()
+    wanted = memory_table().subset(Split.TRAIN).rows.tolist()
     assert [sorted(rows) for rows in epochs] == [wanted, wanted]
     assert epochs[0] != epochs[1] != wanted
 
@@ -270,7 +270,7 @@ def test_a_head_learns_the_signal_it_is_given():
     found = trained(whole=memory_table(signal=2.0), epochs=30)
     head = Tiny()
     head.load_state_dict(found.state)
-    part = memory_table(signal=2.0).part(Split.TEST)
+    part = memory_table(signal=2.0).subset(Split.TEST)
     assert (predict(head, part, RAW, 8, "cpu").argmax(1) == part.y).mean() > 0.9
     assert found.history[-1]["train_loss"] < 0.5 * found.history[0]["train_loss"]
 
@@ -348,7 +348,7 @@ def test_the_weights_kept_are_those_of_the_lowest_validation_loss():
     """Reloaded, they give the loss that was recorded; so does cross-entropy over the part as one batch."""
     found = overfitted()
     y = np.random.default_rng(0).integers(0, 3, 60).astype(np.float32)
-    part = memory_table(y=y, signal=0.0).part(Split.VALID)
+    part = memory_table(y=y, signal=0.0).subset(Split.VALID)
     losses = [epoch["valid_loss"] for epoch in found.history]
     assert found.best_epoch == int(np.argmin(losses)) < len(losses) - 1
     head = Tiny()
@@ -392,7 +392,7 @@ def test_training_stops_after_as_many_epochs_without_a_better_loss_as_asked():
 
 def test_validation_counts_every_sample_alike_whatever_the_batch_size():
     torch.manual_seed(0)
-    head, part = Tiny(), memory_table().part(Split.VALID)
+    head, part = Tiny(), memory_table().subset(Split.VALID)
     losses = [validate(head, part, RAW, size, "cpu").losses["valid_loss"] for size in (1, 5, 12)]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
     predicted = predict(head, part, RAW, 5, "cpu").argmax(1)
@@ -407,7 +407,7 @@ def test_validation_passes_a_batch_through_a_head_once_also_where_step_calls_no_
             output = self.out(self.body(masked_mean(batch.x[TEXT], batch.mask[TEXT])))
             return output, {"task": F.cross_entropy(output, batch.y)}
 
-    part, results = memory_table().part(Split.VALID), []
+    part, results = memory_table().subset(Split.VALID), []
     for kind in (Tiny, Apart):
         torch.manual_seed(0)
         head = kind()
@@ -432,14 +432,14 @@ def test_a_head_that_asks_for_whole_groups_gets_them_in_training_and_in_testing(
     whole = memory_table(group=order // 4, position=order % 4)
     found = trained(Talk, whole=whole, epochs=2)
     assert len(found.history) == 2
-    whole_part = whole.part(Split.TEST)
+    whole_part = whole.subset(Split.TEST)
     head = Talk()
     head.load_state_dict(found.state)
     out = predict(head, whole_part, RAW, 8, "cpu")
     alone = predict(head, whole_part, RAW, 1, "cpu")
     np.testing.assert_allclose(out, alone, atol=1e-6)  # in the order of the part, however they are batched
     for group in range(15):
-        there = group in whole.group[whole.part(Split.TRAIN).rows]
+        there = group in whole.group[whole.subset(Split.TRAIN).rows]
         assert sum(group in groups for training, groups, _ in seen if training) == 2 * there  # once an epoch
     for _, groups, places in seen:
         assert len(groups) <= 8 or len(set(groups)) == 1
@@ -458,7 +458,7 @@ def test_what_a_training_spent_on_data_is_told(monkeypatch):
 
 def test_predictions_are_probabilities_in_the_order_of_the_part():
     torch.manual_seed(0)
-    head, part = Tiny(), memory_table().part(Split.TEST)
+    head, part = Tiny(), memory_table().subset(Split.TEST)
     found = predict(head, part, RAW, 5, "cpu")
     assert found.shape == (12, 3)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
@@ -474,7 +474,7 @@ def test_values_are_trained_on_squared_error_and_predicted_as_they_are():
     assert not found.collapsed
     head = Tiny(VALUES)
     head.load_state_dict(found.state)
-    part = whole.part(Split.VALID)
+    part = whole.subset(Split.VALID)
     output = predict(head, part, RAW, 8, "cpu")
     assert output.shape == (12, 1)
     error = np.mean((output[:, 0] - part.y) ** 2)
@@ -512,7 +512,7 @@ def test_labels_are_trained_one_by_one_and_predicted_as_probabilities_of_their_o
     found = trained(lambda: Tiny(EMOTIONS), whole=whole, epochs=40, lr=0.05)
     head = Tiny(EMOTIONS)
     head.load_state_dict(found.state)
-    part = whole.part(Split.VALID)
+    part = whole.subset(Split.VALID)
     p, y = predict(head, part, RAW, 5, "cpu"), part.y > 0
     assert p.shape == (12, 6)
     wanted = -np.where(y, np.log(p), np.log1p(-p)).mean()  # cross-entropy of yes and no, over samples and labels
@@ -534,7 +534,7 @@ def test_every_head_learns_several_labels_at_once(name):
     assert found.history[-1]["train_loss"] < found.history[0]["train_loss"]
     head = make()
     head.load_state_dict(found.state)
-    assert predict(head, whole.part(Split.TEST), RAW, 8, "cpu").shape == (12, 6)
+    assert predict(head, whole.subset(Split.TEST), RAW, 8, "cpu").shape == (12, 6)
 
 
 # --- chance and interruption --------------------------------------------------------------------------------------
@@ -698,7 +698,7 @@ def test_a_collapse_of_labels_is_one_answer_to_everything_and_not_a_row_of_noes(
     found = trained(lambda: Tiny(EMOTIONS), whole=rare, epochs=8, lr=0.02)
     head = Tiny(EMOTIONS)
     head.load_state_dict(found.state)
-    p = predict(head, rare.part(Split.VALID), RAW, 8, "cpu")
+    p = predict(head, rare.subset(Split.VALID), RAW, 8, "cpu")
     assert not (p > 0.5).any() and np.ptp(p, 0).max() > 0.01
     assert not found.collapsed and found.restarted_at is None
     same = emotions_table(y=np.tile(np.float32([1, 0, 2, 0, 0, 0]), (60, 1)) * (1 + np.arange(60) % 2)[:, None])
