@@ -1,4 +1,4 @@
-"""Rows of a table of labelled samples as people write them: id, part, label, group; and what task the labels are.
+"""Rows of a table of labelled samples as people write them: id, split, label, group; and what task the labels are.
 
 Label    all among negative, neutral, positive: sentiment; all numbers: classes or a scale, see annotations/tasks.py;
          else classes, in alphabetical order. Upper and lower case mean the same where no classes differ by it alone.
@@ -23,7 +23,7 @@ NEAR = 1e-6  # labels went through float32 somewhere: 2.8000002 is not outside o
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table, with what an error has to say about where it is."""
+    """Row of a table, with the place that an error about it names."""
 
     table: Path
     line: int
@@ -39,7 +39,7 @@ class Row:
         return self._name("group")
 
     def _name(self, column: str) -> str:
-        """A cell that tells samples apart. Raises SourceError for what a spreadsheet program made of one."""
+        """Return a cell that tells samples apart. Raises SourceError for what a spreadsheet program made of one."""
         cell = self.text(column).strip()
         if records.spoiled(cell):
             raise self.error(
@@ -52,7 +52,7 @@ class Row:
         return SourceError(f"{self.table}, line {self.line}: {what}", fix=fix)
 
     def text(self, column: str) -> str:
-        """The cell as it stands; "" where it is empty."""
+        """Return the cell as it stands; "" where it is empty."""
         cell = self.cells.get(column, "")
         if isinstance(cell, str):
             return cell
@@ -62,7 +62,7 @@ class Row:
         return str(cell)
 
     def amount(self, column: str) -> float | None:
-        """The cell as a number from 0 on; None where it is empty."""
+        """Return the cell as a number from 0 on; None where it is empty."""
         cell = self.text(column)
         amount = _number(cell) if cell else None
         if cell and (amount is None or not 0 <= amount < math.inf):
@@ -70,35 +70,35 @@ class Row:
         return amount
 
     def position(self) -> int:
-        """The place in the group; 0 where the cell is empty."""
+        """Return the place in the group; 0 where the cell is empty."""
         position = self.amount("position") or 0.0
         if position != int(position):
             raise self.error(f"position is {position}", fix="write a whole number: 0 for the first in its group")
         return int(position)
 
     def split(self, column: str = "split") -> Split | None:
-        """The split; None where the cell is empty. Raises SourceError for another name."""
+        """Return the split; None where the cell is empty. Raises SourceError for another name."""
         cell = self.text(column).strip().lower()
         if cell and cell not in NAMES:
             raise self.error(f"{column} is {cell!r}", fix=f"use one of {', '.join(NAMES)}, or leave the cell empty")
         return NAMES.get(cell)
 
     def label(self, column: str = "label") -> str | None:
-        """The label as it is written; a `nan` that some program wrote for "no label" is refused, not learned."""
+        """Return the label as it is written; a `nan` that some program wrote for "no label" is refused, not learned."""
         cell = self.text(column).strip()
         if cell.startswith("#") and records.spoiled(cell):
             raise self.error(
                 f"the {column} is {cell!r}, an error of a spreadsheet program",
-                fix="write the label, or leave the cell empty where nobody labelled the sample",
+                fix="write the label, or leave the cell empty where the sample has no label",
             )
         if cell and not math.isfinite(_number(cell) or 0.0):
-            raise self.error(f"the {column} is {cell!r}", fix="leave the cell empty where nobody labelled the sample")
+            raise self.error(f"the {column} is {cell!r}", fix="leave the cell empty where the sample has no label")
         return cell or None
 
     def value(
         self, task: Task, column: str = "label", numbers: Mapping[float, str] = MappingProxyType({})
     ) -> str | float | None:
-        """The label as the task has it; None where the cell is empty. Raises SourceError for one that is not of it.
+        """Return the label as the task has it; None where the cell is empty. Raises SourceError for any other.
 
         `numbers` names the classes of a table that has their numbers.
         """
@@ -124,7 +124,7 @@ class Row:
 
 
 def rows(table: Path, names: Mapping[str, str] = MappingProxyType({})) -> tuple[list[str], list[Row]]:
-    """The columns and rows of a CSV, TSV or JSONL file. Raises SourceError where two rows have one id.
+    """Return the columns and rows of a CSV, TSV or JSONL file. Raises SourceError where two rows have one id.
 
     `names` says which column of the file stands for which of msa's, such as {"label": "sentiment"}.
     """
@@ -150,7 +150,7 @@ def rows(table: Path, names: Mapping[str, str] = MappingProxyType({})) -> tuple[
 
 
 def decide(rows: Sequence[Row], settings: Settings = Settings(), columns: Sequence[str] = ("label",)) -> Decision:
-    """What the labels in these columns are, judged from all of them where `settings` does not say it.
+    """Return what the labels in these columns are, judged from all of them where `settings` does not say it.
 
     Raises SourceError for a few labels that are unlike all others, ConfigError for labels that `settings` does not fit.
     """
@@ -178,7 +178,7 @@ def decide(rows: Sequence[Row], settings: Settings = Settings(), columns: Sequen
 
 
 def task_of(rows: Sequence[Row], limits: Sequence[float] = (), columns: Sequence[str] = ("label",)) -> Task:
-    """The task of `decide`, where the user says no more than a range."""
+    """Return the task of `decide` where the user sets no more than a range."""
     return decide(rows, Settings(range=tuple(limits)), columns).task
 
 

@@ -37,7 +37,7 @@ _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(?:,\d+)?(?:[eE][+-]?\d+)?\s*")
 
 
 def read(path: Path) -> tuple[list[str], list[Line]]:
-    """The columns, in lower case, and the rows. A TSV is quoted like a CSV: a cell may hold a tab or a line end.
+    """Return the columns, in lower case, and the rows. A TSV is quoted like a CSV: a cell may hold a tab or a line end.
 
     Raises SourceError, also for what is no regular file, or larger than the limits above.
     """
@@ -52,7 +52,10 @@ def read(path: Path) -> tuple[list[str], list[Line]]:
 
 
 def bytes_of(path: Path, most: int = LARGEST) -> bytes:
-    """The bytes of a file that a user named. Raises SourceError, also for one that is absent or larger than `most`."""
+    """Return the bytes of a file that a user named.
+
+    Raises SourceError, also for one that is absent or larger than `most`.
+    """
     try:
         return regular.read(path, most, "is it the right file? Name one of the kind that is asked for")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -61,8 +64,10 @@ def bytes_of(path: Path, most: int = LARGEST) -> bytes:
 
 
 def text_of(path: Path, most: int = LARGEST) -> str:
-    """The file as UTF-8, or as UTF-16 where a byte-order mark says so. Unlike in media.py nothing is guessed: ids are
-    names. Raises SourceError."""
+    """Return the file as UTF-8, or as UTF-16 where a byte-order mark says so. Raises SourceError.
+
+    Unlike for texts of samples, no encoding is guessed: ids are names.
+    """
     data = bytes_of(path, most)
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
@@ -76,7 +81,7 @@ def text_of(path: Path, most: int = LARGEST) -> str:
 
 
 def shallow(text: str) -> str:
-    """The JSON text itself. Raises ValueError for one that is nested absurdly, before Python fails at it."""
+    """Return the JSON text itself. Raises ValueError for one that is nested absurdly, before Python fails at it."""
     depth = 0
     for token in re.finditer(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{\]}]', text, re.DOTALL):  # reads no letter twice
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)  # a string counts nothing
@@ -86,7 +91,7 @@ def shallow(text: str) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """The first few of the names of columns, as messages show them; "none" where there are none."""
+    """Return the first few of the names of columns, as messages show them; "none" where there are none."""
     shown = [printable(name) for name in names if name]
     more = [f"{len(shown) - SHOWN:,} more"] if len(shown) > SHOWN else []
     return ", ".join([*shown[:SHOWN], *more]) or "none"
@@ -98,12 +103,12 @@ def whole_characters(text: str) -> str:
 
 
 def spoiled(cell: str) -> bool:
-    """Is this what a spreadsheet leaves of an id: `#NAME?` of one that began with `=` or `-`, `1.2E+17` of digits?"""
+    """Return whether a spreadsheet spoiled an id: `#NAME?` of one that began with `=` or `-`, `1.2E+17` of digits."""
     return bool(_SPOILED.fullmatch(cell.strip()))
 
 
 def natural(id: str) -> tuple[list[str | int], str]:
-    """A sort key that puts `clip2` before `clip10`; ids that differ only in leading zeros keep a fixed order."""
+    """Return a sort key that puts `clip2` before `clip10`; ids that differ only in leading zeros keep a fixed order."""
     words = re.split(r"(\d+)", id)  # text and digits in turn; Python reads no number of more than 4,300 digits
     return [int(word[:4000]) if word.isdecimal() else word for word in words], id
 
@@ -155,7 +160,7 @@ def _too_much(path: Path, line: int) -> SourceError:
 
 
 def _lines(path: Path, text: str) -> Iterator[str]:
-    """The lines with their ends, which may be those of any system. Raises SourceError for one without end."""
+    """Yield the lines with their ends, which may be those of any system. Raises SourceError for one without end."""
     for number, match in enumerate(re.finditer(r"[^\r\n]*+(?:\r\n|\r|\n)|[^\r\n]++", text), start=1):
         if (length := match.end() - match.start()) > LONGEST_LINE:
             raise SourceError(
@@ -166,13 +171,13 @@ def _lines(path: Path, text: str) -> Iterator[str]:
 
 
 def _delimiter(text: str, delimiters: str) -> str:
-    """The one of these characters that parts the header into most cells; of several the first."""
+    """Return the character that divides the header into most cells; of several the first."""
     header = re.sub(r'"[^"]*"', "", text.split("\n", 1)[0])
     return max(delimiters, key=lambda delimiter: (header.count(delimiter), -delimiters.index(delimiter)))
 
 
 def _with_points(rows: list[Line]) -> list[Line]:
-    """The same with 3.5 for 3,5 in the columns that hold nothing but numbers."""
+    """Return the rows with 3.5 for 3,5 in the columns that hold nothing but numbers."""
     cells: dict[str, list[str]] = {}
     for _, row in rows:
         for name, cell in row.items():
@@ -184,7 +189,7 @@ def _with_points(rows: list[Line]) -> list[Line]:
 
 
 def _cells(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """(first line, cells) of every record; a quote that is never closed would swallow the rest, so it is an error."""
+    """Yield (first line, cells) of every record. Raises SourceError for a quote that is never closed."""
     reader = csv.reader(_lines(path, text), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1 + skipped
@@ -234,7 +239,7 @@ def _object(path: Path, line: int, text: str) -> dict[str, Any]:
 
 
 def _plain(cell: Any) -> Any:
-    """The cell; of a list or an object, which is no cell, an empty one."""
+    """Return the cell; of a list or an object, which is no cell, an empty one."""
     if isinstance(cell, str):
         return whole_characters(cell)
     return type(cell)() if isinstance(cell, list | dict) else cell

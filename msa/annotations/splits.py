@@ -45,7 +45,7 @@ def draw(
     ratios: tuple[float, float, float] = RATIOS,
     strata: Sequence[Hashable] | None = None,
 ) -> list[Split]:
-    """A part for every sample; `contents[i]` are digests of sample i that must not occur in two parts.
+    """Return a part for every sample; `contents[i]` are digests of sample i that must not occur in two parts.
 
     A group's part is decided by a hash of the seed and its smallest id alone: order does not matter, and new samples
     move no group but those they belong to. With fewer than 100 groups the rank of the hash decides instead, so that
@@ -99,7 +99,7 @@ def scarce(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> I
 
 
 def named(path: Path) -> dict[str, Split]:
-    """Id -> part from a file: JSON `{"train": [ids], "valid": [ids], "test": [ids]}`, or CSV/TSV with id and split."""
+    """Read splits by id: JSON `{"train": [ids], "valid": [ids], "test": [ids]}`, or CSV/TSV with id and split."""
     if not path.exists():
         raise SourceError(f"{path}: there is no such split file", fix="name a JSON, CSV or TSV file with --split")
     splits_by_id: dict[str, Split] = {}
@@ -113,7 +113,7 @@ def named(path: Path) -> dict[str, Split]:
 
 
 def apply_named(samples: Iterable[Sample], names: Mapping[str, Split]) -> tuple[list[Sample], list[Dropped]]:
-    """The samples that a split file names, with their part, and the rest as dropped.
+    """Return the samples that a split file names, with their part, and the rest as dropped.
 
     A file may name groups instead, as the usual lists of videos do: where no sample's id fits, groups are looked for.
     Names without a sample are allowed, for lists often name what was dropped for its label; if none fits, it is the
@@ -144,7 +144,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def leaks(samples: Sequence[Sample], contents: Mapping[str, Sequence[bytes | None]]) -> list[str]:
-    """What occurs in more than one part, one line per kind; `contents` maps a kind to each sample's digest or None."""
+    """Return what occurs in several splits, a line per kind; `contents` maps a kind to each sample's digest or None."""
     findings = []
     for kind, digests in contents.items():
         _, crossing, example = _crossing(samples, digests)
@@ -157,7 +157,7 @@ def leaks(samples: Sequence[Sample], contents: Mapping[str, Sequence[bytes | Non
 
 
 def _crossing(samples: Sequence[Sample], keys: Sequence[bytes | None]) -> tuple[int, int, str]:
-    """(different keys, those in more than one part, two ids that share the first of these)."""
+    """Return (different keys, those in more than one part, two ids that share the first of these)."""
     first: dict[bytes, dict[Split, str]] = {}  # key -> part -> an id
     for sample, key in zip(samples, keys, strict=True):
         if key and sample.split:
@@ -167,7 +167,7 @@ def _crossing(samples: Sequence[Sample], keys: Sequence[bytes | None]) -> tuple[
 
 
 def _linked(samples: Sequence[Sample], contents: Sequence[Collection[bytes]]) -> list[int]:
-    """Equal numbers for samples that equal content or `keep_together` links, however many steps away: union-find."""
+    """Return equal numbers for samples linked by content or `keep_together`, over any number of steps: union-find."""
     parent = list(range(len(samples)))
 
     def root(i: int) -> int:
@@ -186,14 +186,14 @@ def _linked(samples: Sequence[Sample], contents: Sequence[Collection[bytes]]) ->
 
 
 def _official(group: Iterable[Sample]) -> Split | None:
-    """The official part of a group; of several the first, since a copy put into train spoils no further test sample."""
+    """Return the official split of a group; of several the first: a copy in train spoils no further test sample."""
     return min((sample.split for sample in group if sample.split), key=PARTS.index, default=None)
 
 
 def _drawn(
     groups: Mapping[int, Sequence[Sample]], total: int, seed: int, ratios: tuple[float, float, float]
 ) -> dict[int, Split]:
-    """A part for each of these groups, of `total` in the corpus: by the value of its hash, or if they are few its rank.
+    """Return a split for each of these groups, of `total` in all: by the value of its hash, by its rank if few.
 
     Where some samples have an official split the parts are filled already, and no rank is needed to fill them.
     """
@@ -206,7 +206,7 @@ def _drawn(
 
 
 def _most(values: Sequence[Hashable]) -> Hashable:
-    """The class most samples of a group have; of several the one that comes first by name."""
+    """Return the class most samples of a group have; of several the one that comes first by name."""
     counted = Counter(values)
     return min(counted, key=lambda value: (-counted[value], str(value)))
 
@@ -217,7 +217,7 @@ def _stratified(
     seed: int,
     ratios: tuple[float, float, float],
 ) -> dict[int, Split]:
-    """A part for each group: inside each class the groups are ranked by hash and divided by the ratios.
+    """Return a part for each group: inside each class the groups are ranked by hash and divided by the ratios.
 
     A class of fewer groups than parts is learned before it is tested: train first, then test, then valid.
     """
@@ -235,19 +235,19 @@ def _stratified(
 
 
 def _uniform(seed: int, id: str) -> float:
-    """A number in [0, 1) that depends on the seed and the id alone, on every machine."""
+    """Return a number in [0, 1) that depends on the seed and the id alone, on every machine."""
     digest = blake2b(f"{seed}\0{id}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest) >> 11) / 2**53  # 53 bits: a float holds no more, and 64 could round up to 1
 
 
 def _part(u: float, ratios: Sequence[float]) -> Split:
-    """The part in whose stretch of [0, 1) the number falls."""
+    """Return the part in whose stretch of [0, 1) the number falls."""
     filled = [(part, edge) for part, edge, ratio in zip(PARTS, accumulate(ratios), ratios, strict=True) if ratio]
     return next((part for part, edge in filled if u < edge), filled[-1][0])
 
 
 def _shares(groups: Sequence[Sequence[Sample]], ratios: Sequence[float]) -> list[Split]:
-    """A part for each rank: every wanted part gets max(1, round(ratio * n)) groups, the largest what is left."""
+    """Return a part for each rank: every wanted part gets max(1, round(ratio * n)) groups, the largest what is left."""
     n, wanted = len(groups), sum(ratio > 0 for ratio in ratios)
     if 0 < n < wanted:
         kept = ", ".join(sorted(group[0].keep_together or group[0].id for group in groups))

@@ -22,7 +22,7 @@ from msa.types import SENTIMENT, Task
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_CLASSES = 20  # of whole numbers that nobody called classes
+MOST_CLASSES = 20  # of whole numbers that are classes without a setting
 OUTLIERS = 0.1  # of labels that may lie outside of a known scale and are taken for mistakes
 SCALES = {"mosi": Task(low=-3.0, high=3.0), "sims": Task(low=-1.0, high=1.0)}
 CALLED = {"mosi": "CMU-MOSI", "sims": "CH-SIMS"}
@@ -86,7 +86,10 @@ class Decision:
         return f"{what} ({self.why})" + (f"; {self.instead}" if self.instead else "")
 
     def label(self, value: float) -> str | float | None:
-        """The label of a sample: the name of its class, or the value; None for NaN. Raises ValueError for no class."""
+        """Return the label of a sample: the name of its class, or the value; None for NaN.
+
+        Raises ValueError for no class.
+        """
         if value != value:  # NaN
             return None
         if not self.task.single:
@@ -97,7 +100,7 @@ class Decision:
 
 
 def describe(task: Task) -> str:
-    """A task in words."""
+    """Return a task in words."""
     if task.multilabel:
         return f"{len(task.classes)} labels at a time, {_listed(task.classes)}"
     if task.classes:
@@ -115,7 +118,7 @@ def _listed(names: Sequence[str]) -> str:
 def of_numbers(
     labels: "np.ndarray", settings: Settings = Settings(), scales: bool = False, apart: bool = False
 ) -> Decision:
-    """What labels (n,) are that are numbers, NaN where there is none.
+    """Return what numeric labels (n,) are; NaN stands for none.
 
     Args:
         labels: the values, of any number type.
@@ -164,7 +167,7 @@ def _classes_instead(whole: bool, other: str = "") -> str:
 
 
 def _are_classes(values: "np.ndarray") -> bool:
-    """Are distinct whole numbers, sorted, the numbers of classes? One alone says nothing."""
+    """Return whether distinct whole numbers, sorted, are class numbers. One alone says nothing."""
     n = len(values)
     if n == 2 or values.tolist() == [-1, 0, 1]:
         return True
@@ -172,7 +175,7 @@ def _are_classes(values: "np.ndarray") -> bool:
 
 
 def _scale(known: "np.ndarray") -> str:
-    """The scale of this field that labels lie in, but for a few; none where they do not."""
+    """Return the scale of this field that nearly all labels lie in; "" for none."""
     import numpy as np
 
     size = np.abs(known)
@@ -223,12 +226,12 @@ def of_classes(names: Sequence[str], why: str) -> Decision:
 def of_columns(
     labels: "np.ndarray", settings: Settings, known: Mapping[int, Sequence[str]]
 ) -> tuple[Decision, "np.ndarray"]:
-    """What labels of several columns are, (n, k) or (n, k, 2) with a pair for no and yes; and them as (n, k) or (n,).
+    """Return what labels of several columns are, and the labels as (n, k) or (n,).
 
     Rows with a single 1 among zeros are one class each; all else are labels that hold several at a time.
 
     Args:
-        labels: numbers, NaN where nothing is said.
+        labels: (n, k), or (n, k, 2) with a pair for no and yes; NaN where there is none.
         settings: what the user says.
         known: names of the columns by how many there are, where `settings` have none.
 

@@ -20,7 +20,7 @@ PIECE = 1 << 20  # bytes that are decoded at once
 
 @dataclass(frozen=True)
 class FileBytes:
-    """The bytes of a file as it was when it was first looked at."""
+    """Bytes of a file, as long as it is not changed."""
 
     path: Path
     size: int
@@ -33,7 +33,7 @@ class FileBytes:
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
     def read(self, offset: int, size: int) -> bytearray:
-        """`size` bytes from `offset`. Raises SourceError where the file has changed meanwhile."""
+        """Return `size` bytes from `offset`. Raises SourceError where the file has changed meanwhile."""
         data = bytearray(size)
         with open(self.path, "rb", buffering=0) as file, memoryview(data) as room:
             if self != FileBytes.of(self.path):
@@ -48,7 +48,7 @@ class FileBytes:
         return data
 
     def _changed(self) -> SourceError:
-        return SourceError(f"{self.path}: somebody writes to this file while it is read", fix="import it afterwards")
+        return SourceError(f"{self.path} was written to while it was read", fix="import it afterwards")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Payload:
     codec: str = ""
 
     def read(self, start: int = 0, size: int | None = None) -> bytearray:
-        """The bytes meant, or `size` of them from `start`."""
+        """Return the bytes meant, or `size` of them from `start`."""
         if self.codec != "latin1":
             return self.file.read(self.offset + start, self.size - start if size is None else size)
         decoder, data = codecs.getincrementaldecoder("utf-8")(), bytearray()
@@ -104,11 +104,14 @@ class ArrayOnFile:
 
     @property
     def by_row(self) -> bool:
-        """Does `row` read no more than the row?"""
+        """Whether `row` reads no more than the row."""
         return self.order == "C" and self.axes is None and self.payload.codec != "latin1"
 
     def row(self, i: int) -> np.ndarray:
-        """Row i, of shape `shape[1:]`. Raises IndexError, and SourceError where the file changed or is damaged."""
+        """Return row i, of shape `shape[1:]`.
+
+        Raises IndexError, and SourceError where the file changed or is damaged.
+        """
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
         if not self.by_row:
@@ -117,7 +120,7 @@ class ArrayOnFile:
         return np.frombuffer(self.payload.read(i * size, size), self.dtype).reshape(self.stored[1:])
 
     def whole(self) -> np.ndarray:
-        """All of it, in memory."""
+        """Return the whole array, in memory."""
         try:
             data = self.payload.read()
             self._check(len(data))

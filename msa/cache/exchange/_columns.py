@@ -1,4 +1,4 @@
-"""Corpora that lie in a file as one dict of columns per split: what the pickles of this field share.
+"""Datasets that lie in a file as one dict of columns per split: what the pickles of this field share.
 
 Nothing about them is certain but their keys: containers are lists or arrays, numbers of any type, strings text or
 bytes, and a column may be (n,), (n, 1) or (n, 1, 1). Everything is therefore asked for as what it should be.
@@ -43,11 +43,11 @@ class Part:
         return self.values.get(key) is not None
 
     def where(self, key: str) -> str:
-        """How errors call a column."""
+        """Return the name of a column in messages."""
         return f"{self.path}: {key}{f' of {self.name}' if self.name else ''}"
 
     def column(self, key: str) -> Any:
-        """A column that is there. Raises SourceError where it has another length than the split."""
+        """Return a column that is there. Raises SourceError where it has another length than the split."""
         values = self.values[key]
         size = len(values) if is_column(values) else None
         if size != self.size:
@@ -59,7 +59,7 @@ class Part:
         return values
 
     def strings(self, key: str, absent: bool = False) -> list[str]:
-        """A column of texts; with `absent`, "" for None and NaN. Raises SourceError for anything else."""
+        """Return a column of texts; with `absent`, "" for None and NaN. Raises SourceError for anything else."""
         known: dict[int, str] = {}  # of long texts: one may be named again and again
 
         def text(value: Any) -> str:
@@ -83,14 +83,14 @@ class Part:
         return texts
 
     def numbers(self, key: str) -> np.ndarray:
-        """A column of numbers, (n,) float64, NaN where there is None. Raises SourceError for anything else."""
+        """Return a column of numbers, (n,) float64, NaN where there is None. Raises SourceError for anything else."""
         try:
             return np.array([number(value) for value in items(self.column(key))], np.float64).reshape(self.size)
         except (TypeError, ValueError) as error:
             raise self.odd(key, "one number per sample", error) from error
 
     def odd(self, key: str, expected: str, error: object = "") -> SourceError:
-        """The error for a column of another kind."""
+        """Return the error for a column of another kind."""
         values = self.values[key]
         shape = list(values.shape) if isinstance(values, np.ndarray | ArrayOnFile) else f"a {type(values).__name__}"
         return SourceError(
@@ -100,7 +100,7 @@ class Part:
 
 
 def parts(path: Path, top: Any) -> list[Part]:
-    """The splits of a file; one without a split where it is the dict of a whole corpus. Raises SourceError."""
+    """Return the splits of a file; one without a split where it is the dict of a whole corpus. Raises SourceError."""
     if not isinstance(top, dict):
         raise SourceError(f"{path} holds a {type(top).__name__}, not a dict of splits", fix="is it the right file?")
     named = {str(key): value for key, value in top.items() if NAMES.get(str(key).lower()) and isinstance(value, dict)}
@@ -138,13 +138,13 @@ def check_rows(path: Path, name: str, size: int) -> None:
 
 
 def names_of(names: Iterable[Any]) -> str:
-    """The first few keys of a file, as errors show them."""
+    """Return the first few keys of a file, as errors show them."""
     first = [short(name) for name in islice(names, 10)]
     return ", ".join([*first[:9], "..."] if len(first) > 9 else first) or "none"
 
 
 def short(value: Any) -> str:
-    """A text or a number of a file, as errors show it; of anything else its type."""
+    """Return a text or a number of a file, as errors show it; of anything else its type."""
     if not isinstance(value, str | bytes | int | float) or (isinstance(value, int) and value.bit_length() > 200):
         return f"a {type(value).__name__}"
     text = str(value)
@@ -152,14 +152,14 @@ def short(value: Any) -> str:
 
 
 def is_column(values: Any) -> bool:
-    """Is it a list or an array of at least one dimension?"""
+    """Return whether it is a list or an array of at least one dimension."""
     if isinstance(values, np.ndarray | ArrayOnFile):
         return bool(values.shape)
     return isinstance(values, list | tuple)
 
 
 def items(values: Any) -> Iterator[Any]:
-    """The entries of a column, an array's as numpy scalars or arrays."""
+    """Yield the entries of a column, an array's as numpy scalars or arrays."""
     yield from values.whole() if isinstance(values, ArrayOnFile) else values
 
 
@@ -168,7 +168,7 @@ def _is_absent(value: Any) -> bool:
 
 
 def string(value: Any) -> str:
-    """Text or bytes, UTF-8 or else latin1, or a whole number; also as the only entry of an array."""
+    """Return a text of text or bytes, UTF-8 or else latin1, or a whole number; also as the only entry of an array."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if isinstance(value, Payload):
@@ -186,7 +186,7 @@ def string(value: Any) -> str:
 
 
 def number(value: Any) -> float:
-    """A number, also as the only entry of nested arrays and lists; NaN for None."""
+    """Return a value as a number, also as the only entry of nested arrays and lists; NaN for None."""
     for _ in range(4):
         if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.shape):
             if len(value) != 1:

@@ -1,4 +1,4 @@
-"""What the formats share that is no number: names of corpora and modalities, and the facts a file of ours carries."""
+"""Names of datasets and modalities, and the facts that a file of ours carries: what all formats share."""
 
 import json
 import math
@@ -30,8 +30,11 @@ NONE = "none"  # in a `modality` setting: leave it out
 
 
 def corpus_name(name: str) -> str:
-    """The name itself. Raises SourceError for one that `--data` could not tell from two corpora, or from a version,
-    and for one that names no file: runs and exports are called after it."""
+    """Return the name itself.
+
+    Raises SourceError for one that `--data` could not tell from two datasets, or from a version, and for one that
+    names no file: runs and exports are called after it.
+    """
     if not name or set("+@") & set(name):
         raise SourceError(
             f"the corpus would be called {shown(name)}, and + and @ in a name join corpora or name a version",
@@ -46,18 +49,18 @@ def corpus_name(name: str) -> str:
 
 
 def is_name(name: object) -> bool:
-    """Is it a text that a line of a terminal and a store can show?"""
+    """Return whether it is a text that a line of a terminal and a store can show."""
     return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and printable(name) == name
 
 
 def shown(name: object) -> str:
-    """A name that a file gives, as errors show it."""
+    """Return a name that a file gives, as errors show it."""
     text = printable(name)
     return f"'{text if len(text) <= 60 else f'{text[:57]}...'}'"
 
 
 def json_in(text: str | bytes) -> Any:
-    """The value of a JSON text, None for NaN in it. Raises ValueError, also for what is nested too deeply."""
+    """Return the value of a JSON text, None for NaN in it. Raises ValueError, also for what is nested too deeply."""
     text = text.decode("utf-8") if isinstance(text, bytes) else str(text)
     if len(text) > LONGEST_JSON:
         raise ValueError(f"{len(text):,} characters; at most {LONGEST_JSON:,} are read")
@@ -65,12 +68,12 @@ def json_in(text: str | bytes) -> Any:
 
 
 def modality_of(name: str) -> Modality | None:
-    """The modality that a folder or group of this name holds."""
+    """Return the modality that a folder or group of this name holds."""
     return next((modality for modality, names in ALIASES.items() if name.lower() in names), None)
 
 
 def kinds_in(setting: str, known: Iterable[str], kinds: Iterable[str] = ()) -> dict[str, str]:
-    """`covarep:audio,au:none` -> {"covarep": "audio", "au": "none"}, the names spelled as in `known`.
+    """Parse `covarep:audio,au:none` into {"covarep": "audio", "au": "none"}, the names spelled as in `known`.
 
     Raises UnknownNameError for a name or kind that there is not; `kinds` come beside the modalities and none.
     """
@@ -92,7 +95,7 @@ def kinds_in(setting: str, known: Iterable[str], kinds: Iterable[str] = ()) -> d
 
 
 def unplaced(where: object, name: str, kinds: Iterable[str] = ()) -> SourceError:
-    """The error for a feature of which nothing says what it is."""
+    """Return the error for a feature of unknown modality."""
     return SourceError(
         f"{where}: nothing says of which modality {name} is",
         fix=f"say it: modality={name}:KIND, with {', '.join([*Modality, *kinds])}, or {NONE} to leave it out",
@@ -100,7 +103,7 @@ def unplaced(where: object, name: str, kinds: Iterable[str] = ()) -> SourceError
 
 
 def digest_of(features: Iterable[Feature], ids: Iterable[str]) -> str:
-    """Hexadecimal digest of what a file holds, from the digest of every sample's part of it."""
+    """Return the hexadecimal digest of what a file holds, from the digest of every sample's part of it."""
     state, ids = xxhash.xxh3_128(), sorted(ids)
     for feature in features:
         for id in ids:
@@ -125,7 +128,7 @@ def facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def lost(bundle: Bundle) -> list[str]:
-    """What no file of ours carries over, as remarks."""
+    """Return remarks on what our files do not carry over."""
     remarks = []
     for modality, reader in bundle.readers.items():
         without = int((reader.length < 0).sum())
@@ -141,7 +144,7 @@ def lost(bundle: Bundle) -> list[str]:
 
 
 def task_in(stated: Any, where: object) -> Task | None:
-    """The task as `facts` has it, None where nothing is said. Raises SourceError for what is no task."""
+    """Return the task that `facts` wrote, None where the file states none. Raises SourceError for what is no task."""
     if stated is None:
         return None
     try:
@@ -166,13 +169,13 @@ def task_in(stated: Any, where: object) -> Task | None:
 
 
 def columns_in(stated: Any, dim: int) -> tuple[str, ...]:
-    """Names of the last columns of a feature, or none where what is said cannot be that."""
+    """Return the names of the last columns of a feature; none where the file states something else."""
     fits = isinstance(stated, (list, tuple)) and len(stated) <= dim and all(map(is_name, stated))
     return tuple(stated) if fits else ()
 
 
 def source_in(stated: Any, path: Path, title: str, layout: str) -> Source:
-    """The source as `facts` has it, or the one of a file whose licence nobody here can know."""
+    """Return the source that `facts` wrote, else the source of a file of unknown licence."""
     unknown = unknown_source(path, title, layout)
     if not isinstance(stated, Mapping):
         return unknown
@@ -191,7 +194,7 @@ Label = str | float | tuple[float, ...] | None
 
 
 def label_of(task: Task, names: Sequence[str], numbers: Sequence[float]) -> tuple[Label, dict[Modality, str | float]]:
-    """The label of a sample, and those of single modalities, from a row of `Index.labels` under `Index.label_names`.
+    """Return the label of a sample and those of single modalities from a row of `Index.labels`.
 
     Raises ValueError for a number that is none of the task's classes, or outside of its range.
     """
@@ -218,5 +221,5 @@ def _label(task: Task, value: float) -> str | float | None:
 
 
 def label_names(task: Task) -> list[str]:
-    """Every name a column of labels may have."""
+    """Return every name a column of labels may have."""
     return list(task.classes) if task.multilabel else ["label", *(f"label_{modality}" for modality in Modality)]

@@ -32,7 +32,7 @@ SAFE = " !$&'()+,;=@[]{}"  # in file names, besides letters, digits and _.-~
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of such a folder."""
+    """Settings of a folder of files."""
 
     table: str = TABLE  # the table of labels, in the folder
     modality: str = ""  # what folders are that are not called after a modality: covarep:audio,au:face,old:none
@@ -57,7 +57,7 @@ def corpus(
     layout: str,
     feature: Callable[["Files", Mapping[str, Any]], Feature],
 ) -> Foreign:
-    """Such a folder as a corpus. Raises SourceError where there is no table, or no feature.
+    """Read such a folder as a dataset. Raises SourceError where there is no table, or no feature.
 
     Args:
         format: The format's name.
@@ -94,7 +94,7 @@ def corpus(
 
 
 def _about(path: Path) -> Mapping[str, Any]:
-    """What an exported folder says of its corpus; nothing where it was not exported by us."""
+    """Return what the corpus.json of an exported folder says; {} for a folder that another program wrote."""
     if not path.exists():
         return {}
     try:
@@ -112,14 +112,14 @@ def _about(path: Path) -> Mapping[str, Any]:
 
 
 def _stated_task(about: Mapping[str, Any], config: Config) -> Task | None:
-    """The task that settings or an exported folder's corpus.json say; None where the labels have to."""
+    """Return the task that settings or an exported folder's corpus.json state; None: judged from the labels."""
     if classes := tuple(filter(None, (name.strip() for name in config.labels.split(",")))):
         return Task(classes=classes, multilabel=True)
     return None if Settings.of(config) != Settings() else _corpus.task_in(about.get("task"), ABOUT)
 
 
 def _folders(path: Path, config: Config, suffix: str, layout: str) -> Iterator[tuple[str, Modality]]:
-    """The sub-folders with such files, and of which modality each is."""
+    """Yield the sub-folders with such files, and of which modality each is."""
     ours = (p for p in path.iterdir() if p.name[0] != "." and p.is_dir())
     names = sorted(p.name for p in ours if next(p.rglob(f"*{suffix}"), None))
     kinds = _corpus.kinds_in(config.modality, names)
@@ -182,14 +182,14 @@ class Files:
         return cls(root, path, modality, files, others, list(names), missing)
 
     def file(self, id: str) -> Path:
-        """The file of a sample. Raises Unreadable where there is none that is read."""
+        """Return the path of a sample. Raises Unreadable where there is no file, or one that is not read."""
         if id not in self.files:
             raise Unreadable("no file")
         _check_file(self.root, self.files[id])
         return self.files[id]
 
     def digest(self, id: str) -> bytes | None:
-        """What changes with the file's bytes; None for a sample that need not have one."""
+        """Return a digest of the file; None for a sample that need not have one."""
         if id not in self.files:
             expected = self.missing == "failed"
             return fingerprint.of_text(f"missing {self.path.name} of {id}") if expected else None
@@ -199,7 +199,7 @@ class Files:
             return fingerprint.of_text(f"unreadable {self.path.name} of {id}")
 
     def unreadable(self) -> SourceError:
-        """The error where not one of them can be read."""
+        """Return the error for a folder without a readable file."""
         first = next(iter(self.files))
         why = f"not even {self.files[first].name}"
         try:
@@ -213,13 +213,13 @@ class Files:
 
 
 def file_name(id: str, suffix: str) -> str:
-    """The file of a sample, with what file names cannot hold, or hide, written as in web addresses."""
+    """Return the file name of a sample; what file names cannot hold, or hide, is written as in web addresses."""
     name = quote(id, safe=SAFE)
     return f"%2E{name[1:]}{suffix}" if name[:1] == "." else f"{name}{suffix}"
 
 
 def _found(folder: Path, suffix: str) -> list[Path]:
-    """The files below a folder, in alphabetical order; links to other folders are not followed."""
+    """Return the files below a folder, in alphabetical order; links to other folders are not followed."""
     names = [os.path.join(parent, name) for parent, _, files in os.walk(folder) for name in files]
     return sorted(Path(name) for name in names if name.endswith(suffix))
 

@@ -1,4 +1,4 @@
-"""What a foreign file gives and takes: a corpus with hidden states that somebody made elsewhere.
+"""What a foreign file gives and takes: a dataset with hidden states that another program made.
 
 A format in `exchange/` reads a file into a `Foreign`, lazily, so that a file larger than the memory can be imported
 sample by sample; where it is useful it also writes a `Bundle` of the store.
@@ -20,7 +20,7 @@ from msa.types import Modality, Source
 
 
 class Unreadable(Exception):
-    """The hidden states of one sample cannot be had; the short reason becomes its record."""
+    """Hidden states of one sample cannot be read; the message becomes its failure record."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Feature:
 
     `read(id)` gives (T, dim) of any number type, T the true length: padding is taken off, values are as they stand.
     It raises Unreadable where they are damaged or empty. `digest(id)` is 16 bytes that change with the values, or
-    None where the sample lacks this modality and nobody expects it.
+    None where the sample lacks this modality and need not have it.
     """
 
     name: str  # as the file calls it: `vision`
@@ -69,18 +69,18 @@ class Bundle:
     readers: Mapping[Modality, ViewReader]
 
     def states(self, modality: Modality, row: int) -> np.ndarray | None:
-        """(T, D) of a sample in the stored dtype, or None where it has none."""
+        """Return (T, D) of a sample in the stored dtype, or None where it has none."""
         reader = self.readers[modality]
         return reader.read(row) if reader.length[row] >= 0 else None
 
     def views(self) -> Iterator[tuple[Modality, View]]:
-        """Every modality with the view it comes from."""
+        """Yield every modality with the view it comes from."""
         for modality, reader in self.readers.items():
             yield modality, reader.view
 
 
 def unknown_source(path: Path, title: str, layout: str) -> Source:
-    """The source of a file whose licence nobody here can know; passing it on has to be a decision of the user's."""
+    """Return the source of a file of unknown licence; passing it on has to be a decision of the user."""
     return Source(
         title=title, home=path.name, licence="whatever the owner of the data allows", redistribution=False,
         citation="", layout=layout,

@@ -32,7 +32,7 @@ GET_AGAIN = "get the file again, or convert it where it comes from"
 
 
 def opened(path: Path) -> Any:
-    """An h5py.File to read from, closed when nobody holds it any more. Raises SourceError."""
+    """Return an h5py.File to read from, closed with its last reference. Raises SourceError."""
     os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # read when the library is loaded: no plug-in at all
     import h5py
 
@@ -49,13 +49,13 @@ def opened(path: Path) -> Any:
 
 
 def names(group: Any) -> list[str]:
-    """What a group holds, in alphabetical order."""
+    """Return what a group holds, in alphabetical order."""
     with _damage(group.file.filename):
         return sorted(group)
 
 
 def child(group: Any, name: str, kind: str) -> Any:
-    """The `Group` or `Dataset` of this name, None where there is none.
+    """Return the `Group` or `Dataset` of this name, None where there is none.
 
     Raises SourceError for a link, data in other files, or what is of another kind.
     """
@@ -77,7 +77,10 @@ def child(group: Any, name: str, kind: str) -> Any:
 
 
 def whole(dataset: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """A small dataset, or rows of it. Raises SourceError for one that is not small, or that was never written."""
+    """Return a small dataset, or rows of it.
+
+    Raises SourceError for one that is not small, or that was never written.
+    """
     where = _where(dataset)
     if dataset.size is None:
         raise SourceError(f"{where} holds nothing", fix=GET_AGAIN)
@@ -92,7 +95,7 @@ def whole(dataset: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
 
 
 def strings(dataset: Any, start: int = 0, stop: int | None = None) -> list[str]:
-    """A small dataset of UTF-8 strings, of fixed or variable length, or rows of it."""
+    """Return a small dataset of UTF-8 strings, of fixed or variable length, or rows of it."""
     import h5py
 
     if dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is None:
@@ -117,7 +120,7 @@ def strings(dataset: Any, start: int = 0, stop: int | None = None) -> list[str]:
 
 
 def attribute(of: Any, name: str) -> Any:
-    """An attribute as a plain value: str, number, list of these; None where there is none."""
+    """Return an attribute as a plain value: str, number, list of these; None where there is none."""
     with _damage(of.file.filename):
         if name in of.attrs and math.prod(of.attrs.get_id(name).shape or ()) > MOST_IN_ATTRIBUTE:
             raise SourceError(f"{of.file.filename}: the attribute {name} has too many values", fix=GET_AGAIN)
@@ -135,7 +138,7 @@ def _text(value: Any) -> Any:
 
 @dataclass
 class Room:
-    """How much the samples of one file may take once they are unpacked, and how much there is to unpack for them."""
+    """Budget of one file: bytes that its samples may take, and bytes that may be unpacked for them."""
 
     path: Path
     size: int
@@ -198,16 +201,20 @@ class Rows:
         return int(self.data.shape[0])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows (stop - start, D). Raises Unreadable."""
+        """Return rows (stop - start, D). Raises Unreadable."""
         if why := self.unreadable(start, stop):
             raise Unreadable(why)
         try:
             return np.asarray(self.data[start:stop]).reshape(stop - start, self.width)
-        except (OSError, RuntimeError, ValueError) as error:  # a checksum that does not hold, a filter nobody has
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # a checksum that does not hold, a filter that is not installed
             raise Unreadable(f"damaged: {error}") from error
 
     def unreadable(self, start: int, stop: int) -> str:
-        """Why these rows are not read, before any memory is asked for; nothing where they are."""
+        """Return why these rows are not read, before memory is allocated; "" where they are."""
         if not 0 <= start <= stop <= len(self):
             return f"rows {start} to {stop} of {len(self)}"
         if (stop - start) * self.width * 4 > layout.SHARD_BYTES:  # a file may say anything
@@ -251,7 +258,7 @@ def _check_chunks(data: Any) -> None:
 
 
 def _written(data: Any) -> frozenset[int] | None:
-    """Blocks of rows that have storage, None where all have; what has none would read as zeros.
+    """Return the blocks of rows that have storage, None where all have; what has none would read as zeros.
 
     The blocks are rows of chunks; without chunks the whole is block 0.
     """
@@ -269,7 +276,7 @@ def _written(data: Any) -> frozenset[int] | None:
 
 @contextmanager
 def _damage(path: Any) -> Iterator[None]:
-    """What h5py raises where a file is not what it should be, as a SourceError."""
+    """Turn what h5py raises for a damaged file into a SourceError."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:

@@ -119,7 +119,10 @@ def _check_some_can_be_read(store: FeatureStore, foreign: Foreign, index: Index)
 def _version(
     store: FeatureStore, index: Index, before: str | None, names: Sequence[str], official: Sequence[bool]
 ) -> tuple[Index, bool]:
-    """The index to publish, and whether it has the rows of the one `before`, which it joins. Raises SourceError."""
+    """Return the index to publish, and whether it has the rows of the one `before`, which it joins.
+
+    Raises SourceError.
+    """
     if before is None or before == index.fingerprint:
         return index, False
     old = store.index(before)
@@ -132,7 +135,7 @@ def _version(
 
 
 def lacking(index: Index) -> str:
-    """What a corpus lacks for training, and the way to it; nothing where every part holds some."""
+    """Return what a corpus lacks for training, and the way to it; nothing where every part holds some."""
     if not np.isfinite(index.y).any():
         return "no sample has a label, and training needs some"
     empty = [split for split in Split if not len(index.rows(split))]
@@ -141,7 +144,7 @@ def lacking(index: Index) -> str:
 
 
 def _inputs(sample: Sample, foreign: Foreign) -> Inputs:
-    """A text is known by itself, so that extracting it later and elsewhere meets the same digest."""
+    """Return digests of a sample; a text's is of the text alone, so that a later extraction has the same one."""
     raw = sample.raw.get(Modality.TEXT)
     text = (raw.text or "").strip() if raw else ""
     digests: dict[Modality, bytes] = {Modality.TEXT: fingerprint.of_text(text)} if text else {}
@@ -197,7 +200,7 @@ def _sample(writer: SegmentWriter, feature: Feature, id: str, row: int, digest: 
 
 
 def _states(feature: Feature, id: str) -> tuple[np.ndarray, dict[str, int]]:
-    """What `finite` makes of a sample. Raises Unreadable, also for more rows than a shard holds."""
+    """Return what `finite` makes of a sample. Raises Unreadable, also for more rows than a shard holds."""
     states, odd = finite(feature.read(id), feature.dim, feature.dtype)
     if len(states) > (most := Form.of(feature.dim, feature.dtype).shard):
         raise Unreadable(f"{len(states)} rows, more than the {most} a shard holds")
@@ -205,7 +208,7 @@ def _states(feature: Feature, id: str) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def finite(states: np.ndarray, dim: int, dtype: str = "float32") -> tuple[np.ndarray, dict[str, int]]:
-    """(T, dim) of `dtype` with zeros for what is not finite in it, and how many values of which kind that were.
+    """Return (T, dim) of `dtype` with zeros for what is not finite in it, and how many values of which kind that were.
 
     Raises Unreadable for another shape, for no rows, and where nothing finite is left.
     """
@@ -227,7 +230,7 @@ def finite(states: np.ndarray, dim: int, dtype: str = "float32") -> tuple[np.nda
 
 
 def _done(store: FeatureStore, view_id: str, dataset: str) -> set[int]:
-    """Rows that have hidden states or a failure record."""
+    """Return rows that have hidden states or a failure record."""
     view = next((view for view in store.views(dataset) if view.id == view_id), None)
     if view is None:
         return set()
@@ -236,7 +239,10 @@ def _done(store: FeatureStore, view_id: str, dataset: str) -> set[int]:
 
 
 def _table(digests: Mapping[int, bytes], n: int) -> np.ndarray:
-    """(n, 16) uint8 of a feature's own digests, which need not be the index's: those of a text are of its words."""
+    """Return (n, 16) uint8, a feature's own digests.
+
+    They need not be the index's: those of a text are of its words.
+    """
     found = np.zeros((n, fingerprint.DIGEST), np.uint8)
     for row, digest in digests.items():
         found[row] = np.frombuffer(digest, np.uint8)
@@ -244,7 +250,7 @@ def _table(digests: Mapping[int, bytes], n: int) -> np.ndarray:
 
 
 def _attributes(foreign: Foreign, feature: Feature) -> dict[str, Any]:
-    """The provenance of an imported view; its identity says that nothing here can make it from raw material."""
+    """Return the provenance of an imported view; its identity says that nothing here can make it from raw material."""
     settings = {name: str(value) for name, value in foreign.corpus.settings.items()}
     identity = {
         "imported": foreign.format,

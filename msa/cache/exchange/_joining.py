@@ -23,7 +23,7 @@ SHOWN = 3  # samples in a message
 
 
 def joined(old: Index, new: Index) -> Index:
-    """The index `old` with the inputs that only `new` knows, in the order of `old`; see `differences` before."""
+    """Return the index `old` with the inputs that only `new` knows, in the order of `old`; see `differences` before."""
     place = {id: row for row, id in enumerate(new.ids)}
     rows = np.array([place.get(id, -1) for id in old.ids])
     digests = dict(old.digests)
@@ -94,7 +94,7 @@ def check_kept(store: FeatureStore, index: Index, before: str, names: Sequence[s
 
 
 def _carried(store: FeatureStore, index: Index, view: View) -> bool:
-    """Will any sample of the new version be served from this view, since its input is the same?"""
+    """Return whether the new version has a sample of equal input in this view."""
     if (digests := index.digests.get(view.modality)) is None:
         return False
     wanted = {row.tobytes().hex() for row in digests}

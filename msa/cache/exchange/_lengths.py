@@ -23,7 +23,7 @@ class Readable(Protocol):
 
     def __len__(self) -> int: ...
     def read(self, i: int) -> np.ndarray:
-        """(T, D) of sample i, padding included. Raises Unreadable."""
+        """Return (T, D) of sample i, padding included. Raises Unreadable."""
 
 
 class Rows:
@@ -47,11 +47,11 @@ class Rows:
         return self.regular or self.values[i] is not None
 
     def read(self, i: int) -> np.ndarray:
-        """(T, D) of sample i, padding included. Raises Unreadable for what are no such numbers."""
+        """Return (T, D) of sample i, padding included. Raises Unreadable for what are no such numbers."""
         return _states(self.values.row(i) if isinstance(self.values, ArrayOnFile) else self.values[i])
 
     def shape(self, i: int) -> tuple[int, int] | None:
-        """(T, D) of sample i; None where it is Unreadable."""
+        """Return (T, D) of sample i; None where it is Unreadable."""
         value = self.values if self.regular else self.values[i]
         if isinstance(value, np.ndarray | ArrayOnFile):
             shape = value.shape[1:] if self.regular else value.shape
@@ -61,7 +61,7 @@ class Rows:
         return (len(value), len(value[0])) if is_column(value[0]) else (1, len(value))
 
     def width(self) -> int | None:
-        """D of the first sample that has one."""
+        """Return D of the first sample that has one."""
         shapes = (self.shape(i) for i in range(len(self)))
         return next((shape[1] for shape in shapes if shape and shape[1]), None)
 
@@ -82,7 +82,7 @@ def _check_room(part: Part, key: str, values: Any) -> None:
 
 
 def _extent(value: Any) -> int:
-    """How many numbers a sample has."""
+    """Return how many numbers a sample has."""
     if isinstance(value, np.ndarray | ArrayOnFile):
         return math.prod(value.shape)
     if not isinstance(value, list | tuple):
@@ -108,7 +108,7 @@ def _states(value: Any) -> np.ndarray:
 
 
 def _listed(value: Any) -> np.ndarray:
-    """A list of numbers, or of rows that are lists or arrays of numbers, as an array of float64."""
+    """Return a list of numbers, or of rows that are lists or arrays of numbers, as an array of float64."""
     if not isinstance(value, list | tuple) or not value:
         raise TypeError("an empty list" if value == [] else f"a {type(value).__name__}")
     if not any(is_column(row) for row in value):
@@ -126,7 +126,7 @@ def _row(row: Any) -> np.ndarray:
 
 
 def bounds_of(key: str, part: Part, rows: Rows, padding: Padding | None) -> Known:
-    """How the true rows of a column are told; without a `padding` it is at the back, or where a length leaves zeros.
+    """Return how true rows of a column are known; without `padding` it is at the back, or where a length leaves zeros.
 
     The text's own rule is its length, its mask, or zeros. What is aligned to it shares the rows, if the rule says
     anything: BERT's states of padding are not zero.
@@ -151,13 +151,13 @@ def bounds_of(key: str, part: Part, rows: Rows, padding: Padding | None) -> Know
 
 
 def filled(states: np.ndarray) -> np.ndarray:
-    """(T,) bool: which rows (T, D) hold a value; NaN is one, and a signalling NaN no reason to warn."""
+    """Return (T,) bool: which rows (T, D) hold a value; NaN is one, and a signalling NaN no reason to warn."""
     with np.errstate(invalid="ignore"):
         return np.asarray((states != 0).any(axis=1))
 
 
 def nonzero(states: np.ndarray) -> tuple[int, int]:
-    """The first row with a value, and the row after the last such. Raises Unreadable for none."""
+    """Return the first row with a value, and the row after the last such. Raises Unreadable for none."""
     rows = np.flatnonzero(filled(states))
     if not len(rows):
         raise Unreadable(NOTHING)
@@ -165,7 +165,7 @@ def nonzero(states: np.ndarray) -> tuple[int, int]:
 
 
 def trimmed(padding: Padding) -> Bounds:
-    """Rows of nothing but zeros at one end are padding."""
+    """Return bounds for which rows of nothing but zeros at one end are padding."""
 
     def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
         first, end = nonzero(states)
@@ -175,7 +175,7 @@ def trimmed(padding: Padding) -> Bounds:
 
 
 def counted(lengths: np.ndarray, padding: Padding | None) -> Bounds:
-    """As many rows as `lengths` (n,) says, from the end that is not padded; None: the one whose rest is zeros."""
+    """Return bounds that take `lengths` (n,) rows from the end without padding; None: from where the rest is zeros."""
 
     def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
         if not lengths[row] >= 1:
@@ -192,7 +192,7 @@ def counted(lengths: np.ndarray, padding: Padding | None) -> Bounds:
 
 
 def masks_of(part: Part, text: Rows) -> Rows | None:
-    """text_bert, (3, T) of each sample: ids, mask, segments. None where it is not there, or of other arrays."""
+    """Return text_bert, (3, T) of each sample (ids, mask, segments); None where it is absent or of other shapes."""
     if not part.has("text_bert"):
         return None
     masks = Rows(part, "text_bert")
@@ -201,12 +201,12 @@ def masks_of(part: Part, text: Rows) -> Rows | None:
 
 
 def masked(masks: Rows) -> Bounds:
-    """The rows from the first to the last that the mask has."""
+    """Return bounds from the first to the last row that the mask has."""
     return lambda row, states: nonzero(masks.read(row)[1][:, None])
 
 
 def aligned_text(part: Part, rows: Rows) -> Rows | None:
-    """The text, where the file is an aligned one: no lengths of sound or face, and as many rows of each as of text."""
+    """Return the text of an aligned file (no lengths of sound or face, as many rows of each as of text), else None."""
     if not part.has("text") or part.has("audio_lengths") or part.has("vision_lengths"):
         return None
     text = Rows(part, "text")
@@ -216,7 +216,7 @@ def aligned_text(part: Part, rows: Rows) -> Rows | None:
 
 
 def is_padded(text: Readable, bounds: Bounds) -> bool:
-    """Is any text of a few dozen padded with zeros? BERT's states of padding are not, and say nothing of lengths."""
+    """Return whether any text of a few dozen is padded with zeros; BERT's states of padding are not zero."""
     for i in range(0, len(text), max(1, len(text) // 64)):
         try:
             states = text.read(i)
@@ -228,7 +228,7 @@ def is_padded(text: Readable, bounds: Bounds) -> bool:
 
 
 def as_text(text: Readable, text_bounds: Bounds, alone: Bounds) -> Bounds:
-    """The rows the text has, and any beyond them that hold values; `alone` where the text has none."""
+    """Return bounds of the rows the text has and any beyond them that hold values; `alone` where the text has none."""
 
     def bounds(row: int, states: np.ndarray) -> tuple[int, int]:
         first, end = nonzero(states)

@@ -1,4 +1,4 @@
-"""A corpus of padded arrays, put together: samples, task, and features that are read one sample at a time."""
+"""Datasets of padded arrays: samples, task, and features that are read one sample at a time."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,9 +58,21 @@ def assembled(
     name: str | None,
     decision: Decision | None = None,
 ) -> Foreign:
-    """The corpus whose samples are `rows`. Raises SourceError where it has no features, or samples that cannot be.
+    """Return the dataset whose samples are `rows`.
 
-    `decision` is what the labels are, where `rows` hold them as a task has them; else it is judged here.
+    Args:
+        format: Name of the format.
+        layout: Layout of such files, for the source.
+        parts: Splits of the file.
+        rows: Samples.
+        config: Settings of the format.
+        padding: End that is padded; None: judged from the values.
+        facts: Provenance of every feature.
+        name: Name of the dataset; None: that of the file.
+        decision: What the labels are, where `rows` have them as a task has them; None: judged here.
+
+    Raises:
+        SourceError: The file has no features, or samples that contradict each other.
     """
     path = parts[0].path
     modalities = {"text": Modality.TEXT, "audio": Modality.AUDIO, "vision": Modality(config.vision)}
@@ -85,18 +97,18 @@ def assembled(
 
 
 def placed(part: Part) -> list[str]:
-    """Ids for a split without any: where a sample stands."""
+    """Return ids for a split without any: where a sample stands."""
     return [f"{part.name or 'sample'}_{i}" for i in range(part.size)]
 
 
 def without_ids(parts: Sequence[Part]) -> dict[str, str]:
-    """The fact that some splits have no ids."""
+    """Return the fact, for the provenance, that some splits have no ids."""
     names = [part.name or "the file" for part in parts if not part.has("id")]
     return {"ids": f"none in {', '.join(names)}: samples are called by their place"} if names else {}
 
 
 def in_clips(id: str) -> tuple[str, tuple[Any, ...]]:
-    """The video and the place in it that an id names: `video$_$clip`, or `video[clip]`; none in any other."""
+    """Return the video and the place in it that an id names: `video$_$clip`, or `video[clip]`; none in any other."""
     match = re.fullmatch(r"(.+)(?:\$_\$(.*)|\[(\d+)\])", id, re.DOTALL)
     return (match[1], natural(match[2] if match[3] is None else match[3])) if match else ("", ())
 
@@ -143,7 +155,7 @@ def _sample(split: Split | None, row: Row, position: int) -> Sample:
 
 
 def _positions(rows: Iterable[Row]) -> dict[str, int]:
-    """The rank of each id in its group; 0 for those without one."""
+    """Return the rank of each id in its group; 0 for those without one."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group or f"\0{row.id}", []).append(row)
@@ -164,7 +176,7 @@ def _check_range(part: Part, row: Row, task: Task) -> None:
 
 
 def judged(rows: Sequence[Row], settings: tasks.Settings) -> tuple[Decision, Sequence[Row]]:
-    """What the numbers are that `rows` have for labels, and the rows with the labels as the task has them."""
+    """Judge what the labels of `rows` are; return the decision, and the rows with labels as its task has them."""
     numbers = np.array([row.label for row in rows], np.float64)
     apart = any(row.modality_labels for row in rows)
     decision = tasks.of_numbers(numbers, settings, scales=True, apart=apart)
@@ -174,7 +186,7 @@ def judged(rows: Sequence[Row], settings: tasks.Settings) -> tuple[Decision, Seq
 
 
 def classed(row: Row, decision: Decision) -> Row:
-    """The row with the names of its classes for their numbers. Raises SourceError for a number of no class."""
+    """Return the row with the names of its classes for their numbers. Raises SourceError for a number of no class."""
     try:
         alone = {m: decision.label(float(label or 0)) for m, label in row.modality_labels.items()}
         return replace(row, label=decision.label(float(row.label)), modality_labels=alone)  # type: ignore[arg-type]
@@ -194,7 +206,7 @@ def _feature(
     source: bytes,
     facts: Mapping[str, Any],
 ) -> Feature | None:
-    """The column `key` of every split that has it; None where none has. `source` is the digest of the whole file."""
+    """Return the column `key` of every split that has it; None where none has. `source`: digest of the whole file."""
     columns: dict[int, tuple[Rows, Bounds]] = {}
     rules, cut = dict[str, None](), 0
     for i, part in enumerate(parts):
@@ -228,7 +240,7 @@ def _feature(
 
 
 def _width(key: str, parts: Sequence[Part], columns: Mapping[int, tuple[Rows, Bounds]]) -> int | None:
-    """D of a feature. Raises SourceError where splits differ in it."""
+    """Return D of a feature. Raises SourceError where splits differ in it."""
     widths = {parts[i].name: width for i, (rows, _) in columns.items() if (width := rows.width())}
     if len(set(widths.values())) > 1:
         differing = ", ".join(f"{width} in {name}" for name, width in widths.items())

@@ -48,7 +48,10 @@ OTHERS = {  # how files begin that are called .pkl and are none
 
 
 def load(path: Path) -> Any:
-    """The value in a pickle. Raises SourceError: no such file, no pickle, damaged, or it asks for what is refused."""
+    """Return the value in a pickle.
+
+    Raises SourceError: no such file, no pickle, damaged, or it asks for what is refused.
+    """
     try:
         with regular.opened(path) as stream:
             _check_kind(path, stream.read(32))
@@ -123,7 +126,7 @@ class _Machine:
             raise self.damaged(str(error)) from error
 
     def damaged(self, why: str) -> SourceError:
-        """The error for what no pickler writes."""
+        """Return the error for what no pickler writes."""
         return SourceError(f"{self.file.path}: damaged pickle at byte {self.at}: {why[:200]}", fix="get the file again")
 
     # arguments behind an opcode
@@ -144,7 +147,7 @@ class _Machine:
         return data[:-1]
 
     def run_of(self, form: str, limit: int, codec: str = "") -> bytes | Payload:
-        """As many bytes as the next number says; a Payload where these are more than `limit`."""
+        """Return as many bytes as the next number says; a Payload where these are more than `limit`."""
         size, start = self.unpack(form), self.stream.tell()
         if not 0 <= size <= self.file.size - start:
             raise ValueError(f"{size:,} bytes announced, {self.file.size - start:,} are left")
@@ -176,12 +179,12 @@ class _Machine:
     # the stack
 
     def marks(self) -> list[Any]:
-        """What stands above the last mark, which goes."""
+        """Return what stands above the last mark, which goes."""
         above, self.stack = self.stack, self.marked.pop()
         return above
 
     def args(self, n: int) -> list[Any]:
-        """The n topmost values."""
+        """Return the n topmost values."""
         if len(self.stack) < n:
             raise IndexError("the stack is empty")
         above = self.stack[len(self.stack) - n :]
@@ -215,7 +218,7 @@ class _Machine:
         return self.whole(self.memo[number])
 
     def whole(self, value: Any) -> Any:
-        """The value; one that is still to be built stands in one place only, where BUILD replaces it."""
+        """Return the value; one that is still to be built stands in one place only, where BUILD replaces it."""
         if isinstance(value, Unbuilt):
             raise ValueError("an array that holds itself")
         return value
@@ -310,7 +313,7 @@ def _protocol(m: _Machine) -> None:
 
 
 def _pushes(make: Callable[[_Machine], Any], cost: int = 0) -> Callable[[_Machine], None]:
-    """An opcode that leaves one more value on the stack, which takes `cost` bytes that are not in the file."""
+    """Return an opcode that leaves one more value on the stack, which takes `cost` bytes that are not in the file."""
 
     def push(m: _Machine) -> None:
         if cost:

@@ -55,7 +55,7 @@ class Track:
 
     @classmethod
     def all_of(cls, path: Path) -> list["Track"]:
-        """Those of a file: one, or several."""
+        """Return the sequences of a file: one, or several."""
         file, tracks, room = _hdf5.opened(path), [], _hdf5.Room.of(path)
         for root in _hdf5.names(file):
             group = _hdf5.child(file, root, "Group")
@@ -74,7 +74,7 @@ class Track:
         return name.lower() in (self.root.lower(), self.path.stem.lower(), self.path.name.lower())
 
     def entry(self, video: str, key: str) -> tuple[np.ndarray, Any]:
-        """Intervals (n, 2) in seconds and the dataset of features they belong to. Raises SourceError."""
+        """Return intervals (n, 2) in seconds and the dataset of features they belong to. Raises SourceError."""
         if video not in self.last:  # the samples of a video come one after the other
             self.last.clear()
         of_video = self.last.setdefault(video, {})
@@ -96,7 +96,7 @@ class Track:
         return spans.astype(np.float64), features
 
     def feature(self, name: str, modality: Modality, segments: Sequence[Segment]) -> Feature:
-        """The rows of each segment, lazily. Raises SourceError where no entry has any."""
+        """Return the rows of each segment, lazily. Raises SourceError where no entry has any."""
         by_id = {segment.id: segment for segment in segments}
         widths, dtypes, timeless = self._survey({segment.video for segment in segments})
         if not widths:
@@ -120,7 +120,7 @@ class Track:
         )
 
     def _survey(self, videos: Iterable[str]) -> tuple[Counter[int], set[str], int]:
-        """How often which width occurs, which dtypes, and how many rows have no finite interval."""
+        """Return the number of entries by width, the dtypes, and how many rows have no finite interval."""
         widths: Counter[int] = Counter()
         dtypes, timeless = set(), 0
         for video in sorted(videos):
@@ -135,7 +135,7 @@ class Track:
         return widths, dtypes, timeless
 
     def _rows(self, segment: Segment) -> np.ndarray:
-        """(T, d) of a segment, in the order of time. Raises Unreadable."""
+        """Return (T, d) of a segment, in the order of time. Raises Unreadable."""
         if not self.keys(segment):
             raise Unreadable(f"{self.root} has no video {segment.video}")
         spans, states = [], []
@@ -155,12 +155,12 @@ class Track:
         return np.concatenate(states)[in_time(np.concatenate(spans))]
 
     def keys(self, segment: Segment) -> Sequence[str]:
-        """Where to look for a segment: the entry that was aligned to it, or all of its video."""
+        """Return where to look for a segment: the entry that was aligned to it, or all of its video."""
         aligned, of_video = f"{segment.video}[{segment.number}]", self.entries.get(segment.video, ())
         return [aligned] if aligned in of_video else of_video
 
     def within(self, segment: Segment) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
-        """Per entry: the intervals (m, 2) that overlap the segment's, the dataset, and the m rows of it they are."""
+        """Yield, for each entry, the intervals (m, 2) that overlap the segment's, the HDF5 dataset, and its m rows."""
         for key in self.keys(segment):
             spans, features = self.entry(segment.video, key)
             rows = np.flatnonzero(overlap(spans, segment.start, segment.end))
@@ -185,12 +185,12 @@ def _metadata(group: Any) -> dict[str, Any]:
 
 
 def in_time(spans: np.ndarray) -> np.ndarray:
-    """The order of intervals (n, 2) by start, then end."""
+    """Return the order of intervals (n, 2) by start, then end."""
     return np.lexsort((spans[:, 1], spans[:, 0]))
 
 
 def overlap(spans: np.ndarray, start: float, end: float) -> np.ndarray:
-    """(n,) bool: which intervals (n, 2) share more than rounding with [start, end); a moment, if it lies in there."""
+    """Return which intervals (n, 2) overlap [start, end) by more than rounding, (n,) bool; a moment if inside."""
     first, last = spans.T
     with np.errstate(invalid="ignore"):  # infinite ones
         shared = np.minimum(last, end) - np.maximum(first, start) > EPSILON

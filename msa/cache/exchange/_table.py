@@ -21,7 +21,7 @@ Columns = Sequence[str]
 
 
 def decide(columns: Columns, rows: Sequence[Row], task: Task | None, settings: Settings) -> Decision:
-    """What is told, or else what the labels in the table are. Raises SourceError where a class has no column."""
+    """Return `task`, or else what the labels in the table are. Raises SourceError where a class has no column."""
     if task and task.multilabel and (lacking := [name for name in task.classes if name.lower() not in columns]):
         raise SourceError(
             f"{rows[0].table if rows else 'the table'} has no column {', '.join(lacking)}; "
@@ -34,12 +34,12 @@ def decide(columns: Columns, rows: Sequence[Row], task: Task | None, settings: S
 
 
 def _single(columns: Columns) -> list[str]:
-    """The columns of labels that are one class or one number."""
+    """Return the columns of labels that are one class or one number."""
     return [name for name in _corpus.label_names(Task()) if name in columns]
 
 
 def sample(row: Row, decision: Decision, columns: Columns, by_group: bool) -> Sample:
-    """A row as a sample. Raises SourceError for a cell that cannot be meant."""
+    """Return a row as a sample. Raises SourceError for a cell that cannot be meant."""
     text, task, numbers = row.text("text"), decision.task, decision.numbers
     single = () if task.multilabel else [name for name in _single(columns) if name != "label"]
     alone = {name: row.value(task, name, numbers) for name in single}
@@ -56,7 +56,7 @@ def sample(row: Row, decision: Decision, columns: Columns, by_group: bool) -> Sa
 
 
 def _several(row: Row, task: Task) -> tuple[float, ...] | None:
-    """A number per class, NaN where a cell is empty; None where all are."""
+    """Return a number per class, NaN where a cell is empty; None where all are."""
     values = [row.value(Task(), name.lower()) for name in task.classes]
     if all(value is None for value in values):
         return None
@@ -77,7 +77,7 @@ def write(path: Path, index: Index) -> None:
 
 
 def _cell(task: Task, value: np.float32) -> str:
-    """A class's name, or the shortest number that reads as the same float32; nothing for NaN."""
+    """Return a class's name, or the shortest number that reads as the same float32; nothing for NaN."""
     if np.isnan(value):
         return ""
     if task.single:

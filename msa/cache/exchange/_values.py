@@ -51,7 +51,7 @@ class Limits:
         self.keys = MOST_KEYS
 
     def key(self, value: Any) -> Any:
-        """The value, where its hash is had in short time and few others can share it."""
+        """Return the value if its hash is computed in short time and few others can share it."""
         if type(value) in (str, bytes):  # Python's hash of these cannot be foreseen
             if len(value) > LONGEST_KEY:
                 raise TooMuch(f"a key of {len(value):,} characters; at most {LONGEST_KEY:,} are read")
@@ -115,14 +115,14 @@ def _encode(limits: Limits, text: Any, codec: str) -> bytes | Payload:
     if isinstance(text, Payload) and text.codec == "utf-8":
         return Payload(text.file, text.offset, text.size, "latin1")
     if type(text) is not str:
-        raise TypeError("an encoding of what is no text")
+        raise TypeError(f"expected a text to encode, got a {type(text).__name__}")
     limits.spend(len(text))
     return text.encode("latin1")
 
 
 def _complex(limits: Limits, real: float, imaginary: float) -> complex:
     if not all(isinstance(value, int | float) for value in (real, imaginary)):
-        raise TypeError("a complex number of what are no numbers")
+        raise TypeError("a complex number whose parts are not numbers")
     return complex(real, imaginary)
 
 
@@ -132,7 +132,7 @@ def _range(limits: Limits, *bounds: Any) -> range:
 
 def _slice(limits: Limits, *bounds: Any) -> slice:
     if not all(bound is None or type(bound) is int for bound in bounds):
-        raise TypeError("a slice between what are no numbers")
+        raise TypeError("a slice whose bounds are not whole numbers")
     return slice(*bounds)
 
 
@@ -147,7 +147,7 @@ def _unbuilt_array(limits: Limits, kind: Any, shape: Any, code: Any) -> Unbuilt:
 
 
 def _unbuilt_dtype(limits: Limits, code: Any, align: Any = False, copy: Any = True) -> Unbuilt:
-    """Of numbers, truth values, strings and objects; a code may be no more than a letter and a size."""
+    """Return a dtype of numbers, truth values, strings or objects; a code may be no more than a letter and a size."""
     if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?[biufcSUO]\d{0,9}", code)):
         raise Refused(f"it holds values of numpy's type {code!r}, which are neither numbers nor texts")
     return Unbuilt(np.dtype(code))
@@ -160,7 +160,7 @@ def dtype_of(plain: np.dtype, version: int, order: str, sub: Any, names: Any, fi
 
 
 def array_of(limits: Limits, shape: Any, dtype: Any, fortran: Any, data: Any) -> Any:
-    """The state of an array: (version, shape, dtype, in Fortran's order, bytes or list of objects)."""
+    """Return the state of an array: (version, shape, dtype, in Fortran's order, bytes or list of objects)."""
     return _frombuffer(limits, data, dtype, shape, "F" if fortran else "C")
 
 
@@ -182,7 +182,7 @@ def _frombuffer(limits: Limits, data: Any, dtype: Any, shape: Any, order: str, a
     check_size(shape, dtype, len(data))
     array: np.ndarray = np.ndarray(shape, dtype, bytes(data), order="F" if order == "F" else "C")
     if dtype.kind == "U" and data and np.ndarray(len(data) // 4, dtype.byteorder + "u4", data).max() > 0x10FFFF:
-        raise ValueError("an array of what are no characters")
+        raise ValueError(f"a unicode array with code points beyond U+10FFFF, dtype {dtype}")
     return array if axes is None else array.transpose(axes)
 
 

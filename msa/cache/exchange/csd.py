@@ -105,7 +105,7 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or the .csd files of the folder."""
+    """Return the file, or the .csd files of the folder."""
     if not path.is_dir():
         return [path]
     sequences = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csd" and file.name[0] != ".")
@@ -118,7 +118,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _kinds(path: Path, sequences: Sequence[Track], config: Config) -> dict[Track, str]:
-    """What each sequence is. Raises SourceError where neither its names nor a setting say it."""
+    """Return what each sequence is. Raises SourceError where neither its names nor a setting say it."""
     known = [name for sequence in sequences for name in (sequence.root, sequence.path.stem)]
     stated = _corpus.kinds_in(config.modality, known, kinds=[WORDS])
     kinds = {}
@@ -133,7 +133,7 @@ def _kinds(path: Path, sequences: Sequence[Track], config: Config) -> dict[Track
 
 
 def _kind(sequence: Track) -> str | None:
-    """What its names say it is."""
+    """Return what the names of a sequence say it is."""
     for name in (sequence.root, sequence.path.stem):
         plain = re.sub(r"[^a-z0-9]", "", name.lower())
         for kind, words in KINDS.items():
@@ -143,7 +143,7 @@ def _kind(sequence: Track) -> str | None:
 
 
 def _called(sequences: Sequence[Track]) -> Iterator[tuple[str, Track]]:
-    """The root is the name, with the file's in front where two files have one root."""
+    """Yield name and track: the root, with the file's name in front where two files have one root."""
     often = Counter(sequence.root for sequence in sequences)
     for sequence in sequences:
         yield sequence.root if often[sequence.root] == 1 else f"{sequence.path.stem}.{sequence.root}", sequence
@@ -167,7 +167,7 @@ def _labels(path: Path, kinds: Mapping[Track, str], config: Config) -> Track:
 
 
 def _segments(labels: Track, config: Config) -> tuple[list[Segment], list[Dropped]]:
-    """Every labelled stretch, by video and time, and those that are none."""
+    """Return every labelled stretch, by video and time, and those that are none."""
     segments: list[Segment] = []
     dropped: list[Dropped] = []
     for video, keys in labels.entries.items():
@@ -204,7 +204,7 @@ def _of_entry(labels: Track, video: str, key: str) -> Iterator[Segment]:
 
 
 def _decide(segments: Sequence[Segment], config: Config) -> Decision:
-    """What the labels are: as the SDK has them, or as settings say of the first column."""
+    """Return what the labels are: as the SDK has them, or as settings say of the first column."""
     if task := config.task_of_dataset:
         why = "the first column, as in CMU-MOSI and MOSEI" if config.task == "sentiment" else "the six columns after it"
         return Decision(task, config.task, why, "--set range=LOW,HIGH or --set task=classes if they are others")
@@ -223,7 +223,7 @@ def _sample(segment: Segment, text: str, decision: Decision) -> Sample:
 
 
 def _label(segment: Segment, decision: Decision) -> str | float | tuple[float, ...] | None:
-    """The label; NaN is none. Raises SourceError for one that cannot be right."""
+    """Return the label; None for NaN. Raises SourceError for one out of range."""
     task = decision.task
     names = _corpus.label_names(task) if task.multilabel else ["label"]
     first = 1 if task.multilabel else 0
@@ -240,7 +240,7 @@ def _label(segment: Segment, decision: Decision) -> str | float | tuple[float, .
 
 
 def _text(words: Track, segment: Segment) -> str:
-    """The words said in a segment, without pauses."""
+    """Return the words said in a segment, without pauses."""
     spans, words_said = [], []
     for intervals, features, rows in words.within(segment):
         low, high = int(rows[0]), int(rows[-1]) + 1

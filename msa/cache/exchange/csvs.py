@@ -39,13 +39,13 @@ class Config(_folder.Config):
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """A folder of CSVs as a corpus. Raises SourceError where there is no table, or no feature."""
+    """Return a folder of CSVs as a corpus. Raises SourceError where there is no table, or no feature."""
     dropped = {"", *(name.strip().lower() for name in config.drop)}
     return _folder.corpus("csvs", path, config, name, SUFFIX, LAYOUT, lambda folder, _: _feature(folder, dropped))
 
 
 def _feature(folder: _folder.Files, dropped: set[str]) -> Feature:
-    """The frames, lazily. Their columns are those of most files. Raises SourceError where none can be read."""
+    """Return the frames, lazily. Their columns are those of most files. Raises SourceError where none can be read."""
     kept = Counter(columns for id in folder.files if (columns := _columns(folder, id, dropped)))
     if not kept:
         raise folder.unreadable()
@@ -78,7 +78,7 @@ def _feature(folder: _folder.Files, dropped: set[str]) -> Feature:
 
 
 def _columns(folder: _folder.Files, id: str, dropped: set[str]) -> tuple[str, ...] | None:
-    """The names of a file's features, "" for each without one; None where it cannot be read."""
+    """Return the names of a file's features, "" for each without one; None where it cannot be read."""
     try:
         about = frames.header(folder.file(id))
     except (OSError, MsaError, ValueError, Unreadable):  # recorded when the sample's turn comes
@@ -87,7 +87,7 @@ def _columns(folder: _folder.Files, id: str, dropped: set[str]) -> tuple[str, ..
 
 
 def _places(about: Header, names: tuple[str, ...], dropped: set[str]) -> list[int]:
-    """Where the columns `names` stand in a file. Raises Unreadable where it has others."""
+    """Return where the columns `names` stand in a file. Raises Unreadable where it has others."""
     place = {name: i for i, name in enumerate(about.names) if name.lower() not in dropped}
     if about.named != any(names) or len(about.names) < len(names):
         raise Unreadable(f"{len(about.names)} columns{'' if about.named else ' without names'}, unlike most files")
@@ -103,7 +103,7 @@ def _places(about: Header, names: tuple[str, ...], dropped: set[str]) -> list[in
 
 
 def _shown(table: np.ndarray, about: Header, met: Counter[str]) -> np.ndarray:
-    """(T,) bool: the frames that show the face which is followed; all where the table is not one of faces."""
+    """Return (T,) bool: the frames that show the face which is followed; all where the table is not one of faces."""
     place = {name.lower(): i for i, name in enumerate(about.names)}
     if SUCCESS not in place or not len(table):
         return np.ones(len(table), bool)

@@ -56,7 +56,7 @@ class Config:
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """The dialogues in a pickle, called `name` or as the file is. Raises SourceError."""
+    """Return the dialogues in a pickle, called `name` or as the file is. Raises SourceError."""
     top = _pickle.load(path)
     if not isinstance(top, list | tuple) or not 4 <= len(top) <= 20:
         raise SourceError(f"{path} holds a {type(top).__name__}, not a tuple of dialogues", fix=FIX)
@@ -112,11 +112,11 @@ class _Content:
         return sum(map(len, self.labels.values()))
 
     def flat(self, entry: Mapping[Any, Sequence[Any]]) -> list[Any]:
-        """The entries of all dialogues, one after the other."""
+        """Return the entries of all dialogues, one after the other."""
         return [value for dialogue in self.order for value in entry[dialogue]]
 
     def rows(self, splits: Mapping[Any, Split]) -> list[Row]:
-        """The samples. Raises SourceError for what are no texts or numbers."""
+        """Return the samples. Raises SourceError for what are no texts or numbers."""
         rows: list[Row] = []
         try:
             for dialogue in self.order:
@@ -132,12 +132,12 @@ class _Content:
 
 
 def _place(entries: Sequence[Any], wanted: Any) -> int:
-    """Where an entry stands, by identity: arrays cannot be compared."""
+    """Return where an entry stands, by identity: arrays cannot be compared."""
     return next(i for i, entry in enumerate(entries) if entry is wanted)
 
 
 def _kind(entry: Mapping[Any, Any]) -> str:
-    """What a dict by dialogue holds, by its first utterance."""
+    """Return what a dict by dialogue holds, by its first utterance."""
     first = next(iter(entry.values()))
     if not is_column(first) or not len(first):
         return "lists"
@@ -165,7 +165,7 @@ def _one_hot(entry: Mapping[Any, Sequence[Any]]) -> bool:
 
 
 def _features(path: Path, vectors: Sequence[Any], config: Config) -> dict[str, Any]:
-    """The dicts of vectors by what they are. Raises SourceError and ConfigError."""
+    """Return the dicts of vectors by what they are. Raises SourceError and ConfigError."""
     names = [word.strip().replace("visual", "vision") for word in config.features.split(",") if word.strip()]
     if not names:
         names = list(VECTORS.get(len(vectors), ("text", *["none"] * (len(vectors) - 1))))
@@ -197,7 +197,7 @@ def _splits(path: Path, content: _Content, config: Config) -> dict[Any, Split]:
 
 
 def _named(content: _Content, numbers: np.ndarray, config: Config) -> tasks.Decision:
-    """What the labels are, with the names that IEMOCAP and MELD have in these files."""
+    """Return what the labels are, with the names that IEMOCAP and MELD have in these files."""
     settings = tasks.Settings.of(config)
     decision = tasks.of_numbers(numbers, settings)
     if settings != tasks.Settings() or not decision.task.single:

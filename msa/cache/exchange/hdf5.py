@@ -54,7 +54,10 @@ class Config:
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """An HDF5 file of this layout as a corpus. Raises SourceError for another layout, version, or a damaged file."""
+    """Return an HDF5 file of this layout as a corpus.
+
+    Raises SourceError for another layout, version, or a damaged file.
+    """
     file = _hdf5.opened(path)
     _check_version(path, file)
     ids = _ids(path, file)
@@ -93,7 +96,7 @@ def _check_version(path: Path, file: Any) -> None:
 
 
 def _json(of: Any, name: str) -> Any:
-    """The value an attribute holds as JSON; None where there is none."""
+    """Return the value an attribute holds as JSON; None where there is none."""
     text = _hdf5.attribute(of, name)
     try:
         return None if text is None else _corpus.json_in(text)
@@ -118,7 +121,7 @@ def _ids(path: Path, file: Any) -> list[str]:
 
 
 def _column(path: Path, group: Any, name: str, n: int) -> Any:
-    """A dataset with a row per sample; None where there is none."""
+    """Return a dataset with a row per sample; None where there is none."""
     dataset = _hdf5.child(group, name, "Dataset")
     if dataset is not None and (not dataset.shape or dataset.shape[0] != n):
         raise SourceError(
@@ -133,7 +136,7 @@ def _strings(path: Path, file: Any, name: str, n: int) -> list[str]:
 
 
 def _whole_numbers(path: Path, group: Any, name: str, n: int) -> np.ndarray | None:
-    """(n,) int64, None where there is no such dataset."""
+    """Return (n,) int64, None where there is no such dataset."""
     dataset = _column(path, group, name, n)
     if dataset is None:
         return None
@@ -147,7 +150,7 @@ def _whole_numbers(path: Path, group: Any, name: str, n: int) -> np.ndarray | No
 
 
 def _labels(path: Path, file: Any, n: int) -> tuple[list[str], np.ndarray]:
-    """The names and values (n, k) of the labels; NaN where there are none."""
+    """Return the names and values (n, k) of the labels; NaN where there are none."""
     dataset = _column(path, file, "labels", n)
     if dataset is None:
         return ["label"], np.full((n, 1), np.nan, np.float32)
@@ -168,7 +171,7 @@ def _labels(path: Path, file: Any, n: int) -> tuple[list[str], np.ndarray]:
 
 
 def _decide(path: Path, file: Any, numbers: np.ndarray, config: Config) -> Decision:
-    """What the labels are: as set, as the file says, or judged from them. Class numbers count from 0 on afterwards."""
+    """Return what the labels are: as set, as the file says, or judged. Class numbers count from 0 on afterwards."""
     stated = _corpus.task_in(_json(file, "task"), path)
     if stated and Settings.of(config) == Settings():
         return Decision(stated, "classes" if stated.classes else "regression", "as the file says")
@@ -275,14 +278,14 @@ class _Stored:
         )
 
     def _read(self, id: str) -> np.ndarray:
-        """(T, D) of a sample."""
+        """Return (T, D) of a sample."""
         start, length = self.spans[id]
         if not length:
             raise Unreadable(self.reasons.get(id, "no hidden states in the file"))
         return self.rows.read(start, start + length)
 
     def _digest(self, name: str, id: str) -> bytes:
-        """Of the values, so that equal samples are kept together and stored once."""
+        """Return a digest of the values, so that equal samples are kept together and stored once."""
         try:
             states = np.ascontiguousarray(self._read(id))
         except Unreadable:
@@ -312,7 +315,7 @@ def write(bundle: Bundle, out: Path) -> list[str]:
 
 
 def _write_index(file: Any, index: Index) -> list[str]:
-    """The samples. A string of variable length ends at a NUL in HDF5, so texts lose theirs, which is said."""
+    """Return the samples. A string of variable length ends at a NUL in HDF5, so texts lose theirs, which is said."""
     import h5py
 
     parts = [layout.SPLITS[part] if part < len(layout.SPLITS) else "" for part in index.split]
@@ -332,7 +335,7 @@ def _rows(reader: ViewReader) -> int:
 
 
 def _reason(failure: Mapping[str, Any] | None) -> str:
-    """Why a sample could not be had, and at which stage; nothing where it could."""
+    """Return why and at which stage a sample failed; "" where it did not."""
     return f"{failure['stage']}: {failure['reason']}".replace("\0", "") if failure else ""
 
 
@@ -345,7 +348,7 @@ def _write_feature(group: Any, modality: Modality, reader: ViewReader, index: In
     rows, width = _rows(reader), reader.view.dim
     dtype = np.dtype("float16" if about.get("dtype") == "float16" else "float32")
     chunk = max(1, min(rows, layout.chunk_rows(width, dtype.itemsize)))
-    data = group.create_dataset(  # a checksum for every chunk: a flipped bit is an error to whoever reads it
+    data = group.create_dataset(  # a checksum for every chunk: a flipped bit is an error for every reader
         "data", (rows, width), dtype, chunks=(chunk, width) if rows else None, fletcher32=rows > 0
     )
     for row in np.flatnonzero(length > 0).tolist():

@@ -39,7 +39,7 @@ class Config:
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """The dataset in a pickle of MAG-BERT's, called `name` or as the file is. Raises SourceError."""
+    """Return the dataset in a pickle of MAG-BERT's, called `name` or as the file is. Raises SourceError."""
     top = _pickle.load(path)
     if not isinstance(top, dict):
         raise SourceError(f"{path} holds a {type(top).__name__}, not a dict of splits", fix=FIX)
@@ -77,7 +77,7 @@ def _part(path: Path, split: str, samples: Sequence[Any], place: int) -> tuple[P
 
 
 def _text(words: Any, left: int) -> tuple[str, int]:
-    """The words with blanks between them, and how many characters are left. Raises TypeError and ValueError."""
+    """Return the words with blanks between them, and how many characters are left. Raises TypeError and ValueError."""
     if not is_column(words):
         raise TypeError(f"a {type(words).__name__} in place of words")
     texts = []

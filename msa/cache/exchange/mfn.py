@@ -78,12 +78,15 @@ class _Columns:
         return len(self.part)
 
     def read(self, i: int) -> np.ndarray:
-        """(T, stop - start) of sample i. Raises Unreadable."""
+        """Return (T, stop - start) of sample i. Raises Unreadable."""
         return self.part.rows.read(i, i + 1).reshape(self.part.shape)[:, self.start : self.stop]
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """The dataset in a folder of MFN's, called `name` or as the folder is. Raises SourceError and ConfigError."""
+    """Return the dataset in a folder of MFN's, called `name` or as the folder is.
+
+    Raises SourceError and ConfigError.
+    """
     parts = _parts(path)
     widths = {part.name: part.shape[1] for part in parts}
     if len(set(widths.values())) > 1:
@@ -104,7 +107,7 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
 
 
 def _ranges(setting: str, width: int, path: Path) -> dict[Modality, tuple[int, int]]:
-    """Modality -> its columns. Raises ConfigError for what are none of `width` columns."""
+    """Return the columns of each modality. Raises ConfigError for what are none of `width` columns."""
     example = "write modality=text:0:300,audio:300:374: the first column, and the one after the last"
     if not setting.strip():
         raise ConfigError(f"{path}: X has {width} columns, and nothing says which are of what", fix=example)
@@ -127,7 +130,7 @@ def _ranges(setting: str, width: int, path: Path) -> dict[Modality, tuple[int, i
 
 
 def _parts(path: Path) -> list[_Part]:
-    """The splits of a folder, or of one file. Raises SourceError."""
+    """Return the splits of a folder, or of one file. Raises SourceError."""
     if path.is_dir():
         names = sorted(file.name for file in path.iterdir())
     else:
@@ -174,7 +177,10 @@ def _part(split: str, path: Path, x_in: Any, y_in: Any) -> _Part:
 
 
 def _samples(parts: Sequence[_Part], config: Config) -> tuple[tasks.Decision, list[Sample]]:
-    """What the labels of all splits are, and the samples with the labels as the task has them. Raises SourceError."""
+    """Return what the labels of all splits are, and the samples with the labels as the task has them.
+
+    Raises SourceError.
+    """
     if len({part.y.shape[1] for part in parts}) > 1:
         raise SourceError("y has another number of labels in each split", fix=FIX)
     together = np.concatenate([part.y for part in parts])
@@ -215,7 +221,7 @@ def _feature(
     parts: Sequence[_Part],
     padding: Padding,
 ) -> Feature:
-    """The columns from `start` to `stop` of every split."""
+    """Return the columns from `start` to `stop` of every split."""
     place = {f"{part.name}_{i}": (part, i) for part in parts for i in range(len(part))}
     bounds = {}
     for part in parts:

@@ -60,7 +60,7 @@ class Config:
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """The corpus in a pickle of MMSA's or MMSA-FET's, called `name` or as the file is. Raises SourceError."""
+    """Return the corpus in a pickle of MMSA's or MMSA-FET's, called `name` or as the file is. Raises SourceError."""
     splits = parts(path, _pickle.load(path))
     _check_family(splits)
     key = next((key for key in LABELS if any(part.has(key) for part in splits)), "")
@@ -71,7 +71,7 @@ def read(path: Path, config: Config = Config(), name: str | None = None) -> Fore
 
 
 def _judged(key: str, rows: Sequence[Row], settings: tasks.Settings) -> tuple[tasks.Decision, Sequence[Row]]:
-    """What the labels under `key` are, and the rows with them; of classification_labels 0, 1, 2 are MMSA's classes."""
+    """Return what the labels under `key` are, and the rows with them; classification_labels 0, 1, 2 are MMSA's."""
     if key != LABELS[2] or settings != tasks.Settings():
         return judged(rows, settings)
     values = {row.label for row in rows if row.label == row.label}
@@ -94,13 +94,13 @@ def _check_family(splits: Sequence[Part]) -> None:
 
 
 def _facts(splits: Sequence[Part]) -> dict[str, str]:
-    """What was left out, and what had to be made up."""
+    """Return what was left out, and what had to be made up."""
     skipped = {"text_bert": "skipped: token ids and masks, no hidden states"}
     return without_ids(splits) | (skipped if any(part.has("text_bert") for part in splits) else {})
 
 
 def _rows(number: int, part: Part, vision: Modality, key: str) -> list[Row]:
-    """The samples of a split, in the file's order."""
+    """Return the samples of a split, in the file's order."""
     n = part.size
     ids = part.strings("id") if part.has("id") else placed(part)
     if "" in ids:
@@ -155,7 +155,7 @@ def _columns(bundle: Bundle) -> dict[str, Modality]:
 
 
 def _labels(bundle: Bundle, vision: Modality) -> dict[str, np.ndarray]:
-    """Every column of labels, each (n,): values, and the class their sign makes. Raises ConfigError."""
+    """Return every column of labels, each (n,): values, and the class their sign makes. Raises ConfigError."""
     index, task = bundle.index, bundle.index.task
     if task.classes and task != SENTIMENT:
         raise ConfigError(
@@ -196,7 +196,7 @@ def _part(bundle: Bundle, modalities: Mapping[str, Modality], labels: Mapping[st
 
 
 def _extent(bundle: Bundle, modality: Modality) -> tuple[int, int]:
-    """(T, D) of the padded array: MMSA wants the same in every split."""
+    """Return (T, D) of the padded array: MMSA wants the same in every split."""
     reader = bundle.readers[modality]
     return max(1, int(reader.length.max(initial=0))), reader.view.dim
 
@@ -212,7 +212,7 @@ def _check_memory(sizes: Sequence[int]) -> None:
 
 
 def _remarks(bundle: Bundle, modalities: Mapping[str, Modality]) -> list[str]:
-    """What whoever opens the file has to know."""
+    """Return what a reader of the file has to know."""
     index, n = bundle.index, len(bundle.index)
     remarks = ["text_bert is not in it: models that train BERT themselves (use_bert) need token ids of their own"]
     for key, modality in modalities.items():

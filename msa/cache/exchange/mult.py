@@ -59,7 +59,7 @@ class Config:
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """The corpus in a pickle of this family, called `name` or as the file is. Raises SourceError."""
+    """Return the corpus in a pickle of this family, called `name` or as the file is. Raises SourceError."""
     splits = parts(path, _pickle.load(path))
     _check_family(splits)
     columns = [_columns(part) for part in splits]
@@ -97,7 +97,7 @@ def _columns(part: Part) -> np.ndarray:
 def _judged(
     splits: Sequence[Part], columns: Sequence[np.ndarray], settings: tasks.Settings
 ) -> tuple[tasks.Decision, list[np.ndarray]]:
-    """What the labels of all splits are, and those of each as (n,) numbers or, of several at a time, (n, k)."""
+    """Return what the labels of all splits are, and those of each as (n,) numbers or, of several at a time, (n, k)."""
     if len({column.shape[1:] for column in columns}) > 1:
         raise splits[0].odd("labels", "as many labels of a sample as in the other splits")
     together = np.concatenate(columns)
@@ -108,7 +108,7 @@ def _judged(
 
 
 def _rows(number: int, part: Part, decision: tasks.Decision, values: np.ndarray) -> list[Row]:
-    """The samples of a split, in the file's order, with their labels as the task has them."""
+    """Return the samples of a split, in the file's order, with their labels as the task has them."""
     names = _names(part)
     if decision.task.multilabel:
         return [Row(number, i, *names[i], label=tuple(values[i].tolist())) for i in range(part.size)]
@@ -138,7 +138,7 @@ def _name(entry: Any) -> tuple[str, str, tuple[Any, ...]]:
 
 
 def _plain(value: Any) -> str:
-    """A text, or a number as it is written."""
+    """Return a text, or a number as it is written."""
     text = str(value) if isinstance(value, float | np.floating) else string(value)
     if len(text) > LONGEST_ID:
         raise ValueError(f"one of {len(text):,} characters")

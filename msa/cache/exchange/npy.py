@@ -37,12 +37,15 @@ class Config(_folder.Config):
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """A folder of .npy files as a corpus. Raises SourceError where there is no table, or no feature."""
+    """Return a folder of .npy files as a corpus. Raises SourceError where there is no table, or no feature."""
     return _folder.corpus("npy", path, config, name, SUFFIX, LAYOUT, _feature)
 
 
 def _feature(folder: _folder.Files, stated: Mapping[str, Any]) -> Feature:
-    """The hidden states, lazily. Their width is that of most files. Raises SourceError where none can be read."""
+    """Return the hidden states, lazily. Their width is that of most files.
+
+    Raises SourceError where none can be read.
+    """
     heads = [head for id in folder.files if (head := _head(folder, id))]
     if not heads:
         raise folder.unreadable()
@@ -73,7 +76,7 @@ def _feature(folder: _folder.Files, stated: Mapping[str, Any]) -> Feature:
 
 
 def _open(folder: _folder.Files, id: str) -> np.ndarray:
-    """The array, mapped and not loaded: a file that holds less than it says is an error here, whatever it says."""
+    """Map an array without loading it: a file shorter than its header says is an error here."""
     mapped = np.lib.format.open_memmap(folder.file(id), mode="r")  # refuses Python objects
     if mapped.dtype.kind not in "biuf":
         raise Unreadable(f"holds {mapped.dtype}, not numbers")
