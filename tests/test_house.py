@@ -73,7 +73,6 @@ BY_NAME = {
 }
 # Arrows that point up today.
 UP = {
-    ("msa.cache.store", "msa.cache.maintain.history"),
     ("msa.cache.share.merge", "msa.cache.maintain.remove"),
 }
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msa.cache import interop
-from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format import generations, layout, limits, local_files, tags
 from msa.cache.format.files import is_full
 from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, check_format, in_order
 from msa.cache.index import Index
-from msa.cache.maintain import history
 from msa.cache.read.view import View, ViewReader
 from msa.cache.storage import site as remote
 from msa.cache.write import publish as admission
@@ -87,7 +86,7 @@ class FeatureStore:
         except (ValueError, NotADirectoryError, AssertionError) as error:
             raise StoreError(f"{path} is not a store: {error}", fix="name the folder `msa extract` wrote to") from None
         check_format(path, limits.format_of(path / "zarr.json", root))
-        return cls(path, generations.read(path, None if generation is None else history.number(path, generation)))
+        return cls(path, generations.read(path, None if generation is None else tags.generation_of(path, generation)))
 
     @classmethod
     def _open_elsewhere(cls, url: str, generation: int | str | None) -> "FeatureStore":

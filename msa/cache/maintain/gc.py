@@ -28,9 +28,8 @@ from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
 
-from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format import generations, layout, limits, local_files, tags
 from msa.cache.format.files import TEMPORARY
-from msa.cache.maintain import history
 from msa.cache.store import FeatureStore
 from msa.cache.write import heartbeat, recovery
 from msa.cache.write.segment import JOURNAL, Journal
@@ -99,7 +98,7 @@ def survey(store: Path, grace_s: float) -> Survey:
 
 def kept(store: Path, grace_s: float, now: float) -> dict[int, str]:
     """Generation -> why its files stay: `the newest`, `tag NAME`, or `recent`."""
-    known, tagged = generations.generations(store), history.tags(store)
+    known, tagged = generations.generations(store), tags.read(store)
     found = {known[-1]: "the newest"} if known else {}
     for name, number in tagged.items():
         found[number] = f"{found[number]}, tag {name}" if number in found else f"tag {name}"

@@ -5,14 +5,13 @@ Rolling back publishes a new generation with the content of an old one; nothing 
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format import generations, layout, limits, local_files, tags
 from msa.cache.format.manifest import DatasetEntry, Files, Manifest, SegmentEntry
 from msa.cache.index import Index
 from msa.cache.read import rounding
@@ -22,7 +21,6 @@ from msa.errors import ConfigError, MsaError, StoreError, UnknownNameError
 from msa.names import printable, shell_command
 
 NAMED = 5  # samples in a line
-_TAG = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # digits alone are a generation
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,9 @@ class Generation:
         return [printable(line) for line in lines] or ["nothing changed"]
 
 
-def numbers(store: Path) -> list[int]:
-    """The numbers of all generations, ascending."""
-    return generations.generations(store)
-
-
 def log(store: Path, limit: int | None = None) -> Iterator[Generation]:
     """Generations of a store, the newest first."""
-    known, named = generations.generations(store), tags(store)
+    known, named = generations.generations(store), tags.read(store)
     present: dict[str, bool] = {}
     shown_from = max(0, len(known) - (limit or len(known)))
     here = _read(store, known[-1]) if known else None
@@ -108,7 +101,7 @@ def log(store: Path, limit: int | None = None) -> Iterator[Generation]:
 
 def diff(store: Path, before: int | str, after: int | str) -> list[Change]:
     """What became of every corpus and view from one generation to another, each named by number or tag."""
-    was, now = (generations.read(store, number(store, name)) for name in (before, after))
+    was, now = (generations.read(store, tags.generation_of(store, name)) for name in (before, after))
     return changed(store, was, now, states=True)
 
 
@@ -134,36 +127,25 @@ def changed(store: Path, before: Manifest, after: Manifest, states: bool = False
     return found
 
 
-def tags(store: Path) -> dict[str, int]:
-    """Name -> generation of every tag, sorted by name."""
-    found = {}
-    for path in (store / "tags" / name for name in local_files.listed(store, store / "tags")):
-        if path.suffix == ".json" and _TAG.fullmatch(path.stem):
-            number = limits.read_json(path).get("generation")
-            if type(number) is not int or number < 1:
-                raise StoreError(f"damaged store: {path} names no generation", fix=f"delete it: {path}")
-            found[path.stem] = number
-    return found
-
-
 def tag(store: Path, name: str, generation: int | str | None = None) -> int:
     """Name a generation, by default the newest, for good: it is not swept while it has a name. Returns its number."""
-    if not _TAG.fullmatch(name):
+    if not tags.is_name(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a tag",
             fix="use letters, digits, '.', '_' and '-', at most 64, at least one letter among them, no sign in front",
         )
-    wanted = number(store, generation) if generation is not None else max(generations.generations(store), default=0)
+    newest = max(generations.generations(store), default=0)
+    wanted = newest if generation is None else tags.generation_of(store, generation)
     if not wanted:
         raise StoreError(f"{store} is empty: there is no generation to name", fix="extract or import something first")
     about = generations.read(store, wanted)
     refuse_if_swept(store, about)
     with generations.writable(store):
         local_files.make_folder(store, store / "tags")
-    path = store / "tags" / f"{name}.json"
+    path = store / layout.tag_path(name)
     facts = {"generation": wanted, "created": generations.now(), "creator": generations.creator()}
     if not generations.create_durably(store, path, json.dumps(facts, indent=1).encode()):
-        there = tags(store).get(name)
+        there = tags.read(store).get(name)
         if there == wanted:
             return wanted
         raise StoreError(
@@ -178,22 +160,10 @@ def tag(store: Path, name: str, generation: int | str | None = None) -> int:
 
 def untag(store: Path, name: str) -> None:
     """Delete a tag. The generation stays in the history; what only it needs is swept some day."""
-    if name not in tags(store):
-        raise UnknownNameError("tag", name, tags(store))
+    if name not in tags.read(store):
+        raise UnknownNameError("tag", name, tags.read(store))
     with generations.writable(store):
-        local_files.remove(store, store / "tags" / f"{name}.json", missing_ok=True)
-
-
-def number(store: Path, name: int | str) -> int:
-    """The generation that is meant by a number or a tag. Raises UnknownNameError."""
-    if isinstance(name, int) or name.isdecimal():
-        return int(name)
-    named = tags(store)
-    if name not in named:
-        there = generations.generations(store)
-        known = [f"generations {there[0]} to {there[-1]}"] if there else []
-        raise UnknownNameError("generation or tag", name, [*named, *known])
-    return named[name]
+        local_files.remove(store, store / layout.tag_path(name), missing_ok=True)
 
 
 def rollback(store: Path, name: int | str) -> Manifest:
@@ -201,7 +171,7 @@ def rollback(store: Path, name: int | str) -> Manifest:
 
     What others publish in the same moment is as if they had published before: it stays in the history.
     """
-    wanted = number(store, name)
+    wanted = tags.generation_of(store, name)
     old = generations.read(store, wanted)
     refuse_if_swept(store, old)
     replaced: list[Manifest] = []

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format import generations, layout, limits, local_files, tags
 from msa.cache.format.manifest import Manifest, SegmentEntry
 from msa.cache.index import Index
-from msa.cache.maintain import gc, history
+from msa.cache.maintain import gc
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
 from msa.cache.write import heartbeat, journal, segment
@@ -160,12 +160,12 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
     total = sum(size for files in doomed.values() for size, _ in files.values())
     freed = gc.remove_now(store.path, doomed) if now else 0
     still = {folder for folder in doomed if (store.path / folder).exists()}
-    tags = [
+    needing = [
         name
-        for name, number in history.tags(store.path).items()
+        for name, number in tags.read(store.path).items()
         if still & generations.read(store.path, number).needed.keys()
     ]
-    return Removed(freed, max(0, total - freed), tuple(tags))
+    return Removed(freed, max(0, total - freed), tuple(needing))
 
 
 def matching_view(store: FeatureStore, text: str) -> str:

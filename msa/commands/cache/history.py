@@ -59,13 +59,14 @@ def tag(
 
     `msa cache gc` keeps the data of tagged generations.
     """
+    from msa.cache.format import tags
     from msa.cache.maintain import history
 
     path = open_folder(store).path
     if name is None:
         if delete:
             raise typer.BadParameter("name the tag to delete")
-        return show("", ["tag", "generation"], list(history.tags(path).items()), 1)
+        return show("", ["tag", "generation"], list(tags.read(path).items()), 1)
     if delete:
         history.untag(path, name)
         return say(f"tag {name} was deleted")
@@ -83,11 +84,12 @@ def rollback(
 
     The restored content becomes a new generation, so a rollback can itself be rolled back.
     """
+    from msa.cache.format import tags
     from msa.cache.maintain import history
 
-    path = open_folder(store).path
-    wanted = history.number(path, generation)
-    print_changes(history.diff(path, max(history.numbers(path), default=0), wanted))
+    opened = open_folder(store)
+    path, wanted = opened.path, tags.generation_of(opened.path, generation)
+    print_changes(history.diff(path, opened.manifest.generation, wanted))
     if not yes:
         confirm(f"apply this to {path}?")
     made = history.rollback(path, generation)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msa import cli
-from msa.cache.format import generations
+from msa.cache.format import generations, tags
 from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
@@ -228,7 +228,7 @@ def test_a_tag_that_is_given_while_its_generation_is_swept_keeps_it_or_says_that
 
     meanwhile(monkeypatch, give)
     sweep(shrunk)
-    assert history.tags(shrunk.path) == {}
+    assert tags.read(shrunk.path) == {}
 
 
 def test_a_corpus_that_is_added_again_while_it_is_swept_is_whole(shrunk, index):

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msa import cli
-from msa.cache.format import generations
+from msa.cache.format import generations, tags
 from msa.cache.format.manifest import checksum
 from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.verify import verify
@@ -78,10 +78,10 @@ def test_a_tag_is_made_once_and_names_what_it_was_made_for(grown):
     with pytest.raises(StoreError, match="tag paper-1 already, of generation 2"):
         history.tag(grown.path, "paper-1", 3)
     assert history.tag(grown.path, "now") == 3
-    assert history.tags(grown.path) == {"now": 3, "paper-1": 2}
+    assert tags.read(grown.path) == {"now": 3, "paper-1": 2}
     assert FeatureStore.open(grown.path, "paper-1").view("tiny", Modality.AUDIO).samples == 9
     history.untag(grown.path, "now")
-    assert history.tags(grown.path) == {"paper-1": 2}
+    assert tags.read(grown.path) == {"paper-1": 2}
     with pytest.raises(UnknownNameError, match="nwo"):
         history.untag(grown.path, "nwo")
 
@@ -197,11 +197,11 @@ def test_the_commands_tell_the_same(grown):
 def test_a_name_that_is_wrong_is_answered_with_those_there_are(grown):
     history.tag(grown.path, "paper")
     with pytest.raises(UnknownNameError) as error:
-        history.number(grown.path, "first")
+        tags.generation_of(grown.path, "first")
     assert error.value.fix == "known: generations 1 to 3, paper"
     done = CliRunner().invoke(cli.app, ["cache", "tag", "--delete", "--store", str(grown.path)])
     assert done.exit_code == 2
-    assert history.tags(grown.path) == {"paper": 3}
+    assert tags.read(grown.path) == {"paper": 3}
 
 
 def test_the_way_back_from_a_removal_names_the_store(grown):
