@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead
+from msa.fuse.modules.attention import Attend
 from msa.types import Modality, Task
 
 Parts = dict[Modality, Tensor]  # one tensor per modality
@@ -109,19 +110,13 @@ def norms(names: Iterable[str], dim: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: nn.LayerNorm(dim) for name in names})
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d_k)) v: q (B, L, D), k and v (B, S, D), mask (B, S), D = heads d_k -> (B, L, D)."""
-    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, L or S, d_k)
-    seen = None if mask is None else mask[:, None, None]  # (B, 1, 1, S)
-    return F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2)
-
-
 class Layer(nn.Module):
     """x + Attn(LN_q x, LN_k y, LN_v y), then x + W_2 gelu(W_1 LN x)."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.heads, width = c.heads, c.heads * c.dim_head
+        width = c.heads * c.dim_head
+        self.attend = Attend(c.heads)
         self.norm = norms("qkv", c.dim)
         self.w_q, self.w_k, self.w_v = (nn.Linear(c.dim, width, bias=False) for _ in range(3))
         self.w_o = nn.Sequential(nn.Linear(width, c.dim), nn.Dropout(c.dropout))
@@ -131,7 +126,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
         """Rows x (B, L, d) attend to rows y (B, S, d) where mask (B, S) is True -> (B, L, d)."""
         q, k, v = self.w_q(self.norm["q"](x)), self.w_k(self.norm["k"](y)), self.w_v(self.norm["v"](y))
-        x = x + self.w_o(attend(q, k, v, self.heads, mask))  # (B, L, d)
+        x = x + self.w_o(self.attend(q, k, v, mask))  # (B, L, d)
         return x + self.ffn(x)
 
 
@@ -169,7 +164,8 @@ class GuideLayer(nn.Module):
 
     def __init__(self, guided: list[Modality], c: Config) -> None:
         super().__init__()
-        self.heads, width = c.heads, c.heads * c.guide_dim_head
+        width = c.heads * c.guide_dim_head
+        self.attend = Attend(c.heads)
         self.norm = norms(["guide", "hyper", *guided], c.dim)
         self.w_q = nn.Linear(c.dim, width, bias=False)
         self.w_k, self.w_v = (nn.ModuleDict({m: nn.Linear(c.dim, width, bias=False) for m in guided}) for _ in range(2))
@@ -184,7 +180,7 @@ class GuideLayer(nn.Module):
         read = []
         for m, x in h.items():
             x = self.norm[m](x)  # (B, T, d)
-            read.append(attend(q, self.w_k[m](x), self.w_v[m](x), self.heads))  # (B, T, width)
+            read.append(self.attend(q, self.w_k[m](x), self.w_v[m](x)))  # (B, T, width)
         return self.norm["hyper"](hyper) + self.w_o(torch.stack(read).sum(0))
 
 

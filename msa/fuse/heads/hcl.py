@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from msa.config import checked
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, task_loss
+from msa.fuse.modules.attention import Attend, Drops
 from msa.types import Modality, Task
 
 Parts = dict[Modality, Tensor]  # one tensor per modality, in the order of _ORDER
@@ -58,7 +59,8 @@ class Config:
     heads: int = 4  # Sec. 3.3
     dim_head: int = 64  # of Transformer layers [D]; guide layers split d itself into heads, 4 x 32 [D]
     ffn: int = 2048  # inner width of the feed-forward [D]
-    dropout: float = 0.1  # attention weights, feed-forward, output of each sublayer [D]; ALMT 0
+    dropout: float = 0.1  # attention, feed-forward, output of each sublayer [D]; ALMT 0
+    attention_drops: Drops = "weights"  # as usual [D]; "keys", whole ones, in every preset
     without: Literal["", "cowa", "kmeans", "collaborative", "text_guidance"] = ""  # the rows of Tables 3 and 4
 
     lengths: tuple[int, ...] = (50, 500, 500)  # steps that text, audio, vision have positions for: MOSEI's [D]
@@ -104,9 +106,9 @@ class Config:
 
 
 PRESETS = {
-    "default": Config(),
-    "count": Config(),  # the same: it has the printed number of parameters
-    "small": Config(dim_head=32, ffn=512),  # 2,263,057 parameters on MOSI
+    "default": Config(attention_drops="keys"),
+    "count": Config(attention_drops="keys"),  # the same: it has the printed number of parameters
+    "small": Config(dim_head=32, ffn=512, attention_drops="keys"),  # 2,263,057 parameters on MOSI
 }
 _TRAIN: dict[str, object] = {
     "lr": 1e-4,  # Sec. 3.3
@@ -200,22 +202,15 @@ def normal(*shape: int, std: float) -> nn.Parameter:
 # --- Transformer layers -----------------------------------------------------------------------------------------------
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, c: Config, train: bool, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d_k)) v: q (B, L, D), k and v (B, S, D), mask (B, S), D = heads d_k -> (B, L, D)."""
-    q, k, v = (x.unflatten(2, (c.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, L or S, d_k)
-    seen = None if mask is None else mask[:, None, None]  # (B, 1, 1, S)
-    head = F.scaled_dot_product_attention(q, k, v, seen, c.dropout if train else 0.0)  # (B, heads, L, d_k)
-    return head.transpose(1, 2).flatten(2)
-
-
 class Layer(nn.Module):
     """x + Attn(LN_q x, LN_k y, LN_v y), then x + W_2 gelu(W_1 LN x): pre-norm [D]."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.config, width = c, c.heads * c.dim_head
+        width = c.heads * c.dim_head
         self.norm = each("qkv", lambda _: nn.LayerNorm(c.dim))
         self.w_q, self.w_k, self.w_v = (nn.Linear(c.dim, width, bias=False) for _ in range(3))
+        self.attend = Attend(c.heads, c.dropout, c.attention_drops)
         self.w_o = nn.Sequential(nn.Linear(width, c.dim), nn.Dropout(c.dropout))
         w_1, w_2 = nn.Linear(c.dim, c.ffn), nn.Linear(c.ffn, c.dim)
         self.ffn = nn.Sequential(nn.LayerNorm(c.dim), w_1, nn.GELU(), nn.Dropout(c.dropout), w_2, nn.Dropout(c.dropout))
@@ -224,7 +219,7 @@ class Layer(nn.Module):
         """Rows x (B, L, d) attend to rows y (B, S, d) where mask (B, S) is True -> (B, L, d)."""
         q = self.w_q(self.norm["q"](x))  # (B, L, heads dim_head)
         k, v = self.w_k(self.norm["k"](y)), self.w_v(self.norm["v"](y))  # each (B, S, heads dim_head)
-        x = x + self.w_o(attend(q, k, v, self.config, self.training, mask))  # (B, L, d)
+        x = x + self.w_o(self.attend(q, k, v, mask))  # (B, L, d)
         return x + self.ffn(x)
 
 
@@ -427,7 +422,7 @@ class Guidance(nn.Module):
 
     def __init__(self, guided: list[Modality], c: Config) -> None:
         super().__init__()
-        self.config = c
+        self.attend = Attend(c.heads, c.dropout, c.attention_drops)
         self.norm = nn.LayerNorm(c.dim)
         self.w_q = linear(c)
         self.w_k, self.w_v = (each(guided, lambda _: linear(c)) for _ in range(2))
@@ -435,11 +430,11 @@ class Guidance(nn.Module):
     def forward(self, t: Tensor, f: Parts) -> Parts:
         """t_n, t (B, T, d), and LN(F_m), f (B, T, d) -> G_m, each (B, T, d)."""
         q = self.w_q(self.norm(t))  # (B, T, d)
-        return {m: attend(q, self.w_k[m](x), self.w_v[m](x), self.config, self.training) for m, x in f.items()}
+        return {m: self.attend(q, self.w_k[m](x), self.w_v[m](x)) for m, x in f.items()}
 
     def weights(self, t: Tensor, f: Parts) -> Parts:
         """Return the attention weights of `forward`: t and LN(F_m), each (B, T, d) -> each (B, heads, T, T)."""
-        split = lambda x: x.unflatten(2, (self.config.heads, -1)).transpose(1, 2)  # noqa: E731, (B, heads, T, d_k)
+        split = lambda x: x.unflatten(2, (self.attend.heads, -1)).transpose(1, 2)  # noqa: E731, (B, heads, T, d_k)
         q = split(self.w_q(self.norm(t)))
         k = {m: split(self.w_k[m](x)) for m, x in f.items()}
         return {m: (q @ k_m.mT / q.shape[-1] ** 0.5).softmax(-1) for m, k_m in k.items()}
@@ -450,7 +445,7 @@ class Collaboration(nn.Module):
 
     def __init__(self, guided: list[Modality], c: Config) -> None:
         super().__init__()
-        self.config = c
+        self.attend = Attend(c.heads, c.dropout, c.attention_drops)
         if c.update == "literal" and len(guided) > 2:
             raise ConfigError(f"update='literal' is of two modalities, not {', '.join(guided)}", fix="update='cross'")
         self.pairs = {f"{m}_{o}": (m, o) for m, o in permutations(guided, 2)}  # alpha' is audio_face, beta' face_audio
@@ -470,12 +465,12 @@ class Collaboration(nn.Module):
     def forward(self, drawn: Parts, f: Parts) -> dict[str, Tensor]:
         """G_m, drawn (B, T, d), and LN(F_m), f (B, T, d) -> alpha' V_v and beta' V_a of eq. 8, each (B, T, d)."""
         asks = self.prepare(drawn) if self.prepare else drawn  # ga and gv, each (B, T, d)
-        found = {}
+        read = {}
         for pair, (m, o) in self.pairs.items():
             own = self.values[pair]
             v = self.w_v[pair](f[own]) if own else drawn[m]  # (B, T, d)
-            found[pair] = attend(self.w_q[pair](asks[m]), self.w_k[pair](f[o]), v, self.config, self.training)
-        return found
+            read[pair] = self.attend(self.w_q[pair](asks[m]), self.w_k[pair](f[o]), v)
+        return read
 
 
 class Prepare(nn.Module):

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
+from msa.fuse.modules.attention import Attend
 from msa.fuse.modules.losses import average, cosine
 from msa.types import Modality, Task
 
@@ -161,20 +161,16 @@ class TwoWayAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.attend = Attend(heads)
         self.w_q, self.w_k, self.w_v, self.w_n = (nn.Linear(dim, dim) for _ in range(4))  # w_n gives V'
         self.w_o = nn.Linear(2 * dim, dim)
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         """x (B, L, d) reads y (B, S, d) where mask (B, S) is True -> (B, L, d), 0 where it never is."""
-        parts = (self.w_q(x), self.w_k(y), self.w_v(y), self.w_n(y))
-        q, k, v, n = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in parts)  # (B, heads, L or S, d_k)
-        empty = ~mask.any(1)[:, None, None]  # (B, 1, 1)
-        seen = mask[:, None, None] | empty[:, None]  # (B, 1, 1, S)
-        fits = F.scaled_dot_product_attention(q, k, v, seen)
-        not_fits = F.scaled_dot_product_attention(-q, k, n, seen)
-        both = torch.cat([fits, not_fits], 1)  # (B, 2 heads, L, d_k)
-        return self.w_o(both.transpose(1, 2).flatten(2)).masked_fill(empty, 0.0)
+        q, k = self.w_q(x), self.w_k(y)  # (B, L, d), (B, S, d)
+        fits = self.attend(q, k, self.w_v(y), mask)  # (B, L, d)
+        not_fits = self.attend(-q, k, self.w_n(y), mask)  # (B, L, d)
+        return self.w_o(torch.cat([fits, not_fits], 2)).masked_fill(~mask.any(1)[:, None, None], 0.0)
 
 
 class Layer(nn.Module):
