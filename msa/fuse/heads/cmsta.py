@@ -88,7 +88,7 @@ class Config:
 
 
 PRESETS = {
-    "default": Config(attention_drops="keys"),  # a fifth of the time: docs/decisions/0007-attention-dropout.md
+    "default": Config(attention_drops="keys"),  # a fifth of the time: docs/decisions/0010-attention-dropout.md
     "paper": Config(),
     "light": Config(
         layers=2, attention_drops="keys"

@@ -6,7 +6,7 @@ Fidelity B
 Differs  Text is frozen states; the authors train BERT. Their linear layers over whole sequences fix the length of every
          modality. Here one linear layer reads the mean over the steps; it serves the triplet loss alone. Convolutions
          are padded, theirs are not, so a sequence keeps its length. There is no causal mask, padding counts in no
-         loss, and attention dropout removes steps of the memory (see mult.py) at one rate; theirs are .3 for text, .2
+         loss, and attention dropout leaves out whole keys (see mult.py) at one rate; theirs are .3 for text, .2
          for audio, 0 for vision.
          Orthogonality is between the vectors of a step, as in their code for MOSI; for MOSEI it cuts these in five.
          Values are trained on the absolute error, as theirs. For the triplet loss two classes are 1 apart, several
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean
+from msa.fuse.modules.attention import Drops
 from msa.fuse.modules.crossmodal import Layer, Place, Rates, Readout, Stack
 from msa.fuse.modules.losses import average, cosine
 from msa.types import Modality, Task
@@ -44,6 +45,7 @@ class Config:
     kernel: int = 5  # width of the convolution, steps; 3 on MOSEI
     text_dropout: float = 0.5  # on the text; .1 on MOSEI
     attention_dropout: float = 0.2  # see Differs
+    attention_drops: Drops = "keys"  # whole ones, or single "weights", as the authors' code
     embed_dropout: float = 0.2  # on the input of each encoder
     out_dropout: float = 0.5  # in the classifiers
     language: float = 3.0  # weight of the loss on text-specific features; 1 for the others
@@ -79,7 +81,7 @@ class DLF(FusionHead):
         self.config = c
         self.modalities = [m for m in _ORDER if m in dims]
         self.guide, *self.guided = self.modalities
-        rates = Rates(attention=c.attention_dropout)
+        rates = Rates(attention=c.attention_dropout, drops=c.attention_drops)
         n = len(self.modalities)
         self.text_drop = nn.Dropout(c.text_dropout)
         self.project = nn.ModuleDict(

@@ -6,7 +6,7 @@ Fidelity B-: no public code. What the abstract names is a crossmodal Transformer
 Differs  The combination is ours: an LSTM reads each modality, the Transformers exchange its states, and the unimodal
          task reads its last state. Values are trained on the absolute error, with labels that move as in Self-MM.
          Unimodal labels of classes are ours, since Self-MM has none: see modules/unimodal.py. As in mult.py there is
-         no causal mask, and attention dropout removes steps of the memory. The paper's settings are unknown to us:
+         no causal mask, and attention dropout leaves out whole keys. The paper's settings are unknown to us:
          defaults are those of MulT and Self-MM where these have them.
 Missing  M modalities have M - 1 streams each. A lone one has its self-attention, and no unimodal task. One that a
          sample lacks adds 0 to its readers, is 0 itself, and has no task for that sample.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, task_loss
+from msa.fuse.modules.attention import Drops
 from msa.fuse.modules.crossmodal import Place, Rates, Readout, Stack
 from msa.fuse.modules.steps import last_valid
 from msa.fuse.modules.unimodal import JOINT, UnimodalLabels
@@ -40,6 +41,7 @@ class Config:
     layers: int = 2  # of crossmodal attention; 4 in MulT
     self_layers: int = 2  # of self-attention; 3 in MulT
     attention_dropout: float = 0.1  # MulT's
+    attention_drops: Drops = "keys"  # whole ones, or single "weights", as MulT's
     ffn_dropout: float = 0.1  # MulT's, behind the ReLU
     residual_dropout: float = 0.1  # MulT's, on the output of each sublayer
     embed_dropout: float = 0.25  # MulT's, on the input of each stack
@@ -76,7 +78,7 @@ class JTUM(FusionHead):
         c = self.config = config
         self.modalities = [m for m in Modality if m in dims]
         self.others = {m: [s for s in self.modalities if s != m] for m in self.modalities}
-        rates = Rates(c.attention_dropout, c.ffn_dropout, c.residual_dropout)
+        rates = Rates(c.attention_dropout, c.ffn_dropout, c.residual_dropout, c.attention_drops)
         self.read = nn.ModuleDict({m: nn.LSTM(dims[m], c.dim, batch_first=True) for m in self.modalities})
         self.place = Place(c.embed_dropout)
         self.cross = nn.ModuleDict(

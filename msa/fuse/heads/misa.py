@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from msa.config import checked
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
-from msa.fuse.modules.attention import Attention
+from msa.fuse.modules.attention import Attention, Drops
 from msa.fuse.modules.steps import backwards, last_valid
 from msa.types import Modality, Task
 
@@ -45,6 +45,7 @@ class Config:
     difference: float = 0.3  # weight, beta
     reconstruction: float = 1.0  # weight, gamma
     transformer_dropout: float = 0.1  # PyTorch's default
+    attention_drops: Drops = "keys"  # whole ones, or single "weights", as PyTorch
     dropout: float = 0.5  # before the last layer
 
     def __post_init__(self) -> None:
@@ -178,7 +179,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.attention = Attention(c.dim, c.heads, c.transformer_dropout)
+        self.attention = Attention(c.dim, c.heads, c.transformer_dropout, c.attention_drops)
         self.ffn = nn.Sequential(
             nn.Linear(c.dim, c.ffn), nn.ReLU(), nn.Dropout(c.transformer_dropout), nn.Linear(c.ffn, c.dim)
         )

@@ -5,8 +5,8 @@ Code     https://github.com/yaohungt/Multimodal-Transformer, commit a670936824ee
 Fidelity A
 Differs  Attention covers the whole memory, as in the paper's formula. The authors' code masks the steps ahead of the
          query by step number, which is not time where modalities have different rates.
-         Attention dropout removes steps of the memory, per head, before the softmax, instead of single weights after
-         it. No L x S matrix is kept, so 375 by 500 steps fit (see modules/attention.py).
+         Attention dropout leaves out whole keys, per head, before the softmax, where theirs leaves out single weights
+         after it (`attention_drops`). No L x S matrix is kept, so 375 by 500 steps fit (see modules/attention.py).
          One attention dropout rate serves all; the authors' code has it where text is read and in self-attention.
          Values are trained on the squared error, the authors' code on the absolute one (`--set loss=l1`).
          An odd kernel wider than 1 is padded, so a sequence keeps its length. Positions count all steps.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from msa.config import checked
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, task_loss
+from msa.fuse.modules.attention import Drops
 from msa.fuse.modules.crossmodal import Place, Rates, Readout, Stack
 from msa.types import Modality, Task
 
@@ -40,6 +41,7 @@ class Config:
     self_layers: int = 3  # of self-attention; in the code the larger of 3 and D
     kernel: int = 1  # width of the temporal convolution, steps
     attention_dropout: float = 0.1
+    attention_drops: Drops = "keys"  # whole ones, or single "weights", as the authors' code
     ffn_dropout: float = 0.1  # behind the ReLU
     residual_dropout: float = 0.1  # on the output of each sublayer
     embed_dropout: float = 0.25  # on the text, and on the input of each stack
@@ -82,7 +84,7 @@ class MulT(FusionHead):
             {m: nn.Conv1d(dims[m], c.dim, c.kernel, padding=c.kernel // 2, bias=False) for m in self.modalities}
         )
         self.place = Place(c.embed_dropout)
-        rates = Rates(c.attention_dropout, c.ffn_dropout, c.residual_dropout)
+        rates = Rates(c.attention_dropout, c.ffn_dropout, c.residual_dropout, c.attention_drops)
         self.cross = nn.ModuleDict(
             {f"{s}_to_{m}": Stack(c.dim, c.heads, c.layers, rates) for m in self.modalities for s in self.others[m]}
         )

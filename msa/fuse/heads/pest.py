@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
-from msa.fuse.modules.attention import Attention
+from msa.fuse.modules.attention import Attention, Drops
 from msa.fuse.modules.losses import average
 from msa.types import Modality, Task
 
@@ -36,6 +36,7 @@ class Config:
     steps: int = 3  # S, of propagation
     dropout: float = 0.2  # on the projected sequences, and before the last layer
     attention_dropout: float = 0.1
+    attention_drops: Drops = "keys"  # whole ones, or single "weights"
     translation: float = 0.1  # weight of the loss between translations
     back: float = 0.1  # weight of the loss of predicting each modality
 
@@ -121,7 +122,7 @@ class Translator(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.attention = Attention(c.dim, c.heads, c.attention_dropout)
+        self.attention = Attention(c.dim, c.heads, c.attention_dropout, c.attention_drops)
         self.ffn = nn.Sequential(nn.Linear(c.dim, 2 * c.dim), nn.ReLU(), nn.Linear(2 * c.dim, c.dim))
         self.norm_1, self.norm_2 = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
 

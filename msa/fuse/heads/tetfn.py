@@ -4,7 +4,7 @@ Paper    https://doi.org/10.1016/j.patcog.2022.109259 (Pattern Recognition 136)
 Code     https://github.com/thuiar/MMSA, public reimplementation, commit a94e65d07fa1 (2025-01-15)
 Fidelity B
 Differs  Text is frozen states; the authors train BERT. Vision is any backbone; they have a ViT over faces.
-         As in mult.py there is no causal mask, and attention dropout removes steps of the memory. Every sequence has
+         As in mult.py there is no causal mask, and attention dropout leaves out whole keys. Every sequence has
          positions; in the public code only the inputs of the text-enhanced layers have them.
          Defaults are the settings for MOSI in the public code, which are for aligned sequences. There each stream has
          its own dropout, audio a higher learning rate, and vision no weight decay; here one value of each serves
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, task_loss
+from msa.fuse.modules.attention import Drops
 from msa.fuse.modules.crossmodal import Place, Rates, Readout, Stack
 from msa.fuse.modules.unimodal import JOINT, UnimodalLabels
 from msa.types import Modality, Task
@@ -44,6 +45,7 @@ class Config:
     rnn: int = 64  # units of the LSTM that audio, image and face go through; 16 for audio in the public code
     kernel: int = 1  # width of the convolution, steps
     attention_dropout: float = 0.1
+    attention_drops: Drops = "keys"  # whole ones, or single "weights", as the public code
     ffn_dropout: float = 0.0  # behind the ReLU
     residual_dropout: float = 0.1  # on the output of each sublayer
     embed_dropout: float = 0.0  # on the input of each stack
@@ -82,7 +84,7 @@ class TETFN(FusionHead):
         self.modalities = [m for m in Modality if m in dims]
         self.guide = self.modalities[0]  # text, where there is text
         self.others = {m: [s for s in self.modalities if s != m] for m in self.modalities}
-        rates = Rates(c.attention_dropout, c.ffn_dropout, c.residual_dropout)
+        rates = Rates(c.attention_dropout, c.ffn_dropout, c.residual_dropout, c.attention_drops)
         self.project = nn.ModuleDict({m: Projection(dims[m], m != Modality.TEXT, c) for m in self.modalities})
         self.place = Place(c.embed_dropout)
         pairs = [(m, s) for m in self.modalities for s in self.others[m]]

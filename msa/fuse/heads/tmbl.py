@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, task_loss
-from msa.fuse.modules.attention import Attention
+from msa.fuse.modules.attention import Attention, Drops
 from msa.fuse.modules.crossmodal import sinusoids
 from msa.fuse.modules.losses import average, cosine
 from msa.fuse.modules.memory import common_clock
@@ -42,6 +42,7 @@ class Config:
     layers: int = 2  # of every stream; 5 in the code
     ffn: int = 256  # inner width; 512 in the code
     dropout: float = 0.5  # the code's, everywhere
+    attention_drops: Drops = "keys"  # whole ones, or single "weights", as the code
     similarity: float = 0.1  # weight of the loss between what modalities share
     difference: float = 0.1  # weight of the loss between what is shared and what is not
     steps: int = 50  # most steps; the aligned files of MOSI and MOSEI have 50
@@ -146,7 +147,7 @@ class Layer(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.fine = nn.Linear(c.dim, c.dim)  # a 1x1 convolution that query and key share
-        self.attention = Attention(c.dim, c.heads, c.dropout)
+        self.attention = Attention(c.dim, c.heads, c.dropout, c.attention_drops)
         self.w_1, self.gate, self.w_2 = nn.Linear(c.dim, c.ffn), nn.Linear(c.ffn, 2 * c.ffn), nn.Linear(c.ffn, c.dim)
         self.norm_1, self.norm_2 = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
         self.drop = nn.Dropout(c.dropout)

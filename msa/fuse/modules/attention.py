@@ -2,7 +2,7 @@
 
 Attention dropout leaves out whole keys, per sample and head, before the softmax. The usual dropout leaves out single
 weights after it: a mask of L x S numbers per head has to be drawn and kept, and PyTorch leaves its fused CPU kernel.
-It is the choice "weights" (docs/decisions/0007-attention-dropout.md).
+It is the choice "weights" (docs/decisions/0010-attention-dropout.md).
 """
 
 from typing import Literal

@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msa.fuse.modules.attention import Attention
+from msa.fuse.modules.attention import Attention, Drops
 from msa.fuse.modules.steps import last_valid
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Dropout rates: of attended steps (see Attention), behind the ReLU, and on the output of each sublayer."""
+    """Dropout rates: of attention, behind the ReLU, and on the output of each sublayer."""
 
     attention: float = 0.0
     ffn: float = 0.0
     residual: float = 0.0
+    drops: Drops = "keys"  # what attention dropout leaves out
 
 
 class Place(nn.Module):
@@ -84,7 +85,7 @@ class Layer(nn.Module):
     def __init__(self, dim: int, heads: int, rates: Rates) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads, rates.attention)
+        self.attention = Attention(dim, heads, rates.attention, rates.drops)
         self.ffn = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Dropout(rates.ffn), nn.Linear(4 * dim, dim))
         self.drop = nn.Dropout(rates.residual)
         for module in self.modules():

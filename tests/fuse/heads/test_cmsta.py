@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from msa.errors import ConfigError
 from msa.fuse.head import Batch
 from msa.fuse.heads import cmsta
-from msa.fuse.heads.cmsta import CMSTA, PRESETS, TRAIN, Attention, Config, ContextualGate, EncoderLayer, PairAttention
+from msa.fuse.heads.cmsta import CMSTA, PRESETS, TRAIN, Config, ContextualGate, EncoderLayer, PairAttention
+from msa.fuse.modules.attention import Attention
 from msa.types import SENTIMENT, Modality, Task
 from tests.fuse import batches
 from tests.fuse.batches import count
@@ -59,7 +60,7 @@ def dead_parameters(head: CMSTA, batch: Batch) -> list[str]:
 def test_the_default_has_exactly_the_printed_number_of_parameters():
     head = CMSTA(Config(), PAPER, SENTIMENT)
     assert count(head) == 2_497_666
-    assert PRESETS["default"] == PRESETS["paper"] == Config()
+    assert replace(PRESETS["default"], attention_drops="weights") == PRESETS["paper"] == Config()
     assert count(head.project) == 459_136
     assert count(head.interact) == 3 * 132_610 == 397_830
     assert count(head.gate) == 31_072
@@ -114,11 +115,11 @@ def test_training_values_of_the_paper():
 
 def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Eq. 1, 13 and 14 for one sample without padding, (L, D), (S, D), (S, D), head by head."""
-    d = q.shape[1] // attention.heads
+    d = q.shape[1] // attention.attend.heads
     maps = (attention.w_q, attention.w_k, attention.w_v)
     q, k, v = (x @ w.weight.T + w.bias for x, w in zip((q, k, v), maps, strict=True))
     heads = []
-    for h in range(attention.heads):
+    for h in range(attention.attend.heads):
         s = slice(h * d, (h + 1) * d)
         score = (q[:, s] @ k[:, s].T / math.sqrt(d)).exp()
         heads.append(score / score.sum(1, keepdim=True) @ v[:, s])
@@ -272,22 +273,13 @@ def test_a_zero_alpha_holds_attention_back_for_one_step_only():
     assert dead_parameters(head, batch) == []
 
 
-def test_attention_to_nothing_is_nothing():
-    attention = Attention(SMALL)
-    key, mask = torch.full((2, 3, 16), 1e4), torch.tensor([[True, False, False], [False, False, False]])
-    found = attention(torch.randn(2, 5, 16), key, key, mask)
-    assert found[0].abs().sum() > 0
-    assert found[1].abs().sum() == 0
-    assert attention(torch.randn(2, 5, 16), key[:, :0], key[:, :0], mask[:, :0]).abs().sum() == 0  # no steps at all
-
-
 def test_no_kernel_is_ever_asked_to_attend_to_nothing(monkeypatch):
     """What softmax makes of an empty row differs between kernels and versions: 0 here, NaN there."""
     real, asked = F.scaled_dot_product_attention, []
 
-    def watched(q, k, v, mask, drop):
+    def watched(q, k, v, mask, drop, scale):
         asked.append(mask.any(-1).all().item())
-        return real(q, k, v, mask, drop)
+        return real(q, k, v, mask, drop, scale=scale)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
     head, batch = CMSTA(SMALL, DIMS, SENTIMENT), random_batch()

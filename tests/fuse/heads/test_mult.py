@@ -1,14 +1,12 @@
-"""MulT: a layer and its positions by other routes, what is read at the end, and dropout of whole steps."""
+"""MulT: a layer and its positions by other routes, and what is read at the end."""
 
 import math
 
 import pytest
 import torch
-from torch import nn
 
 from msa.errors import ConfigError
 from msa.fuse.heads.mult import Config, MulT
-from msa.fuse.modules.attention import Attention
 from msa.fuse.modules.crossmodal import Layer, Rates, Readout, sinusoids
 from msa.types import SENTIMENT, Modality, Task
 from tests.fuse.batches import random_batch
@@ -34,38 +32,6 @@ def seed():
 
 def prefix(*lengths):
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-
-
-def test_attention_equals_that_of_pytorch():
-    ours, theirs = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
-    maps = (ours.w_q, ours.w_k, ours.w_v)
-    theirs.in_proj_weight.data = torch.cat([w.weight.data for w in maps])
-    theirs.in_proj_bias.data = torch.cat([w.bias.data for w in maps])
-    theirs.out_proj.load_state_dict(ours.w_o.state_dict())
-    x, y, mask = torch.randn(3, 5, 12), torch.randn(3, 4, 12), prefix(2, 4, 1)
-    torch.testing.assert_close(ours(x, y, 2 * y, mask), theirs(x, y, 2 * y, key_padding_mask=~mask)[0])
-
-
-def test_attention_to_nothing_is_nothing():
-    attention, x = Attention(12, 3), torch.randn(2, 5, 12, requires_grad=True)
-    out = attention(x, x, x, prefix(0, 5))
-    assert (out[0] == 0).all() and (out[1] != 0).any()
-    out.sum().backward()
-    assert x.grad.isfinite().all()
-
-
-def test_dropout_of_attention_leaves_out_steps_of_the_memory():
-    attention, mask = Attention(4, 2, dropout=0.3), prefix(*[20] * 100)[:, None, None]
-    fewer = attention.train()._dropped(mask)  # (100, 2, 1, 20)
-    assert 1 - fewer.float().mean().item() == pytest.approx(0.3, abs=0.03)
-    assert not torch.equal(fewer[:, 0], fewer[:, 1])
-    assert attention.eval()._dropped(mask) is mask
-
-
-def test_dropout_of_attention_never_leaves_out_all_there_is():
-    attention, mask = Attention(4, 2, dropout=0.999), prefix(*range(1, 21))[:, None, None]
-    fewer = attention.train()._dropped(mask)
-    assert fewer.any(3).all() and not (fewer & ~mask).any()
 
 
 def test_a_layer_is_the_papers_with_norms_first():
