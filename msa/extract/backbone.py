@@ -23,7 +23,9 @@ class BackboneSpec:
     `weights` is the source of the weights: `hf:ORG/NAME` or a folder (`hf:./DIR`), `timm:NAME` or
     `timm:NAME@CHECKPOINT`, `pyfeat:REPO` or `pyfeat:FOLDER`, or empty for descriptors without weights. `options` holds
     everything else that decides the numbers (sample rate, crop, maximum length, layer) and is part of a view's
-    identity. Settings that change only the speed (`batch`) are not part of it.
+    identity. Settings that change only the speed (`batch`) are not part of it. An option that is added to a backbone
+    whose hidden states others have already also stands in `added`, with the value it had before it could be chosen:
+    with that value it is left out of the identity, so that their views keep their ids.
     """
 
     modality: Modality
@@ -35,6 +37,9 @@ class BackboneSpec:
     licence: str = ""
     source: str = ""  # paper or home page
     about: Mapping[str, str] = field(default_factory=dict)  # what each option is, in a few words
+    added: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # later options: see above
 
 
 @dataclass(frozen=True)

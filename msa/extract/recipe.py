@@ -59,7 +59,7 @@ class Recipe:
             "architecture": self.spec.weights.partition("@")[0] if self.spec.weights.startswith("timm:") else "",
             "weights_sha256": self.weights.sha256,
             "libraries": {} if self.spec.weights else self._libraries(),
-            "options": dict(self.spec.options),
+            "options": {k: v for k, v in self.spec.options.items() if (k, v) not in self.spec.added.items()},
             "decoding": decode.versions(self.spec.modality, self.spec.options),
             "compute": COMPUTE,
             "dtype": self.spec.dtype,
@@ -139,7 +139,7 @@ class Recipe:
         family, spec = presets.spec_of(modality, name)
         if known["path"] and found_at is None:
             spec = replace(spec, weights=_at(spec.weights, Path(known["path"]), modality))
-        options = attributes["identity"]["options"]
+        options = {**spec.added, **attributes["identity"]["options"]}
         kinds = [{name: _kind(value) for name, value in of.items()} for of in (options, spec.options)]
         if kinds[0] != kinds[1]:
             raise BackboneError(
