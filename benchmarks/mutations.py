@@ -123,12 +123,15 @@ def nodes(node: ast.AST, inside: bool = False) -> Iterator[ast.AST]:
     """Yield what runs inside functions, and the conditions, operators and comparisons outside of them.
 
     Left out: annotations and decorators; f-strings, in which Python 3.11 knows no columns; settings, which are
-    constants of modules and classes and default values, since a test of them could only repeat them.
+    constants of modules and classes and default values, since a test of them could only repeat them; `strict` of `zip`,
+    which guards against what does not happen.
     """
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "defaults", "kw_defaults"):
             continue
         for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.keyword) and child.arg == "strict":
+                continue
             if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
                 if inside or not isinstance(child, ast.Constant):
                     yield child
@@ -169,40 +172,42 @@ def copy(folder: Path) -> Path:
 
 
 def verdict(mutation: Mutation, folder: Path) -> str:
-    """Return "killed by TEST", "survived", "timeout" or "no tests"."""
+    """Return "killed by TEST", "survived", "timeout" or "no tests".
+
+    A test that fails without the mutation too is left out, and the others are run again.
+    """
     path, tests = folder / mutation.path, room_tests(mutation.path, folder)
-    if not tests:
-        return "no tests"
-    text = path.read_text("utf-8")
-    path.write_text(applied(mutation, text), "utf-8")
-    # The home folder is one for each copy: a test that fails half-way leaves no other copy in disorder.
-    environment = os.environ | {
-        "PYTHONPATH": str(folder),
-        "MSA_HOME": str(folder / ".home"),
-        "TMPDIR": str(folder.parent),
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--durations=0", *tests]
-    try:
-        child = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    text, broken = path.read_text("utf-8"), list[str]()
+    while tests:
+        path.write_text(applied(mutation, text), "utf-8")
         try:
-            output, _ = child.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
+            code, failed = run_tests([*tests, *(f"--deselect={test}" for test in broken)], folder)
+        finally:
+            path.write_text(text, "utf-8")
+        if code is None:
             return "timeout"
-    finally:
-        path.write_text(text, "utf-8")
-    if child.returncode == 0:
-        return "survived"
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output.decode("utf-8", "replace"), re.MULTILINE)
-    return f"killed by {failed[1] if failed else f'exit code {child.returncode}'}"
+        if code == 0:
+            return "survived"
+        if not failed or run_tests([failed], folder)[0] == 0:
+            return f"killed by {failed or f'exit code {code}'}"
+        broken.append(failed)
+    return "no tests"
+
+
+def run_tests(words: list[str], folder: Path) -> tuple[int | None, str]:
+    """Return pytest's exit code, None where it took too long, and the test that failed first."""
+    own = {"PYTHONPATH": str(folder), "MSA_HOME": str(folder / ".home"), "TMPDIR": str(folder.parent)}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *words]
+    where = {"cwd": folder, "env": os.environ | own, "start_new_session": True}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **where)
+    try:
+        output, _ = child.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        return None, ""
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output.decode("utf-8", "replace"), re.MULTILINE)
+    return child.returncode, failed[1] if failed else ""
 
 
 def main(words: list[str] | None = None) -> None:

@@ -47,19 +47,34 @@ def test_tests_of_a_module_are_those_of_its_folder_and_its_own_come_first(tmp_pa
     assert mutations.room_tests("msa/fuse/data/table.py", tmp_path) == []
 
 
-def test_a_mutation_is_killed_by_a_test_that_fails_or_survives(tmp_path, monkeypatch):
-    monkeypatch.setattr(mutations, "ROOT", tmp_path)
-    for path, text in {
-        "msa/fuse/x.py": "def f():\n    return 1\n",
-        "tests/fuse/test_x.py": "from msa.fuse.x import f\n\ndef test_x():\n    assert f() == 1\n",
-    }.items():
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(text)
-    subprocess.run("git init -q && git add .", shell=True, cwd=tmp_path, check=True)
-    folder = mutations.copy(tmp_path / "copies" / "0")
+def test_a_mutation_is_killed_by_a_test_that_fails_with_it_alone(tmp_path, monkeypatch):
+    path = tmp_path / "msa/fuse/x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def f():\n    return 1\n")
+
+    def run_tests(words, folder):
+        """test_broken fails always, test_x where f() is not 1."""
+        names = {}
+        exec(path.read_text(), names)
+        failing = ["test_broken"] if "test_x" not in words and "--deselect=test_broken" not in words else []
+        failing += ["test_x"] if names["f"]() != 1 else []
+        return bool(failing), failing[0] if failing else ""
+
+    monkeypatch.setattr(mutations, "run_tests", run_tests)
+    monkeypatch.setattr(mutations, "room_tests", lambda module, root: ["tests/fuse/test_x.py"])
     verdicts = [
-        mutations.verdict(mutations.Mutation("msa/fuse/x.py", 2, "    return 1", new), folder)
+        mutations.verdict(mutations.Mutation("msa/fuse/x.py", 2, "    return 1", new), tmp_path)
         for new in ("    return 2", "    return 0 + 1")
     ]
-    assert verdicts == ["killed by tests/fuse/test_x.py::test_x", "survived"]
-    assert (folder / "msa/fuse/x.py").read_text() == "def f():\n    return 1\n"
+    assert verdicts == ["killed by test_x", "survived"]
+    assert path.read_text() == "def f():\n    return 1\n"
+
+
+def test_tests_are_run_in_a_copy_and_the_first_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutations, "ROOT", tmp_path / "root")
+    for path in ("msa/__init__.py", "tests/test_x.py"):
+        (tmp_path / "root" / path).parent.mkdir(parents=True)
+        (tmp_path / "root" / path).write_text("def test_x():\n    assert 'a b' == 'c - d'\n" * path.startswith("tests"))
+    subprocess.run("git init -q && git add .", shell=True, cwd=tmp_path / "root", check=True)
+    folder = mutations.copy(tmp_path / "copies" / "0")
+    assert mutations.run_tests(["tests/test_x.py"], folder) == (1, "tests/test_x.py::test_x")
