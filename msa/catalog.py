@@ -1,8 +1,9 @@
 """Catalog of datasets, backbones, heads and formats: the files of a folder, and plug-ins of the same kind.
 
-A dataset, backbone or head is registered by the file it stands in, so this module keeps no list. Descriptions
-and backbone names are read from the syntax tree: listing a hundred heads imports none of them. Loading checks the names
-that a file must or may define, so that a misspelt one (`TRAINS`) is an error and not a setting without effect.
+A file registers itself by its place, so this module keeps no list. Other packages register modules under the entry
+point groups `msa.datasets`, `msa.backbones`, `msa.heads` and `msa.formats`. Descriptions and backbone names are read
+from the syntax tree: listing a hundred heads imports none of them. Loading checks the names that a file must or may
+define, so that a misspelt one (`TRAINS`) is an error and not a setting without effect.
 """
 
 import ast
@@ -23,7 +24,12 @@ ROOMS = {
     "head": "msa.fuse.heads",
     "format": "msa.cache.exchange",
 }
-REQUIRED = {"dataset": ("TASK", "SOURCE", "samples"), "backbone": ("SPECS", "load"), "head": ("Config",)}
+REQUIRED = {
+    "dataset": ("TASK", "SOURCE", "samples"),
+    "backbone": ("SPECS", "load"),
+    "head": ("Config",),
+    "format": ("Config", "read"),
+}
 SETTINGS = {
     "head": ("PRESETS", "SEARCH", "TRAIN")
 }  # the only upper-case names of a file; its own constants begin with _

@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses; `--set name=value` is checked against them here."""
+"""Settings: frozen dataclasses, and `--set name=value` checked against their fields."""
 
 import ast
 import inspect
@@ -14,37 +14,41 @@ from msa.names import shell_command
 from msa.types import Modality
 
 C = TypeVar("C")
-MOST = 2**31  # no setting is a whole number of this size
+MAX_INT = 2**31  # every integer setting is below
 
 
-def with_settings(config: C, settings: Iterable[str], kind: str = "setting", beside: object = None) -> C:
-    """A copy of a dataclass with `name=value` settings applied.
+def with_settings(config: C, settings: Iterable[str], kind: str = "setting", also: object = None) -> C:
+    """Return a copy of a dataclass with `name=value` settings applied.
+
+    A value is parsed as the type of the default: `layers=2`, `dropout=0.3`, `gate_hidden=64,32`, `norm=pre`,
+    `shared=false`.
 
     Args:
         config: the dataclass.
-        settings: `name=value`, each.
-        kind: what an unknown one is called in an error.
-        beside: another dataclass, whose settings were taken out before: an error names them too.
+        settings: texts of the form `name=value`.
+        kind: what an error calls an unknown setting.
+        also: another dataclass whose settings are valid too and were applied before; errors name them.
 
-    A value is read as the type of the default: `layers=2`, `dropout=0.3`, `gate_hidden=64,32`, `norm=pre`,
-    `shared=false`. Raises UnknownNameError for an unknown name and ConfigError for a value of another type.
+    Raises:
+        UnknownNameError: for an unknown name, with the near match.
+        ConfigError: for a value of another type.
     """
     assert is_dataclass(config)
     known = {field.name: getattr(config, field.name) for field in fields(config)}
-    all_of = [*known, *(field.name for field in (fields(beside) if is_dataclass(beside) else ()))]
+    names = [*known, *(field.name for field in (fields(also) if is_dataclass(also) else ()))]
     changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigError(f"{setting!r} is not of the form name=value", fix=f"known names: {', '.join(all_of)}")
+            raise ConfigError(f"{setting!r} does not have the form name=value", fix=f"known names: {', '.join(names)}")
         if name not in known:
-            raise UnknownNameError(kind, name, all_of)
+            raise UnknownNameError(kind, name, names)
         changes[name] = parse(name, text, _example(known[name], get_type_hints(type(config))[name]))
     return replace(config, **changes)  # type: ignore[type-var]
 
 
 def _example(default: Any, hint: Any) -> Any:
-    """The default, or where it is an empty tuple of words one that says so: `tuple[str, ...]`."""
+    """Return the default as an example of the type; an empty `tuple[str, ...]` becomes a tuple of one text."""
     return ("",) if default == () and get_args(hint)[:1] == (str,) else default
 
 
@@ -60,9 +64,10 @@ def taking(config: C, settings: Iterable[str]) -> tuple[C, list[str]]:
 
 
 def settings_of(config: object, *later: str) -> dict[str, Any]:
-    """A dataclass's settings by name, without those of `later` that hold their default.
+    """Return a dataclass's settings by name, without those of `later` that have their default value.
 
-    Settings are part of what a view is known by: one that came later may not change that for those who never used it.
+    Settings are part of the identity of a view. A setting that was added later must not change the identity of views
+    that do not use it.
     """
     assert is_dataclass(config)
     defaults = {field.name: field.default for field in fields(config)}
@@ -71,42 +76,45 @@ def settings_of(config: object, *later: str) -> dict[str, Any]:
 
 
 def from_plain(config: type[C], values: Mapping[str, Any], owner: str) -> C:
-    """Return a settings dataclass made of plain values, as JSON holds them; what is left out has its default.
+    """Return a settings dataclass from JSON values; missing settings get their defaults.
 
-    `owner` is what the settings are of, for messages. Raises UnknownNameError for a name the dataclass does not have
-    and ConfigError for a value of another type than the field is declared to have.
+    `owner` names the settings in error messages.
+
+    Raises:
+        UnknownNameError: for a name that is not a field.
+        ConfigError: for a value that does not have the declared type of its field.
     """
     hints = get_type_hints(config)
     known = [field.name for field in fields(config)]  # type: ignore[arg-type]
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
             raise UnknownNameError(f"setting of {owner}", name, known)
         if not _is(value, hints[name]):
             raise ConfigError(
-                f"{owner}: {name} is {_short(value)}, which is no {_kind(hints[name])}",
+                f"{owner}: {name} is {_short(value)}, expected {_kind(hints[name])}",
                 fix=f"see the values that {name} takes: {shell_command('msa', 'fuse', 'list', owner)}",
             )
-        found[name] = tuple(value) if isinstance(value, list) else value
-    return config(**found)
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    return config(**settings)
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Is a plain value of the type a field is declared to have? A whole number is a float too."""
+    """Return whether a JSON value has the declared type of a field. An integer is also a float."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in args)
     if origin in (Union, UnionType):
-        return any(_is(value, one) for one in args)
+        return any(_is(value, arg) for arg in args)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return False
         each = [args[0]] * len(value) if args[1:] == (...,) else args
-        return len(each) == len(value) and all(_is(item, one) for item, one in zip(value, each, strict=True))
+        return len(each) == len(value) and all(_is(item, arg) for item, arg in zip(value, each, strict=True))
     if hint is float:
         return (type(value) is float and math.isfinite(value)) or _is(value, int)
     if hint is int:
-        return type(value) is int and abs(value) < MOST
+        return type(value) is int and abs(value) < MAX_INT
     return type(value) is (NoneType if hint is None else hint)
 
 
@@ -120,24 +128,24 @@ def _short(value: object) -> str:
 
 
 def checked(config: object) -> None:
-    """Raise ConfigError where a setting holds none of the values its Literal lists; called in `__post_init__`."""
+    """Raise ConfigError if a setting has a value that its Literal does not list. Called in `__post_init__`."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if get_origin(hint) is Literal and value not in get_args(hint):
             choices = ", ".join(map(repr, get_args(hint)))
-            raise ConfigError(f"{name} is {value!r}, which is none of its choices", fix=f"one of {choices}")
+            raise ConfigError(f"{name} is {value!r}, which is not one of its choices", fix=f"one of {choices}")
 
 
 def describe(config: type) -> list[tuple[str, Any, str]]:
-    """(name, default, choices and the comment behind it in the source) of every field of a settings dataclass."""
+    """Return (name, default, description) of every field; the description is its choices and its source comment."""
     comments: dict[str, str] = {}
     for owner in reversed([c for c in config.__mro__ if is_dataclass(c)]):
         for line in inspect.getsource(owner).splitlines():
-            if found := re.match(r"    (\w+): .*?  # (.*)", line):
-                comments[found[1]] = found[2]
+            if field := re.match(r"    (\w+): .*?  # (.*)", line):
+                comments[field[1]] = field[2]
     hints = get_type_hints(config)
-    told = {f.name: [_choices(hints[f.name]), comments.get(f.name, "")] for f in fields(config)}
-    return [(f.name, f.default, "; ".join(filter(None, told[f.name]))) for f in fields(config)]
+    descriptions = {f.name: [_choices(hints[f.name]), comments.get(f.name, "")] for f in fields(config)}
+    return [(f.name, f.default, "; ".join(filter(None, descriptions[f.name]))) for f in fields(config)]
 
 
 def _choices(hint: Any) -> str:
@@ -145,12 +153,12 @@ def _choices(hint: Any) -> str:
 
 
 def parse(name: str, text: str, default: Any) -> Any:
-    """`text` as a value of the type `default` has; where the default is None, as the literal it looks like."""
+    """Return `text` parsed as the type of `default`; if that is None, as a Python literal. Raises ConfigError."""
     try:
         return _parse(text.strip(), default)
     except (ValueError, SyntaxError):
         kind = type(default).__name__
-        raise ConfigError(f"{name}={text!r} is no {kind}", fix=f"the default is {name}={default!r}") from None
+        raise ConfigError(f"{name}={text!r} is not of type {kind}", fix=f"the default is {name}={default!r}") from None
 
 
 def _parse(text: str, default: Any) -> Any:
@@ -174,18 +182,20 @@ def _parse(text: str, default: Any) -> Any:
 
 
 def by_modality(words: Iterable[str], option: str) -> dict[str, str]:
-    """`["text=a", "audio=b"]` -> {"text": "a", "audio": "b"}, for options that say something of each modality."""
-    found = {}
+    """Return `["text=a", "audio=b"]` as {"text": "a", "audio": "b"}: an option with a value for each modality."""
+    names = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value:
-            raise ConfigError(f"{option} {word!r} is not of the form MODALITY=NAME", fix=f"such as {option} text=NAME")
-        found[modality(name)] = value
-    return found
+            raise ConfigError(
+                f"{option} {word!r} does not have the form MODALITY=NAME", fix=f"for example {option} text=NAME"
+            )
+        names[modality(name)] = value
+    return names
 
 
 def modality(name: str) -> str:
-    """The modality a person named. Raises UnknownNameError with the near match."""
+    """Return the name of a modality, stripped. Raises UnknownNameError with the near match."""
     if name.strip() not in set(Modality):
         raise UnknownNameError("modality", name, Modality)
     return name.strip()

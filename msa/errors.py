@@ -1,10 +1,10 @@
-"""Everything that can go wrong for a reason the user can mend.
+"""Errors whose cause the user can fix.
 
 MsaError
-├── UnknownNameError   a dataset, backbone, head or option that does not exist
-├── SourceError        raw data that is missing, unreadable or not in the layout expected
-├── BackboneError      weights that cannot be had or do not fit
-├── StoreError         a store that is missing, newer, damaged or lacks what was asked of it
+├── UnknownNameError   an unknown dataset, backbone, head, format, setting or tag
+├── SourceError        missing or unreadable raw data, or an unexpected layout
+├── BackboneError      weights that cannot be loaded or do not fit
+├── StoreError         a store that is missing, newer, damaged or incomplete
 └── ConfigError        settings that contradict each other or the data
 
 The command line prints `error:` and `fix:` and exits with 1. Any other exception is a bug and keeps its traceback.
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class MsaError(Exception):
-    """What happened, with the values on both sides, and the way out."""
+    """What happened, with the values on both sides, and how to fix it."""
 
     def __init__(self, what: str, *, fix: str) -> None:
         super().__init__(what)
@@ -26,7 +26,7 @@ class MsaError(Exception):
     def __str__(self) -> str:
         return f"{self.what}\nfix: {self.fix}"
 
-    def __reduce__(self) -> tuple[Any, ...]:  # one that was raised in another process arrives as it was
+    def __reduce__(self) -> tuple[Any, ...]:  # keeps `what` and `fix` on the way from another process
         return _again, (type(self), self.what, self.fix)
 
 
@@ -37,7 +37,7 @@ def _again(kind: type[MsaError], what: str, fix: str) -> MsaError:
 
 
 class UnknownNameError(MsaError):
-    """A name that is not in the catalog; the nearest one is offered."""
+    """An unknown name. The fix offers the nearest known one."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(map(str, known))
@@ -49,15 +49,15 @@ class UnknownNameError(MsaError):
 
 
 class SourceError(MsaError):
-    """Raw data is missing, unreadable or not in the layout expected."""
+    """Raw data is missing or unreadable, or has an unexpected layout."""
 
 
 class BackboneError(MsaError):
-    """Weights cannot be had, or are not what the recipe names."""
+    """Weights cannot be loaded, or are not those of the recipe."""
 
 
 class StoreError(MsaError):
-    """The store is missing, newer than this version, damaged, or lacks what was asked of it."""
+    """The store is missing, newer than this version, damaged, or lacks requested data."""
 
 
 class ConfigError(MsaError):

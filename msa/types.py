@@ -1,4 +1,4 @@
-"""The nouns of the project: frozen dataclasses, standard library only, known to every room."""
+"""Types that every room shares: frozen dataclasses of the standard library."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Modality(StrEnum):
-    """What kind of raw material a hidden state comes from."""
+    """Kind of raw data that hidden states are computed from."""
 
     TEXT = "text"
     IMAGE = "image"
@@ -16,7 +16,7 @@ class Modality(StrEnum):
 
 
 class Split(StrEnum):
-    """The part of a corpus a sample belongs to."""
+    """Split of a dataset that a sample belongs to."""
 
     TRAIN = "train"
     VALID = "valid"
@@ -25,10 +25,10 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a label is: one of `classes`, or, where there are none, a number in [low, high].
+    """Kind of label: one of `classes`, or a number in [low, high] if there are no classes.
 
-    With `multilabel` the classes are yes/no labels of their own, as many at once as there are: each has an intensity
-    (or 0 and 1), and above 0 means yes, as CMU-MOSEI's emotions have it.
+    With `multilabel`, each class is a yes/no label of its own, and a sample can have several. Each has an intensity (or
+    0 and 1); above 0 means yes, as in CMU-MOSEI's emotions.
     """
 
     classes: tuple[str, ...] = ()
@@ -38,17 +38,17 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """How many numbers a head predicts: one logit per class, or one value."""
+        """Number of outputs of a head: one logit per class, or one value."""
         return len(self.classes) or 1
 
     @property
     def single(self) -> bool:
-        """Is a label the number of one class?"""
+        """Whether a label is exactly one class."""
         return bool(self.classes) and not self.multilabel
 
     def named(self, yes: Iterable[bool]) -> str:
-        """The classes a multilabel answer says yes to, such as "happy, surprise"."""
-        return ", ".join(name for name, said in zip(self.classes, yes, strict=True) if said) or "none"
+        """Return the classes of a multilabel answer as text, such as "happy, surprise"."""
+        return ", ".join(name for name, is_yes in zip(self.classes, yes, strict=True) if is_yes) or "none"
 
 
 SENTIMENT = Task(classes=("negative", "neutral", "positive"))  # the order of class numbers everywhere
@@ -56,7 +56,7 @@ SENTIMENT = Task(classes=("negative", "neutral", "positive"))  # the order of cl
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Where one modality of one sample is: a literal `text`, or a file and a span of it in seconds."""
+    """Raw data of one modality of one sample: a literal `text`, or a file and a span of it in seconds."""
 
     path: Path | None = None
     text: str | None = None
@@ -66,13 +66,13 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled post or clip, before anything of it has been decoded."""
+    """One post or clip with its label, before decoding."""
 
     id: str
-    # a class name, a number, of a multilabel task a number per class (NaN: not said), or None where nobody labelled it
+    # a class name, a number, one number per class of a multilabel task (NaN: unknown), or None: unlabelled
     label: str | float | tuple[float, ...] | None
     raw: Mapping[Modality, Raw]
-    split: Split | None = None  # None: the corpus has no official split, so one is drawn
+    split: Split | None = None  # None: the dataset has no official split, so a random one is drawn
     group: str = ""  # speaker, video or dialogue
     position: int = 0  # order inside the group
     keep_together: str = ""  # samples that share this key are never drawn into different splits
@@ -81,7 +81,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A sample of the corpus that is left out on purpose, and why. `reason` is short: it is counted."""
+    """A sample that is left out on purpose, and why. Equal reasons are counted, so `reason` is short."""
 
     id: str
     reason: str
@@ -90,11 +90,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a corpus comes from, what may be done with it, and how it lies on disk."""
+    """Origin of a dataset, its licence, and its layout on disk."""
 
     title: str
     home: str
     licence: str
-    redistribution: bool  # may features of it be passed on?
+    redistribution: bool  # whether its features may be shared
     citation: str
-    layout: str  # shown where the raw data is not found
+    layout: str  # shown if the raw data is not found

@@ -55,7 +55,7 @@ def predict(
     if table:
         samples, dropped = predicting.from_table(table, set_ or ())
     else:
-        samples, dropped = [predicting.one(text, image, audio, video)], []
+        samples, dropped = [predicting.sample(text, image, audio, video)], []
     if remark := predicting.collapsed(run):
         warn(remark)
     predictions = predicting.predict(run, samples, device, by_modality(weights or (), "--weights")) + dropped

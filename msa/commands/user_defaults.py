@@ -1,10 +1,7 @@
-"""What a person told msa once: where the store is and where each corpus lies. A small JSON file, standard library only.
+"""User defaults: the store last written to and the folder of each dataset, in a small JSON file.
 
-A store to read from is a folder or an address (s3://, gs://, https://), which stays the text it is; `folder` is for
-commands that write, and refuses addresses.
-
-The store that is used: the option of this command, else MSA_STORE, else ./msa-store where that is a store, else the
-store last written to, else ./msa-store. MSA_HOME names another folder for the file.
+The default store is MSA_STORE, else ./msa-store if it is a store, else the store last written to, else ./msa-store.
+MSA_HOME sets another folder for the JSON file.
 """
 
 import json
@@ -21,9 +18,9 @@ DEFAULT_STORE = Path("msa-store")
 
 
 def store(option: str | Path | None) -> tuple[str | Path, str]:
-    """Return the store to read from, an address as text or a folder as a path, and why it is this one.
+    """Return the store to read from and the reason for the choice, which is empty if the option names the store.
 
-    The reason is empty where the option names the store.
+    A folder is returned as a Path, an address (s3://, gs://, https://) as text.
     """
     if option is not None:
         given, why = option, ""
@@ -31,28 +28,28 @@ def store(option: str | Path | None) -> tuple[str | Path, str]:
         given, why = environment, "from MSA_STORE"
     elif (DEFAULT_STORE / "zarr.json").exists():
         given, why = DEFAULT_STORE, "in this folder"
-    elif remembered := _read().get("store"):
-        given, why = str(remembered), "the store last written to"
+    elif last := _read().get("store"):
+        given, why = str(last), "the store last written to"
     else:
         given, why = DEFAULT_STORE, "the default"
     return (str(given) if "://" in str(given) else Path(given)), why
 
 
 def folder(option: str | Path | None) -> tuple[Path, str]:
-    """Return the store to write to, and why it is this one. Raises ConfigError where an address is meant."""
-    meant, why = store(option)
-    if isinstance(meant, Path):
-        return meant, why
-    address = meant.partition("://")[0] + "://" + meant.partition("://")[2].partition("?")[0].rpartition("@")[2]
+    """Return the store to write to and the reason for the choice. Raises ConfigError for an address."""
+    path, why = store(option)
+    if isinstance(path, Path):
+        return path, why
+    address = path.partition("://")[0] + "://" + path.partition("://")[2].partition("?")[0].rpartition("@")[2]
     raise ConfigError(
-        f"{address} is an address, and this command works on a folder of this machine",
-        fix=f"bring it here with `{shell_command('msa', 'cache', 'pull', address, '--store', 'FOLDER')}`, "
-        "work on that, and `msa cache push` it",
+        f"{address} is an address, but this command needs a local folder",
+        fix=f"download it with `{shell_command('msa', 'cache', 'pull', address, '--store', 'FOLDER')}`, "
+        "change the copy, and upload it with `msa cache push`",
     )
 
 
 def root(dataset: str, option: Path | None) -> Path | None:
-    """Where a corpus lies, if anybody ever said so."""
+    """Return the folder of a dataset: the option, else the remembered one, else None."""
     if option is not None:
         return option
     known = _roots(_read()).get(dataset)
@@ -60,21 +57,21 @@ def root(dataset: str, option: Path | None) -> Path | None:
 
 
 def keep(store: Path, roots: Mapping[str, Path] | None = None) -> str:
-    """Use this store from now on where none is named, and look for corpora there: dataset -> folder.
+    """Remember this store and the folders of datasets as defaults.
 
-    Returns why it will not be remembered, or nothing: what a command was asked for does not depend on it.
+    Returns the reason if that fails, else an empty text: a command does not fail because of it.
     """
     try:
         known = _read()
-        there = {name: str(path.resolve()) for name, path in (roots or {}).items()}
-        _write(known | {"store": str(store.resolve()), "roots": _roots(known) | there})
+        folders = {name: str(path.resolve()) for name, path in (roots or {}).items()}
+        _write(known | {"store": str(store.resolve()), "roots": _roots(known) | folders})
     except OSError as error:
         why = f"{_file()} cannot be written: {error.strerror}"
     except ConfigError as error:
         why = error.what
     else:
         return ""
-    return f"{why}; name the store with --store next time, or a folder for such settings with MSA_HOME"
+    return f"{why}; next time name the store with --store, or set MSA_HOME to a writable folder"
 
 
 def _file() -> Path:
@@ -92,16 +89,16 @@ def _read() -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(
             f"{_file()} cannot be read: {error.strerror}",
-            fix="mend or delete it, or name another folder for such settings with MSA_HOME",
+            fix="repair or delete it, or set MSA_HOME to another folder",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{_file()} is not JSON: {error}", fix="mend or delete it") from None
+        raise ConfigError(f"{_file()} is not JSON: {error}", fix="repair or delete it") from None
     return known if isinstance(known, dict) else {}
 
 
 def _roots(known: Mapping[str, Any]) -> dict[str, Any]:
-    found = known.get("roots")
-    return found if isinstance(found, dict) else {}
+    roots = known.get("roots")
+    return roots if isinstance(roots, dict) else {}
 
 
 def _write(known: dict[str, Any]) -> None:

@@ -703,7 +703,7 @@ def test_options_take_the_type_of_their_default():
     assert spec_of(Modality.IMAGE, "timm:x", ["tokens=pooled"])[1].options == {"tokens": "pooled"}
     with pytest.raises(UnknownNameError, match="did you mean 'layer'"):
         spec_of(Modality.AUDIO, "wav2vec2", ["layr=6"])
-    with pytest.raises(ConfigError, match="is no int"):
+    with pytest.raises(ConfigError, match="is not of type int"):
         spec_of(Modality.AUDIO, "wav2vec2", ["layer=six"])
     with pytest.raises(ConfigError, match="sets nothing"):
         spec_of(Modality.AUDIO, "wav2vec2", ["layer"])

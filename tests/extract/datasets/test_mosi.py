@@ -389,7 +389,7 @@ def test_options_that_do_not_exist_are_refused(name):
     config = catalog.load("dataset", name).Config
     with pytest.raises(ConfigError, match="split is 'random'"):
         config(split="random")
-    with pytest.raises(ConfigError, match="is no bool"):
+    with pytest.raises(ConfigError, match="is not of type bool"):
         with_settings(config(), ["media=some"])
     with pytest.raises(ConfigError, match="task is 'anger'"):
         mosei.Config(task="anger")

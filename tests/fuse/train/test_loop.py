@@ -779,7 +779,7 @@ def test_rates_of_several_groups_keep_their_proportion(steps):
         ({"warmup_epochs": -1.0}, "must not be below 0"),
         ({"weight_decay": -0.1}, "must not be below 0"),
         ({"schedule": "linear"}, "schedule='linear'"),
-        ({"select": "f1"}, "select is 'f1', which is none of its choices"),
+        ({"select": "f1"}, "select is 'f1', which is not one of its choices"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong, said):
