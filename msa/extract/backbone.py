@@ -37,9 +37,7 @@ class BackboneSpec:
     licence: str = ""
     source: str = ""  # paper or home page
     about: Mapping[str, str] = field(default_factory=dict)  # what each option is, in a few words
-    added: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # later options: see above
+    added: Mapping[str, Any] = field(default_factory=dict)  # later options: see above
 
 
 @dataclass(frozen=True)
