@@ -44,7 +44,7 @@ def test_the_views_of_existing_stores_keep_their_ids(modality, name, sha256, vie
 
 
 def test_the_views_of_the_fixture_store_have_the_ids_of_their_identities(tmp_path):
-    with tarfile.open(next((Path(__file__).parents[1] / "fixtures" / "store-1").glob("*.tar.xz"))) as file:
+    with tarfile.open(Path(__file__).parents[1] / "fixtures" / "store-1" / "store.tar.xz") as file:
         file.extractall(tmp_path, filter="data")
     store = FeatureStore.open(tmp_path / "store")
     ids = {view_id: fingerprint.key(store.attributes(view_id)["identity"]) for view_id in store.manifest.views}
