@@ -1,10 +1,12 @@
-"""How much memory is free, and how much a training step will take: asked before the first one, not found out by it.
+"""Free memory, and what a training step will need: estimated before the first step, since a CPU gives no error.
 
-A step is run on two small batches of the longest samples while every tensor that lives is counted, and carried over to
-the real batch along a straight line. Very long samples are shortened to three shares s of their lengths and carried
-over along a parabola: attention's products of steps, within a modality and between two, are all in s^2.
+Linux kills a process that takes too much, so a step that does not fit cannot be caught and repeated with half a batch.
+A step is run on two small batches of the longest samples instead, while the bytes of every live tensor are counted,
+and extrapolated to the real batch along a straight line. Counting stops where even the small batch does not fit.
+Decision 0008 says what was measured.
 """
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
@@ -24,8 +25,6 @@ from msa.fuse.head import Batch, FusionHead
 from msa.types import Modality, Task
 
 SAMPLES = (2, 4)  # of the small batches
-STEPS = 1500  # of all modalities together; samples of more are shortened
-SHARES = (0.5, 0.75, 1.0)  # of that many steps
 SPARE = 0.8  # of the free memory a step may take: allocators leave gaps, estimates fell short by up to 17 %
 HARMLESS = 2000  # times the inputs, at WIDE numbers per step: what is smaller than that is not measured
 WIDE = 512
@@ -43,7 +42,7 @@ def free(device: str) -> int:
 
 
 class TooLarge(Exception):
-    """A head that is larger than it may be; the text says of how many numbers or parts."""
+    """A head or a step that is larger than it may be; the text says how large."""
 
 
 @contextmanager
@@ -144,10 +143,19 @@ def check(
     room = SPARE * free(device)
     if harmless(lengths, dims, batch) < room:
         return
-    need = estimate(make, lengths, dims, task, device, amp)
+    steps = ", ".join(f"{n} {m}" for m, n in lengths.items())
+    try:
+        need = estimate(make, lengths, dims, task, device, amp, room)
+    except TooLarge:
+        if batch < SAMPLES[0]:
+            return  # fewer than were measured: they may fit
+        raise ConfigError(
+            f"a training step of batch={batch} with {steps} steps does not fit: {SAMPLES[0]} samples alone need more "
+            f"than the {human(room)} of {named(device)} that are free",
+            fix="take a smaller preset, shorter features or a larger machine, or --set batch=1",
+        ) from None
     if need.of(batch) <= room:
         return
-    steps = ", ".join(f"{n} {m}" for m, n in lengths.items())
     fits = need.fitting(room)
     raise ConfigError(
         f"a training step of batch={batch} with {steps} steps needs about {human(need.of(batch))}, and "
@@ -172,24 +180,34 @@ def estimate(
     task: Task,
     device: str,
     amp: bool = False,
+    room: float = math.inf,
 ) -> Need:
-    """What a step takes, carried over from small ones. The numbers drawn for it are drawn from no one else's chance."""
+    """Return what a training step needs, extrapolated from batches of SAMPLES; the random state stays as it was.
+
+    Args:
+        make: builds the head.
+        lengths: steps of the longest sample in each modality.
+        dims: width of each modality.
+        task: what is predicted.
+        device: where it would be trained.
+        amp: fp16 autocast on a GPU.
+        room: bytes that the small batches may take.
+
+    Raises:
+        TooLarge: where even the smaller batch takes more than `room`.
+    """
     devices = [torch.device(device)] if device.startswith("cuda") else []
-    most = min(1.0, STEPS / sum(lengths.values()))
-    shares = [1.0] if most == 1 else [most * share for share in SHARES]
+    few, more = SAMPLES
     with torch.random.fork_rng(devices):
         head = make().to(device).train()
-        found = []
-        for share in shares:
-            steps = {m: max(1, round(share * n)) for m, n in lengths.items()}
-            few, more = (_step(head, noise(n, steps, dims, task, device), amp) for n in SAMPLES)
-            sample = (more - few) / (SAMPLES[1] - SAMPLES[0])
-            found.append((few - SAMPLES[0] * sample, sample))
-    fixed, sample = (
-        float(np.polyval(np.polyfit(shares, values, len(shares) - 1), 1.0)) for values in zip(*found, strict=True)
-    )
-    state = sum(p.numel() * p.element_size() for p in head.parameters())
-    return Need(max(fixed, 0.0) + 3 * state, max(sample, 1.0))  # gradients and moments come to the weights
+        first = _step(head, noise(few, lengths, dims, task, device), amp, room)
+        try:
+            second = _step(head, noise(more, lengths, dims, task, device), amp, room)
+            sample = (second - first) / (more - few)
+        except TooLarge:
+            sample = first / few  # at the most
+    state = 3 * sum(p.numel() * p.element_size() for p in head.parameters())  # weights and Adam's two moments
+    return Need(max(first - few * sample, 0.0) + state, max(sample, 1.0))
 
 
 def noise(samples: int, steps: Mapping[Modality, int], dims: Mapping[Modality, int], task: Task, device: str) -> Batch:
@@ -203,11 +221,11 @@ def noise(samples: int, steps: Mapping[Modality, int], dims: Mapping[Modality, i
     return Batch(x, mask, y, torch.arange(samples)).to(device)
 
 
-def _step(head: FusionHead, batch: Batch, amp: bool) -> int:
-    """Bytes that a step has at once beside the head's own and its gradients, the batch among them.
+def _step(head: FusionHead, batch: Batch, amp: bool, room: float) -> int:
+    """Return the peak bytes of a step beside the head's own and its gradients, the batch included.
 
-    On a CPU: what forward leaves for backward, and thrice the largest tensor, for backward makes a gradient from
-    another while it still holds what both belong to.
+    On a CPU: what forward leaves for backward, and three times the largest tensor, since backward makes a gradient
+    from another while it still holds what both belong to. Raises TooLarge where forward takes more than `room`.
     """
     inputs = [*batch.x.values(), *batch.mask.values(), batch.y, batch.row, batch.group, batch.position]
     own = sum(t.numel() * t.element_size() for t in inputs)
@@ -215,10 +233,13 @@ def _step(head: FusionHead, batch: Batch, amp: bool) -> int:
     if (device := inputs[0].device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        _loss(head, batch, amp).backward()
+        try:
+            _loss(head, batch, amp).backward()
+        except torch.OutOfMemoryError:
+            raise TooLarge(f"a step of {len(batch)} samples") from None
         gradients = sum(p.numel() * p.element_size() for p in head.parameters() if p.grad is not None)
         return own + max(torch.cuda.max_memory_allocated(device) - before - gradients, 0)
-    with Living([*inputs, *head.parameters(), *head.buffers()]) as living:
+    with Living([*inputs, *head.parameters(), *head.buffers()], room - own) as living:
         loss = _loss(head, batch, amp)
         left = living.now
     del loss
@@ -232,10 +253,11 @@ def _loss(head: FusionHead, batch: Batch, amp: bool) -> Tensor:
 
 
 class Living(TorchDispatchMode):
-    """Counts the storage of every tensor an operation makes, until nobody holds it any more."""
+    """Counts the storage of every tensor that an operation makes, as long as it lives. Raises TooLarge above `most`."""
 
-    def __init__(self, known: Sequence[Tensor]) -> None:
+    def __init__(self, known: Sequence[Tensor], most: float = math.inf) -> None:
         super().__init__()
+        self.most = most
         self.now = self.peak = self.largest = 0  # bytes
         self.alive: set[int] = set()
         for tensor in known:
@@ -259,6 +281,8 @@ class Living(TorchDispatchMode):
             self.now += size
             self.peak, self.largest = max(self.peak, self.now), max(self.largest, size)
             weakref.finalize(storage, self._gone, id(storage), size)
+            if self.now > self.most:
+                raise TooLarge(f"more than {human(self.most)} of live tensors")
 
     def _gone(self, name: int, size: int) -> None:
         self.alive.discard(name)

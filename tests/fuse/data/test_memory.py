@@ -41,7 +41,7 @@ def needed(head, batch):
     return living.peak + sum(t.numel() * t.element_size() for t in inputs) + 2 * state
 
 
-@pytest.mark.parametrize("steps", [(60, 80), (1500, 900)], ids=["as they are", "shortened for the estimate"])
+@pytest.mark.parametrize("steps", [(60, 80), (1500, 900)], ids=["short", "long"])
 def test_an_estimate_from_few_samples_is_near_what_many_take(steps):
     lengths = dict(zip((TEXT, AUDIO), steps, strict=True))
     need = memory.estimate(Crossed, lengths, DIMS, VALUES, "cpu")
@@ -79,9 +79,37 @@ def test_a_step_that_would_not_fit_is_refused_before_anything_is_trained(monkeyp
         memory.check(Crossed, lengths, DIMS, VALUES, 64, "cpu")
     assert error.value.fix.startswith("--set batch=16 needs about")
     monkeypatch.setattr(memory, "free", lambda device: 1000)
-    with pytest.raises(ConfigError, match=r"800 B of memory are free") as error:
+    with pytest.raises(ConfigError, match=r"2 samples alone need more than the 800 B of memory that are free") as error:
         memory.check(Crossed, lengths, DIMS, VALUES, 64, "cpu")
-    assert "a single sample needs" in error.value.fix
+    assert "--set batch=1" in error.value.fix
+    memory.check(Crossed, lengths, DIMS, VALUES, 1, "cpu")  # which may fit
+    monkeypatch.setattr(memory, "estimate", lambda *_: Need(900, 100))
+    with pytest.raises(ConfigError, match="needs about 7 kB") as error:
+        memory.check(Crossed, lengths, DIMS, VALUES, 64, "cpu")
+    assert error.value.fix.startswith("a single sample needs 1 kB")
+
+
+@pytest.mark.parametrize(("times", "measured"), [(1.0, 1), (2.4, 2)], ids=["not 2 samples", "2 samples and not 4"])
+def test_counting_stops_where_the_small_batch_does_not_fit(monkeypatch, times, measured):
+    """The check itself must not take what it finds too much: `Crossed` holds two maps of scores for each sample."""
+    lengths = {TEXT: 400, AUDIO: 500}
+    batches, largest = [], []
+
+    class Counted(memory.Living):
+        def __init__(self, *args):
+            super().__init__(*args)
+            batches.append(self)
+
+    monkeypatch.setattr(memory, "Living", Counted)
+    scores = 4 * 2 * math.prod(lengths.values())  # bytes of one map for two samples
+    room = times * 2 * scores
+    monkeypatch.setattr(memory, "free", lambda device: room / memory.SPARE)
+    with pytest.raises(ConfigError, match=r"batch=64 with 400 text, 500 audio steps (does not fit|needs)") as error:
+        memory.check(Crossed, lengths, DIMS, VALUES, 64, "cpu")
+    assert len(batches) == measured
+    largest = max(living.peak for living in batches)
+    assert largest < room + 2 * scores  # one map more, at the moment it is counted
+    assert ("a smaller preset" in error.value.fix) == (measured == 1)
 
 
 def test_a_training_refuses_it_and_names_the_batch_that_fits(monkeypatch):
