@@ -23,7 +23,7 @@ from msa.cache.store import FeatureStore
 from msa.cache.write.liveness import whoami
 from msa.cache.write.segment import SegmentWriter, new_name
 from msa.errors import BackboneError, ConfigError, UnknownNameError
-from msa.extract import job, pipeline
+from msa.extract import pipeline
 from msa.extract.media import decode as media
 from msa.extract.pipeline import PIPELINE, SERIAL, Limits
 from msa.extract.recipe import Recipe
@@ -533,19 +533,6 @@ def test_too_many_failures_end_a_cluster_run_too(tmp_path, table):
         pipeline.extract(store, scan("table", bad), [pictures], "cpu", Limits(max_errors=3), engine=Cluster(workers=1))
 
 
-def test_engines_and_parts_are_known_by_name():
-    assert job.engine("serial", timeout_s=3).timeout_s == 3
-    assert job.engine("dask", 4, timeout_s=3) == Cluster(None, 4, 3)
-    with pytest.raises(UnknownNameError, match="pipelin"):
-        job.engine("pipelin")
-    with pytest.raises(ConfigError, match="--scheduler is of engine dask"):
-        job.engine("serial", scheduler="tcp://x:1")
-    assert job.share("2/8") == (2, 8)
-    for text in ("0/3", "4/3", "x", "1/"):
-        with pytest.raises(ConfigError, match="is no part"):
-            job.share(text)
-
-
 def test_a_recording_says_how_long_it_is_without_being_decoded(tmp_path):
     from tests.extract.media.test_decode import sound, tone, video
 
@@ -555,23 +542,6 @@ def test_a_recording_says_how_long_it_is_without_being_decoded(tmp_path):
     assert media.seconds(replace(raw, start=0.5, end=0.75)) == 0.25
     assert media.seconds(video(tmp_path / "v.mp4", sound=True)) == pytest.approx(2.0, abs=0.2)
     assert media.seconds(replace(raw, path=tmp_path / "none.wav")) == 0.0
-
-
-def test_a_budget_follows_the_memory_that_is_free(monkeypatch):
-    import torch
-
-    from msa.extract.device import CARD, fitting
-
-    assert fitting(2048, "cpu") == 2048
-    kept = {"memory_reserved": 0, "memory_allocated": 0}
-    for name in kept:
-        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: kept[name])
-    for free, expected in ((CARD, 2048), (CARD / 4, 512), (CARD * 100, 8192), (1, 1)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free), 0))
-        assert fitting(2048, "cuda:0") == expected
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(CARD / 4), 0))
-    kept |= {"memory_reserved": CARD // 2, "memory_allocated": CARD // 4}  # what torch keeps in stock is free as well
-    assert fitting(2048, "cuda:0") == 1024
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):
