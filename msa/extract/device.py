@@ -1,4 +1,4 @@
-"""Where models run, and how much of a batch fits there."""
+"""The device that models run on, what decides its arithmetic, and how much of a batch fits there."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from msa.errors import ConfigError
 
 
 def pick_device(asked: str) -> str:
-    """`auto` is the GPU where there is one. Raises ConfigError where a GPU is asked for in vain."""
+    """Return the device: of `auto` the GPU where there is one. Raises ConfigError for a GPU that torch does not see."""
     import torch
 
     if asked == "auto":
@@ -19,14 +19,14 @@ def pick_device(asked: str) -> str:
 
 
 def threads() -> int:
-    """How many threads a forward uses on the CPU here: torch's own count, which OMP_NUM_THREADS decides."""
+    """Return how many threads a forward uses on the CPU here: torch's own count, which OMP_NUM_THREADS decides."""
     import torch
 
     return torch.get_num_threads()
 
 
 def use_threads(number: int) -> None:
-    """Let forwards of this thread of the process use so many: sums are split by their number, so it decides bits."""
+    """Set the number of threads of a forward: sums are split by it, so it decides the last bits."""
     import torch
 
     if torch.get_num_threads() != number:
@@ -34,7 +34,7 @@ def use_threads(number: int) -> None:
 
 
 def arithmetic() -> dict[str, Any]:
-    """What decides the last bits on a CPU: the number of threads, and the instructions torch has chosen (`AVX2`)."""
+    """Return what decides the last bits on a CPU: the number of threads and the instructions of torch (`AVX2`)."""
     import torch
 
     return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
@@ -44,9 +44,9 @@ CARD = 11e9  # bytes free on the 12 GB card that the backbones' budgets are stat
 
 
 def fitting(budget: int, device: str) -> int:
-    """A budget stated for a 12 GB card, for the memory that is free on this one; on a CPU it stays as it is.
+    """Return a budget, stated for a 12 GB card, scaled to the free memory of this one; unchanged on a CPU.
 
-    What PyTorch keeps in stock for whoever asks next is free: the model of the view before has left it.
+    Blocks that PyTorch keeps in its cache count as free: the model of the view before has left them.
     """
     if not device.startswith("cuda"):
         return budget

@@ -1,4 +1,4 @@
-"""One `msa extract`: a corpus, the backbones for its modalities, a store."""
+"""One `msa extract`: a dataset, the backbones for its modalities, a store."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ SAMPLED = 8  # clips a dry run encodes to learn how large the hidden states are
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for."""
+    """The arguments of an extraction."""
 
     dataset: str
     root: Path | None
@@ -42,7 +42,7 @@ class Job:
     device: str = "auto"
     limits: Limits = field(default_factory=Limits)
     engine: Engine | RemoteEngine = PIPELINE
-    root_given: bool = True  # now, and not remembered: an imported corpus of the same name is left for it
+    root_given: bool = True  # by the user, rather than remembered: it takes precedence over an imported dataset
 
 
 def engine(
@@ -75,7 +75,7 @@ def engine(
 
 
 def fps_setting(fps: float | None, face: str | None) -> list[str]:
-    """`--fps` as the setting it stands for. Raises ConfigError where nothing would be looked at so often."""
+    """Return `--fps` as the setting it stands for. Raises ConfigError where no backbone reads frames."""
     if fps is not None and face is not None and not face.startswith("pyfeat"):
         raise ConfigError(
             f"--fps {fps:g} says how often a video is searched for faces, and --face is {face}",
@@ -85,17 +85,17 @@ def fps_setting(fps: float | None, face: str | None) -> list[str]:
 
 
 def share(text: str) -> tuple[int, int]:
-    """`2/8` -> (2, 8): the second of eight parts."""
+    """Return (2, 8) of `2/8`: the second of eight parts."""
     i, _, n = text.partition("/")
     if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise ConfigError(f"--shard {text} is no part", fix="write I/N, from 1/N to N/N, such as 2/8")
+        raise ConfigError(f"--shard {text} is not I/N with 1 <= I <= N", fix="write I/N, from 1/N to N/N, such as 2/8")
     return int(i), int(n)
 
 
 def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Progress()) -> Scan:
-    """Read and hash the corpus; one that was imported into the store, and lies nowhere else, gives its texts.
+    """Read and hash the dataset; one that was imported and has no files here gives its texts from the store.
 
-    Raises SourceError with the corpus's home page, licence and layout where it is not found.
+    Raises SourceError with home page, licence and layout of the dataset where no root is known.
     """
     if store is not None and job.dataset.partition("@")[0] in store.datasets:
         stored = store.index(job.dataset)
@@ -125,14 +125,14 @@ def survey(job: Job, store: FeatureStore | None = None, progress: Progress = Pro
 def _unsplit(job: Job, index: Index) -> Index:
     if job.split_file or [s for s in job.settings if "." not in s.partition("=")[0]]:
         raise ConfigError(
-            f"{index.name} stands in the store with its labels and its split, which nothing changes there",
-            fix="give --split and the settings of the corpus where it is imported or extracted from its files",
+            f"{index.name} is in the store with its labels and its split, which do not change there",
+            fix="give --split and the settings of the dataset where it is imported or extracted from its files",
         )
     return index
 
 
 def check(job: Job, store: FeatureStore | None = None) -> None:
-    """Refuse a misspelt corpus, preset, backbone or setting before a corpus is read, which may take minutes."""
+    """Refuse a misspelt dataset, preset, backbone or setting before the dataset is read, which may take minutes."""
     stored = store.datasets if store is not None else {}
     if job.dataset.partition("@")[0] not in stored:
         catalog.load("dataset", job.dataset)
@@ -146,34 +146,34 @@ def check(job: Job, store: FeatureStore | None = None) -> None:
             modality_of(prefix)
 
 
-def recipes(job: Job, found: Scan, store: FeatureStore | None) -> list[Recipe]:
-    """The recipe of every modality the corpus has. All weights are found before anything is extracted."""
-    wanted = chosen(job, found)
+def recipes(job: Job, scanned: Scan, store: FeatureStore | None) -> list[Recipe]:
+    """Return the recipe of every modality of the dataset. All weights are found before anything is extracted."""
+    wanted = chosen(job, scanned)
     if wanted.get(Modality.FACE, "").startswith("openface") and not any(
-        decode.is_table(raw[Modality.FACE]) for raw in found.raws if Modality.FACE in raw
+        decode.is_table(raw[Modality.FACE]) for raw in scanned.raws if Modality.FACE in raw
     ):
         raise ConfigError(
-            f"{wanted[Modality.FACE]} reads tables that OpenFace wrote, and {found.index.name} names videos for faces",
+            f"{wanted[Modality.FACE]} reads tables that OpenFace wrote, and {scanned.index.name} has videos for faces",
             fix="say where the tables are: --set openface=FOLDER (in a table of your own: the column face), "
             "or read the videos with --face pyfeat",
         )
     return [Recipe.resolve(m, name, _options(job, m), store) for m, name in wanted.items()]
 
 
-def chosen(job: Job, found: Scan) -> dict[Modality, str]:
-    """The backbone for each modality the corpus has: the preset's, unless another or none was named."""
-    index, there = found.index, found.modalities
-    if strange := sorted({m for m, name in job.backbones.items() if name != SKIP} - set(there)):
+def chosen(job: Job, scanned: Scan) -> dict[Modality, str]:
+    """Return the backbone for each modality of the dataset: the preset's, unless another or none was named."""
+    index, present = scanned.index, scanned.modalities
+    if strange := sorted({m for m, name in job.backbones.items() if name != SKIP} - set(present)):
         raise ConfigError(
-            f"{index.name} has no {strange[0]}", fix=f"leave out --{strange[0]}; it has {', '.join(there)}"
+            f"{index.name} has no {strange[0]}", fix=f"leave out --{strange[0]}; it has {', '.join(present)}"
         )
-    of_others = {s.partition(".")[0] for s in job.settings if "." in s.partition("=")[0]} - set(there)
+    of_others = {s.partition(".")[0] for s in job.settings if "." in s.partition("=")[0]} - set(present)
     if of_others:
         raise ConfigError(
             f"{index.name} has no {', '.join(sorted(of_others))}, and a setting is about it",
-            fix=f"leave that --set out; it has {', '.join(there)}",
+            fix=f"leave that --set out; it has {', '.join(present)}",
         )
-    names = {m: job.backbones.get(m) or presets.preset(job.preset).get(m, SKIP) for m in there}
+    names = {m: job.backbones.get(m) or presets.preset(job.preset).get(m, SKIP) for m in present}
     wanted = {m: name for m, name in names.items() if name != SKIP}
     if not wanted:
         raise ConfigError("every modality is left out", fix="name a backbone for at least one")
@@ -186,26 +186,26 @@ def _options(job: Job, modality: Modality) -> list[str]:
 
 
 def execute(
-    job: Job, found: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Progress()
+    job: Job, scanned: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Progress()
 ) -> list[Report]:
-    """Extract the corpus into the store: text, images, then sound and faces, together where one file holds both."""
+    """Extract the dataset into the store: text, images, then sound and faces, together where one file holds both."""
     passes = [
-        pipeline.extract(store, found, group, job.device, job.limits, progress, job.engine)
-        for group in _passes(found, todo)
+        pipeline.extract(store, scanned, group, job.device, job.limits, progress, job.engine)
+        for group in _passes(scanned, todo)
     ]
     return [report for reports in passes for report in reports]
 
 
-def _passes(found: Scan, todo: Sequence[Recipe]) -> list[list[Recipe]]:
-    """Recipes that read the same files share a pass."""
-    filmed = any(Modality.FACE in raw and raw.get(Modality.AUDIO) == raw[Modality.FACE] for raw in found.raws)
+def _passes(scanned: Scan, todo: Sequence[Recipe]) -> list[list[Recipe]]:
+    """Group the recipes into passes: those that read the same files share one."""
+    filmed = any(Modality.FACE in raw and raw.get(Modality.AUDIO) == raw[Modality.FACE] for raw in scanned.raws)
     of_video = [r for r in todo if filmed and r.spec.modality in (Modality.AUDIO, Modality.FACE)]
     return [[recipe] for recipe in todo if recipe not in of_video] + ([of_video] if of_video else [])
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What extracting one modality would take; `problem` says why it cannot be told."""
+    """What extracting one modality would take; `problem` says why it cannot be estimated."""
 
     modality: Modality
     backbone: str
@@ -219,21 +219,21 @@ class Estimate:
     problem: str = ""
 
 
-def estimate(job: Job, found: Scan, store: FeatureStore | None) -> list[Estimate]:
-    """What would be extracted, from encoding a few samples; nothing is written."""
-    return [_estimate(job, found, store, m, name) for m, name in chosen(job, found).items()]
+def estimate(job: Job, scanned: Scan, store: FeatureStore | None) -> list[Estimate]:
+    """Estimate what would be extracted from encoding a few samples; nothing is written."""
+    return [_estimate(job, scanned, store, m, name) for m, name in chosen(job, scanned).items()]
 
 
-def _estimate(job: Job, found: Scan, store: FeatureStore | None, modality: Modality, name: str) -> Estimate:
+def _estimate(job: Job, scanned: Scan, store: FeatureStore | None, modality: Modality, name: str) -> Estimate:
     _, spec = presets.spec_of(modality, name, _options(job, modality))
-    rows = np.array([row for row in found.rows(modality) if row < (job.limits.samples or np.inf)], np.int64)
+    rows = np.array([row for row in scanned.rows(modality) if row < (job.limits.samples or np.inf)], np.int64)
     facts: dict[str, Any] = {"weights": spec.weights or "none needed", "licence": spec.licence, "samples": len(rows)}
     try:
         recipe = Recipe.resolve(modality, name, _options(job, modality), store)
     except BackboneError as error:
         return Estimate(modality, name, problem=str(error), **facts)
     tried = rows[np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(int)]
-    raws = [found.raws[row][modality] for row in tried]
+    raws = [scanned.raws[row][modality] for row in tried]
     clips = [attempt(lambda raw=raw: decode.clip(modality, raw, recipe.sampling, job.limits.clip)) for raw in raws]  # type: ignore[misc]
     with recipe.loaded(pick_device(job.device)) as backbone:
         encoded = hidden_states(backbone, tried.tolist(), clips).values()

@@ -1,4 +1,4 @@
-"""Which backbone a modality gets when a person names a preset, a family, a hub name or nothing at all."""
+"""The backbone of a modality by the name of a preset, a family, a hub repository, or by default."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -27,14 +27,14 @@ FREE = ("hf", "timm", "pyfeat")  # families whose variants are whatever the hub 
 
 
 def preset(name: str) -> Mapping[Modality, str]:
-    """The backbone of each modality in a preset."""
+    """Return the backbone of each modality in a preset."""
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
     return PRESETS[name]
 
 
 def described(name: str) -> dict[str, list[tuple[str, Any, str]]]:
-    """Variant -> (option, default, what it is) of each of its options; of a free family by what it encodes."""
+    """Return variant -> (option, default, description) of each option; of a free family by what it encodes."""
     family = name.partition(".")[0].partition(":")[0]
     specs: dict[str, BackboneSpec] = dict(catalog.load("backbone", family).SPECS)
     if not specs:
@@ -48,7 +48,7 @@ def described(name: str) -> dict[str, list[tuple[str, Any, str]]]:
 
 
 def spec_of(modality: Modality, name: str, overrides: Iterable[str] = ()) -> tuple[str, BackboneSpec]:
-    """The family file and the recipe behind a name, with `KEY=VALUE` put into its options.
+    """Return the family file and the recipe behind a name, with `KEY=VALUE` put into its options.
 
     `roberta.base` is a variant, `roberta` the family's first, `hf:...` and `timm:...` are anything of those libraries,
     `pyfeat:FOLDER` are weights of its own kind.
@@ -64,7 +64,7 @@ def _named(modality: Modality, name: str) -> tuple[str, BackboneSpec]:
     free, _, where = name.partition(":")
     if free in FREE and (where or not catalog.variants(free)):
         if not where:
-            raise BackboneError(f"{name} alone names no weights", fix=f"write {free}:NAME")
+            raise BackboneError(f"{name} without a name after it says no weights", fix=f"write {free}:NAME")
         return free, catalog.load("backbone", free).spec(modality, name)
     family, _, variant = name.partition(".")
     if family not in catalog.names("backbone"):
@@ -77,7 +77,7 @@ def _named(modality: Modality, name: str) -> tuple[str, BackboneSpec]:
 
 
 def _of(modality: Modality) -> list[str]:
-    """Every variant that encodes a modality."""
+    """Return every variant that encodes a modality."""
     families = {name: catalog.load("backbone", name).SPECS for name in catalog.names("backbone")}
     fitting = [
         f"{name}.{key}" for name, specs in families.items() for key, spec in specs.items() if spec.modality is modality

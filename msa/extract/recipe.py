@@ -20,7 +20,7 @@ from msa.extract import presets, weights
 from msa.extract.backbone import Backbone, BackboneSpec, Weights, checked
 from msa.extract.device import arithmetic
 from msa.extract.media import decode
-from msa.extract.media.container import Sampling
+from msa.extract.media.clips import Sampling
 from msa.names import shell_command
 from msa.types import Modality
 
@@ -51,7 +51,7 @@ class Recipe:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """All that decides the numbers, besides the input itself."""
+        """Everything that decides the numbers, besides the input itself."""
         return {
             "extractor": EXTRACTOR,
             "modality": self.spec.modality,
@@ -66,18 +66,18 @@ class Recipe:
         }
 
     def _libraries(self) -> dict[str, str]:
-        """What hand-made descriptors are computed by; it takes the place of weights. Arrays are arrays: no numpy."""
+        """Return the libraries that compute descriptors, in place of weights; arrays are arrays: no numpy or scipy."""
         return {name: v for name, v in self.load("cpu").versions.items() if name not in ("numpy", "scipy")}
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames of a video it wants."""
+        """The frames of a video that are taken."""
         options = self.spec.options
         return Sampling(options["fps"], options["side"]) if "fps" in options else decode.FRAMES
 
     @property
     def label(self) -> str:
-        """What tables call it: the name without the folders of this machine."""
+        """The name in tables, without the folders of this machine."""
         kind, _, rest = self.name.partition(":")
         return f"{kind}:{Path(rest.partition('@')[0]).name}" if kind in presets.FREE else self.name
 
@@ -87,12 +87,12 @@ class Recipe:
         return fingerprint.key(self.identity)
 
     def load(self, device: str) -> Backbone:
-        """The frozen model on a device."""
+        """Return the frozen model on a device."""
         return checked(catalog.load("backbone", self.family).load(self.spec, self.weights, device), self.family)
 
     @contextmanager
     def loaded(self, device: str) -> Iterator[Backbone]:
-        """The model, which gives back what it holds at the end."""
+        """Load the model for a block, and close it afterwards."""
         backbone = self.load(device)
         try:
             yield backbone
@@ -100,7 +100,7 @@ class Recipe:
             backbone.close()
 
     def attributes(self, backbone: Backbone) -> dict[str, Any]:
-        """The provenance of a view: its identity, and what it came from."""
+        """Return the provenance of a view: its identity, and what it came from."""
         return {
             "modality": self.spec.modality,
             "backbone": self.label,
@@ -122,9 +122,9 @@ class Recipe:
 
     @classmethod
     def of_view(cls, attributes: Mapping[str, Any], found_at: str | None = None) -> "Recipe":
-        """The recipe a view was made by, resolved again; `found_at` names where the same weights lie on this machine.
+        """Return the recipe of a view, resolved again; `found_at` names its weights on this machine.
 
-        Raises BackboneError where the weights are other ones, whatever they are called.
+        Raises BackboneError where the weights are not the same, whatever they are called.
         """
         known, modality = attributes["weights"], Modality(attributes["modality"])
         if imported := attributes["identity"].get("imported"):
@@ -159,18 +159,18 @@ class Recipe:
 
 
 def _kind(value: object) -> type:
-    """The type of an option, as far as JSON keeps it."""
+    """Return the type of an option, as far as JSON keeps it."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float
     return list if isinstance(value, list | tuple) else type(value)
 
 
 def _at(weights_name: str, path: Path, modality: Modality) -> str:
-    """The name of weights that lay at `path` when a view was made. Raises BackboneError where they do no more."""
+    """Return the name of weights that were at `path` when a view was made. Raises BackboneError where they are gone."""
     if not path.exists():
         raise BackboneError(
-            f"the weights for {modality} lay at {path}, and nothing is there",
-            fix="say where they are on this machine: "
+            f"the weights for {modality} were at {path}, which does not exist",
+            fix="give their path on this machine: "
             + shell_command("--weights", f"{modality}={weights_name.partition(':')[0]}:PATH"),
         )
     kind, _, rest = weights_name.partition(":")
@@ -178,7 +178,7 @@ def _at(weights_name: str, path: Path, modality: Modality) -> str:
 
 
 def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
-    """What is written beside each segment: it may change the last bits, never the meaning."""
+    """Return the facts recorded with each segment: they may change the last bits, never the meaning."""
     return {
         "device": device,
         "versions": {"msa": __version__, "python": platform.python_version(), **backbone.versions},
@@ -191,7 +191,7 @@ def run_facts(backbone: Backbone, device: str) -> dict[str, Any]:
 
 
 def _gpu(device: str) -> dict[str, Any]:
-    """The card and the libraries that drive it."""
+    """Return the card and the libraries that drive it."""
     if not device.startswith("cuda"):
         return {}
     import torch
@@ -206,6 +206,6 @@ def _is_local(spec: BackboneSpec) -> bool:
 
 
 def _pinned(store: FeatureStore, weights_name: str) -> str | None:
-    """The revision of these weights under which the store already holds hidden states."""
+    """Return the revision of these weights under which the store already holds hidden states."""
     known = [store.attributes(view_id)["weights"] for view_id in store.manifest.views]
     return next((str(w["revision"]) for w in reversed(known) if w["name"] == weights_name and w["revision"]), None)

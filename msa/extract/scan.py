@@ -1,4 +1,4 @@
-"""A corpus on disk -> its index: every sample with label, split and input digests, and what was left out and why."""
+"""Scan a dataset on disk into its index: every sample with label, split and input digests, and what was left out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,25 +19,25 @@ from msa.types import Dropped, Modality, Raw, Sample
 
 @dataclass(frozen=True)
 class Scan:
-    """The index of a corpus, and where the raw material of each of its rows lies."""
+    """The index of a dataset, and where the raw material of each of its rows is."""
 
     index: Index
     raws: Sequence[Mapping[Modality, Raw]]
-    remark: str = ""  # what a person must know who expected something else
+    remark: str = ""  # shown to the user: what is not as expected
     unreadable: Sequence[tuple[str, Modality, str]] = ()  # id, modality and path of files that are missing or empty
 
     def rows(self, modality: Modality) -> list[int]:
-        """Rows of the index that have raw material of a modality here, ascending."""
+        """Return the rows of the index that have raw material of a modality here, ascending."""
         return [row for row, raw in enumerate(self.raws) if modality in raw]
 
     def paths(self, modality: Modality) -> dict[str, Path]:
-        """Id -> the file of a modality, of the samples that have one."""
+        """Return id -> the file of a modality, of the samples that have one."""
         raws = {self.index.ids[row]: self.raws[row][modality].path for row in self.rows(modality)}
         return {id: path for id, path in raws.items() if path is not None}
 
     @property
     def modalities(self) -> list[Modality]:
-        """What there is raw material of."""
+        """The modalities that have raw material."""
         return [m for m in Modality if any(m in raw for raw in self.raws)]
 
 
@@ -50,21 +50,26 @@ def scan(
     seed: int = 42,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scan:
-    """Read a corpus's labels and hash its raw material; nothing is decoded but text.
+    """Read a dataset's labels and hash its raw material; nothing is decoded but text.
 
-    `settings` are `name=value` pairs of the dataset's Config, or of how parts are drawn; `split_file` names the samples
-    of each part, and the rest is left out. `advance(done, total)` is called as files are hashed.
+    Args:
+        dataset: its name.
+        root: where it is.
+        settings: `name=value` pairs of the dataset's Config, or of how splits are drawn.
+        split_file: names the samples of each split; the rest is left out.
+        seed: of the random split.
+        advance: called with (done, total) as files are hashed.
     """
     module = catalog.load("dataset", dataset)
     drawing, own = taking(splits.Config(), settings)
     config = with_settings(module.Config(), own, f"setting of {dataset}", drawing)
-    found = [_written(item) for item in module.samples(root, config)]
+    items = [_written(item) for item in module.samples(root, config)]
     corpus = Corpus(
         name=_name(module, dataset, root),
         task=module.TASK or module.task(root, config),
         source=module.SOURCE,
-        samples=[item for item in found if isinstance(item, Sample)],
-        dropped=[item for item in found if isinstance(item, Dropped)],
+        samples=[item for item in items if isinstance(item, Sample)],
+        dropped=[item for item in items if isinstance(item, Dropped)],
         settings=asdict(config),
         labels=module.decided(root, config).sentence if hasattr(module, "decided") else "",
     )
@@ -77,7 +82,7 @@ def scan(
 
 
 def _written(item: Sample | Dropped) -> Sample | Dropped:
-    """The same, where a store can hold its names: a file whose name is no UTF-8 is shown by escapes when left out.
+    """Return the item with names that a store can hold: a dropped file whose name is not UTF-8 is shown by escapes.
 
     Raises SourceError where a sample is called so.
     """
@@ -96,7 +101,7 @@ def _written(item: Sample | Dropped) -> Sample | Dropped:
 
 
 def of_store(index: Index) -> Scan:
-    """A corpus that came into a store without its raw material: its texts are there, and can be extracted anew."""
+    """Return the scan of a dataset that is in a store without raw material: its texts can be extracted again."""
     raws: list[dict[Modality, Raw]] = [{Modality.TEXT: Raw(text=text)} if text else {} for text in index.text]
     files = (
         "--root PATH" if index.name in catalog.names("dataset") else "--dataset table --root FILE, of your own table,"
@@ -105,7 +110,7 @@ def of_store(index: Index) -> Scan:
         index,
         raws,
         remark=f"{index.name} is taken from the store, which has its texts and no other raw material: "
-        f"only text can be extracted ({files} reads the corpus's files)",
+        f"only text can be extracted ({files} reads the dataset's files)",
     )
 
 

@@ -1,4 +1,4 @@
-"""From the name of weights to files on this disk, and proof of what they are.
+"""From the name of weights to files on this disk, and the hash that identifies them.
 
 `hf:FOLDER` is used as it lies; `hf:ORG/NAME` and `timm:NAME` come from the hub's cache, or from the hub when they
 are not there yet; `timm:NAME@CHECKPOINT` is one file; `pyfeat:FOLDER` has two, which on the hub lie in a repository
@@ -56,13 +56,13 @@ def resolve(spec: BackboneSpec) -> Weights:
     if kind == "pyfeat":
         return _faces(name, spec)
     raise BackboneError(
-        f"nothing is known of weights called {spec.weights!r}",
+        f"unknown kind of weights: {spec.weights!r}",
         fix="name them hf:ORG/NAME, hf:FOLDER, timm:NAME, timm:NAME@CHECKPOINT or pyfeat:FOLDER",
     )
 
 
 def sha256(files: Iterable[Path]) -> str:
-    """Of one file, what `sha256sum` prints; of several, the hash over their sorted names and hashes."""
+    """Return the hash of one file, as `sha256sum` prints it, or of the sorted names and hashes of several."""
     digests = {path.name: _digest(path) for path in files}
     if len(digests) == 1:
         return next(iter(digests.values()))
@@ -76,7 +76,7 @@ def _digest(path: Path) -> str:
 
 
 def _local(name: str) -> Path:
-    """A name as a path of this machine; whether anything is there is asked by os.path, which takes any name."""
+    """Return a name as a path of this machine, which need not exist."""
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
@@ -122,20 +122,20 @@ def _transformers(name: str, spec: BackboneSpec) -> Weights:
 
 
 def deciding(folder: Path, modality: Modality) -> list[Path]:
-    """The files of a transformers folder that decide its hidden states: configuration, one set of tensors, and the
+    """List the files of a transformers folder that decide its hidden states: configuration, one set of tensors, and
     tokeniser or feature extractor. A folder copied from the hub with more in it hashes the same.
     """
     return sorted({folder / "config.json", *tensors(folder), *beside(folder, modality)})
 
 
 def beside(folder: Path, modality: Modality) -> list[Path]:
-    """What a tokeniser or feature extractor is made of. Raises BackboneError for what is no file, such as a pipe."""
+    """List the files of a tokeniser or feature extractor. Raises BackboneError for what is no file, such as a pipe."""
     named = sorted(path for path in folder.iterdir() if any(fnmatch(path.name, like) for like in BESIDE[modality]))
     return [_regular(path) for path in named]
 
 
 def tensors(folder: Path) -> list[Path]:
-    """The tensor files transformers would read, safetensors before pickles, an index with its shards; [] if none."""
+    """List the tensor files transformers would read: safetensors before pickles, an index with its shards."""
     for path in (folder / name for name in TENSORS):
         if not path.exists():
             continue
@@ -146,7 +146,7 @@ def tensors(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The names of the files that an index of tensors lists."""
+    """Return the names of the files that an index of tensors lists."""
     listed = json_object(index).get("weight_map")
     names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
     if not names:
@@ -165,7 +165,7 @@ def _ending(index: Path) -> str:
 
 
 def _regular(path: Path) -> Path:
-    """The path of what is a file, or a link to one: a pipe would be waited for, and a device never ends."""
+    """Return the path of a file, or of a link to one. Raises BackboneError for others: a pipe would block for ever."""
     if path.is_file():
         return path
     what = "a link to nothing" if not path.exists() else "a folder" if path.is_dir() else "no regular file"
@@ -173,23 +173,23 @@ def _regular(path: Path) -> Path:
 
 
 def json_object(path: Path, limit: int | None = None) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint. Raises BackboneError where there is none, or one beyond `limit`."""
+    """Read the JSON object in a file of a checkpoint. Raises BackboneError where there is none within `limit` bytes."""
     limit = MAX_JSON if limit is None else limit
     if (size := _regular(path).stat().st_size) > limit:
         raise BackboneError(f"{path} has {size:,} bytes, at most {limit:,} are read", fix=AGAIN)
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except RecursionError as error:
         raise BackboneError(f"{path} is nested too deeply", fix=AGAIN) from error
     except ValueError as error:  # also what is not UTF-8, and numbers of thousands of digits
         raise BackboneError(f"{path} is not JSON: {printable(error)[:200]}", fix=AGAIN) from error
-    if not isinstance(found, dict):
-        raise BackboneError(f"{path} holds no JSON object but a {type(found).__name__}", fix=AGAIN)
-    return found
+    if not isinstance(content, dict):
+        raise BackboneError(f"{path} holds a JSON {type(content).__name__}, expected an object", fix=AGAIN)
+    return content
 
 
 def _missing(folder: Path, modality: Modality) -> str:
-    """What a folder lacks to be loaded, in words; "" when it is complete."""
+    """Return what a folder lacks to be loaded, in words; "" when it is complete."""
     present = tensors(folder)
     absent = [path.name for path in [folder / "config.json", *present] if not path.is_file()]
     absent += [] if present else ["model.safetensors or pytorch_model.bin"]
@@ -202,7 +202,7 @@ def _missing(folder: Path, modality: Modality) -> str:
 
 
 def _snapshot(repo: str, revision: str | None, modality: Modality) -> Path:
-    """The folder of a repository in the hub's cache, downloaded unless it is there already."""
+    """Return the folder of a repository in the hub's cache, downloaded unless it is there already."""
     from huggingface_hub import HfApi, snapshot_download
 
     folder = _cached(repo, revision, "config.json")
@@ -260,7 +260,7 @@ def _faces(name: str, spec: BackboneSpec) -> Weights:
 
 
 def face_files(name: str, revision: str | None) -> tuple[Path, Path]:
-    """The network that reads a face and the one that finds it, from a folder or from their two repositories.
+    """Return the network that reads a face and the one that finds it, from a folder or from their two repositories.
 
     `revision` is a commit of each, joined by `+`.
     """
@@ -307,7 +307,7 @@ def _fetched(repo: str, names: tuple[str, ...], revision: str | None) -> Path:
 
 
 def _cached(repo: str, revision: str | None, name: str) -> Path | None:
-    """The cached snapshot of a repository that holds the file `name`; asks no network."""
+    """Return the cached snapshot of a repository that holds the file `name`; asks no network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -321,7 +321,7 @@ def _cached(repo: str, revision: str | None, name: str) -> Path | None:
 
 
 def _carried(repo: str, local: str) -> str:
-    """The way round a hub that cannot be reached, for a repository that is one folder, named as `local` says."""
+    """Return the fix where the hub cannot be reached, for a repository that is one folder, named as `local` says."""
     return (
         f"where there is a network run `{shell_command('hf', 'download', repo, '--local-dir', _short(repo))}`, "
         f"carry the folder here and name it (`{local}`), or use `--preset classic`, which needs no weights"
@@ -330,7 +330,7 @@ def _carried(repo: str, local: str) -> str:
 
 @contextmanager
 def _hub(repo: str, fix: str) -> Iterator[None]:
-    """While the hub is asked: refuse at once where it cannot be reached, and turn its errors into ours."""
+    """Raise BackboneError at once where the hub cannot be reached, and for any error of it in the block."""
     from huggingface_hub import constants, get_session
 
     def refusal(why: str, first: str = "") -> BackboneError:

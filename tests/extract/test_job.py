@@ -45,7 +45,7 @@ def test_engines_and_parts_are_known_by_name():
         job.engine("serial", scheduler="tcp://x:1")
     assert job.share("2/8") == (2, 8)
     for text in ("0/3", "4/3", "x", "1/"):
-        with pytest.raises(ConfigError, match="is no part"):
+        with pytest.raises(ConfigError, match="is not I/N"):
             job.share(text)
 
 

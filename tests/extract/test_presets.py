@@ -51,7 +51,7 @@ def test_a_backbone_of_another_modality_is_refused():
     with pytest.raises(BackboneError, match="not image"):
         spec_of(Modality.IMAGE, "hf:org/name")
     for bare in ("hf", "hf:", "timm"):
-        with pytest.raises(BackboneError, match="names no weights"):
+        with pytest.raises(BackboneError, match="says no weights"):
             spec_of(Modality.TEXT, bare)
 
 

@@ -119,7 +119,7 @@ def test_a_checkpoint_has_the_hash_that_sha256sum_prints_whatever_its_name(tmp_p
     [
         ("timm:resnest50d@none.pth", "there is no checkpoint none.pth"),
         ("hf:/none/of/this", "'/none/of/this' is neither a folder here nor a name on the hub"),
-        ("onnx:x", "nothing is known of weights called 'onnx:x'"),
+        ("onnx:x", "unknown kind of weights: 'onnx:x'"),
         ("pyfeat:none/of/this", "'none/of/this' is neither a folder here nor py-feat/face_multitask_v2"),
     ],
 )

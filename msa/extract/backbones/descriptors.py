@@ -67,22 +67,22 @@ class Descriptors(Backbone):
         return np.hstack([*blocks, self._light(grey, channels), colourfulness(rgb / 255)[:, None], self._places()])
 
     def _cells(self, image: np.ndarray) -> np.ndarray:
-        """(size, size, channels) -> (cells, channels, pixels of a cell)."""
+        """Reshape (size, size, channels) to (cells, channels, pixels of a cell)."""
         cell, channels = self.side // self.grid, image.shape[2]
         blocks = image.reshape(self.grid, cell, self.grid, cell, channels).transpose(0, 2, 4, 1, 3)
         return blocks.reshape(self.grid**2, channels, cell**2)
 
     def _plane(self, image: np.ndarray) -> np.ndarray:
-        """(size, size) -> (cells, pixels of a cell)."""
+        """Reshape (size, size) to (cells, pixels of a cell)."""
         return self._cells(image[..., None])[:, 0]
 
     def _hues(self, channels: np.ndarray) -> np.ndarray:
-        """(cells, 8): hue weighted by saturation times value, since grey and black have none."""
+        """Return (cells, 8): hue weighted by saturation times value, since grey and black have none."""
         hue, saturation, value = channels[:, 0], channels[:, 1], channels[:, 2]
         return histogram((hue * HUES).astype(int) % HUES, saturation * value, HUES)
 
     def _texture(self, grey: np.ndarray) -> np.ndarray:
-        """(cells, 9 + 10): gradient directions weighted by their length, and local binary patterns."""
+        """Return (cells, 9 + 10): gradient directions weighted by their length, and local binary patterns."""
         from skimage.feature import local_binary_pattern
 
         down, right = np.gradient(grey.astype(np.float32))
@@ -93,7 +93,7 @@ class Descriptors(Backbone):
         return np.hstack([angles, histogram(codes, np.ones(codes.shape), PATTERNS)])
 
     def _light(self, grey: np.ndarray, channels: np.ndarray) -> np.ndarray:
-        """(cells, 5): darkest and brightest twentieth, the range between, share of vivid pixels, mean gradient."""
+        """Return (cells, 5): darkest and brightest twentieth, their range, share of vivid pixels, mean gradient."""
         level = np.sort(self._plane(grey), axis=1) / 255
         twentieth = level.shape[1] // 20
         dark, bright = level[:, twentieth], level[:, -1 - twentieth]
@@ -101,20 +101,20 @@ class Descriptors(Backbone):
         return np.column_stack([dark, bright, bright - dark, (channels[:, 1] > 0.5).mean(axis=1), 4 * edges])
 
     def _places(self) -> np.ndarray:
-        """(cells, 2): row and column of each cell, 0 to 1; a head that only attends could not tell sky from ground."""
+        """Return (cells, 2): row and column of each cell, 0 to 1; attention alone cannot tell sky from ground."""
         row, column = np.divmod(np.arange(self.grid**2), self.grid)
         return np.column_stack([row, column]) / max(self.grid - 1, 1)
 
 
 def histogram(bins: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
-    """(cells, pixels) bin numbers and weights -> (cells, count) shares of a cell's weight; all 0 without any."""
+    """Map (cells, pixels) bin numbers and weights to (cells, count) shares of a cell's weight, 0 without any."""
     cells = np.arange(len(bins))[:, None]
     sums = np.bincount((cells * count + bins).ravel(), weight.ravel(), len(bins) * count).reshape(-1, count)
     return sums / np.maximum(sums.sum(axis=1, keepdims=True), 1e-6)
 
 
 def colourfulness(rgb: np.ndarray) -> np.ndarray:
-    """(cells, 3, pixels) -> (cells,): spread plus 0.3 mean of the opponent colours red - green and yellow - blue."""
+    """Return (cells,) of (cells, 3, pixels): spread plus 0.3 mean of the colours red - green and yellow - blue."""
     red, green, blue = rgb[:, 0], rgb[:, 1], rgb[:, 2]
     opponents = np.stack([red - green, (red + green) / 2 - blue])
     spread, mean = opponents.std(axis=2), opponents.mean(axis=2)
@@ -122,7 +122,7 @@ def colourfulness(rgb: np.ndarray) -> np.ndarray:
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> Descriptors:
-    """Nothing to load: the recipe is the code above and scikit-image's definitions."""
+    """Return the backbone, without weights: the recipe is the code above and scikit-image's definitions."""
     size, grid = spec.options["size"], spec.options["grid"]
     if grid < 1 or size % grid:
         raise ConfigError(

@@ -14,7 +14,7 @@ SPECS: dict[str, BackboneSpec] = {}  # every name on the hub is one
 
 
 def spec(modality: Modality, where: str) -> BackboneSpec:
-    """The recipe for `where`, `hf:ORG/NAME` or `hf:FOLDER`, with the default options of its modality."""
+    """Return the recipe for `where`, `hf:ORG/NAME` or `hf:FOLDER`, with the default options of its modality."""
     from msa.extract.encoders import speech, text
 
     encoder = {Modality.TEXT: text, Modality.AUDIO: speech}.get(modality)

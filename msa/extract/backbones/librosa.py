@@ -76,7 +76,7 @@ class Acoustic(Backbone):
         return rows((clip if clip.ndim == 2 else self.prepare(clip) for clip in clips), self.dtype)
 
     def prepare(self, clip: np.ndarray) -> np.ndarray:
-        """(samples,) -> (1 + samples // hop, 36); may be called from many threads."""
+        """Describe (samples,) by (1 + samples // hop, 36); may be called from many threads."""
         wave = clip.astype(np.float32)
         bands, rms = self.bands(wave)
         mel, chroma = np.split(bands, [MELS])
@@ -84,7 +84,7 @@ class Acoustic(Backbone):
         return np.column_stack([_mfcc(mel), _unit(chroma).T, crossings, rms, *self._pitch(wave, rms)])
 
     def bands(self, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mels + 12, T) power by mel band and pitch class, (T,) root mean square; T = 1 + samples // hop."""
+        """Return (mels + 12, T) power by mel band and pitch class, (T,) root mean square; T = 1 + samples // hop."""
         from scipy.fft import rfft
 
         framed = frames(wave, self.window, self.hop)  # (T, window)
@@ -98,7 +98,7 @@ class Acoustic(Backbone):
         return power, rms
 
     def _pitch(self, wave: np.ndarray, rms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(T,) fundamental frequency in Hz and (T,) 0 or 1: is the frame voiced?"""
+        """Return (T,) fundamental frequency in Hz and (T,) 0 or 1: is the frame voiced?"""
         if self.f0 == "praat":
             return self.praat.track(wave, self.hop, len(rms))
         import librosa
@@ -143,13 +143,13 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> Acoustic:
 
 
 def frames(wave: np.ndarray, window: int, hop: int) -> np.ndarray:
-    """(samples,) -> (1 + samples // hop, window): frame t is centred on t hops, zeros stand beyond the ends."""
+    """Cut (samples,) into (1 + samples // hop, window): frame t is centred on t hops, zeros stand beyond the ends."""
     padded = np.pad(wave, window // 2)
     return np.lib.stride_tricks.sliding_window_view(padded, window)[::hop][: 1 + len(wave) // hop]
 
 
 def _crossings(wave: np.ndarray, window: int, hop: int) -> np.ndarray:
-    """(T,) share of the steps in each window at which the sign changes; each step is looked at once."""
+    """Return (T,) share of the steps in each window at which the sign changes; each step is looked at once."""
     below = np.pad(wave, window // 2) < 0
     changes = np.concatenate([[0], np.cumsum(below[1:] != below[:-1])])  # before each sample
     start = np.arange(1 + len(wave) // hop) * hop
@@ -157,13 +157,13 @@ def _crossings(wave: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 
 def _mfcc(mel: np.ndarray) -> np.ndarray:
-    """(mels, T) -> (T, 20) cepstral coefficients of the spectrogram in dB, cut 80 dB below the clip's loudest."""
+    """Return (T, 20) cepstral coefficients of a spectrogram (mels, T) in dB, cut 80 dB below the clip's loudest."""
     import librosa
 
     return librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=80.0), n_mfcc=MFCCS).T
 
 
 def _unit(chroma: np.ndarray) -> np.ndarray:
-    """(12, T) energy by pitch class, the strongest of each frame at 1; a silent frame stays 0."""
+    """Return (12, T) energy by pitch class, the strongest of each frame at 1; a silent frame stays 0."""
     most = chroma.max(axis=0)
     return np.divide(chroma, most, out=np.zeros_like(chroma), where=most > np.finfo(np.float32).tiny)

@@ -63,7 +63,7 @@ class Ngrams(Backbone):
         return rows((self._describe(self.split(clip)[: self.max_length]) for clip in clips), self.dtype)
 
     def split(self, text: str) -> list[str]:
-        """The tokens of a text, at least one; emoticons that the lexicon knows stay whole."""
+        """Return the tokens of a text, at least one; emoticons that the lexicon knows stay whole."""
         tokens: list[str] = []
         for chunk in text.split():
             tokens += [chunk] if chunk.lower() in self.lexicon else TOKEN.findall(chunk)
@@ -102,7 +102,7 @@ class Ngrams(Backbone):
         ]
 
     def valence(self, token: str) -> float:
-        """-1 to 1: of a word or emoticon its own, of an emoji the mean of the words that name it."""
+        """Return -1 to 1: of a word or emoticon its own value, of an emoji the mean of the words that name it."""
         named = self.emojis.get(token, "").split() or [token.lower().lstrip("#")]
         known = [self.lexicon[word] for word in named if word in self.lexicon]
         return sum(known) / len(known) / VALENCE if known else 0.0
@@ -129,7 +129,7 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> Ngrams:
 
 
 def grams(word: str, before: str) -> Iterator[str]:
-    """The word, the pair with the one before, and its 3- to 5-letter pieces between boundary signs."""
+    """Yield the word, the pair with the one before, and its 3- to 5-letter pieces between boundary signs."""
     yield f"w {word}"
     yield f"b {before} {word}"
     edged = f"<{word[:64]}>"  # a word of 10,000 letters is not one
@@ -139,7 +139,7 @@ def grams(word: str, before: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _hash(gram: str) -> tuple[int, int]:
-    """A place and a sign, the same in every process, unlike hash()."""
+    """Return a place and a sign, the same in every process, unlike hash()."""
     import xxhash
 
     number = xxhash.xxh64_intdigest(gram.encode("utf-8", "replace"))

@@ -88,7 +88,7 @@ class OpenFace(Backbone):
         return rows((self._rows(clip) for clip in clips), self.dtype)
 
     def counts(self) -> dict[str, int]:
-        """How often what was met since this was last asked; what was not met is left out."""
+        """Return how often what was met since this was last asked; what was not met is left out."""
         counted, self._counts = self._counts, Counter()
         return {what: number for what, number in counted.items() if number}
 
@@ -110,7 +110,7 @@ class OpenFace(Backbone):
         return clip.values[own][:, [place[name] for name in (*FIRST, *self.names)]]
 
     def _followed(self, values: np.ndarray, sure: np.ndarray, face_id: int | None) -> np.ndarray:
-        """(rows,) bool: those of the face with most sure ones; of equals the more confident, then the lower number."""
+        """Return (rows,) bool: rows of the face with most sure ones; among equals the more confident."""
         return sure if face_id is None else followed(sure, values[:, face_id])
 
     def _count(self, times: np.ndarray, seen: np.ndarray, sure: np.ndarray, own: np.ndarray) -> None:
@@ -125,7 +125,7 @@ class OpenFace(Backbone):
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> OpenFace:
-    """Nothing to load: the numbers are OpenFace's."""
+    """Return the backbone, without weights: the numbers are OpenFace's."""
     if spec.options["set"] not in SETS:
         raise UnknownNameError("value of set", spec.options["set"], SETS)
     names = SETS[spec.options["set"]]

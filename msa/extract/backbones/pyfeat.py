@@ -42,7 +42,7 @@ SPECS = {
 
 
 def spec(modality: Modality, where: str) -> BackboneSpec:
-    """The recipe for `where`: `pyfeat:FOLDER`, or `pyfeat:` and the repository on the hub."""
+    """Return the recipe for `where`: `pyfeat:FOLDER`, or `pyfeat:` and the repository on the hub."""
     if modality is not Modality.FACE:
         raise BackboneError(
             f"{where}: py-feat reads faces, not {modality}", fix=f"name another backbone for {modality}"

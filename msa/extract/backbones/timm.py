@@ -17,7 +17,7 @@ VERSIONS = {"volo": 2}  # architectures whose rows have changed: those of VOLO h
 
 
 def spec(modality: Modality, where: str) -> BackboneSpec:
-    """The recipe for `where`, `timm:NAME` or `timm:NAME@CHECKPOINT`."""
+    """Return the recipe for `where`, `timm:NAME` or `timm:NAME@CHECKPOINT`."""
     if modality is not Modality.IMAGE:
         raise BackboneError(f"{where}: timm encodes images, not {modality}", fix="name hf:ORG/NAME for text and audio")
     version = _version(where)
@@ -42,5 +42,5 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> ImageEncoder:
 
 
 def _version(where: str) -> int | None:
-    """The version of an architecture's rows; None of all those that have never changed."""
+    """Return the version of an architecture's rows; None of all those that have never changed."""
     return VERSIONS.get(image.architecture(where).partition("_")[0])

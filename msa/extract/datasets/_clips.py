@@ -55,7 +55,7 @@ class Labels:
 
 
 def load(root: Path, config: Config, source: Source, labels: Labels) -> Iterator[Sample | Dropped]:
-    """Every row of label.csv by id, and every clip that no row is about. Raises SourceError for what cannot be meant.
+    """Yield every row of label.csv by id, and every clip that no row is about. Raises SourceError.
 
     A row whose clip is missing is a sample: its text is there, and extraction records what is not.
     """
@@ -73,7 +73,7 @@ def load(root: Path, config: Config, source: Source, labels: Labels) -> Iterator
 
 
 def _key(row: Row) -> Key:
-    """Video and clip as they are written, but for the `.0` of a column that a program took for numbers."""
+    """Return video and clip as they are written, but for the `.0` of a column that a program took for numbers."""
     video, clip = (re.sub(r"^(\d+)\.0+$", r"\1", row.text(name).strip()) for name in ("video_id", "clip_id"))
     if not video or not clip:
         raise row.error(f"video_id is {video!r} and clip_id {clip!r}", fix="fill both cells, or delete the line")
@@ -86,7 +86,7 @@ def _key(row: Row) -> Key:
 
 
 def _value(row: Row, column: str, labels: Labels) -> float | None:
-    """A label; None where the clip has none. One out of range is refused, not learned."""
+    """Return a label; None where the clip has none. One out of range is refused, not learned."""
     cell = row.text(column).strip()
     if cell.lower() in NEVER:
         return None
@@ -103,7 +103,7 @@ def _value(row: Row, column: str, labels: Labels) -> float | None:
 
 
 def _label(row: Row, labels: Labels) -> float | tuple[float, ...] | None:
-    """The label; of several columns their values, NaN where one of them is empty."""
+    """Return the label; of several columns their values, NaN where one of them is empty."""
     values = [_value(row, column, labels) for column in labels.columns]
     if all(value is None for value in values):
         return None
@@ -111,7 +111,7 @@ def _label(row: Row, labels: Labels) -> float | tuple[float, ...] | None:
 
 
 def _folder(root: Path, source: Source) -> Path:
-    """`root`, or the one folder in it, that holds label.csv."""
+    """Return `root`, or the one folder in it that holds label.csv."""
     if not root.is_dir():
         raise misplaced(source, root, "no such folder")
     holds = [path for path in (root, *sorted(root.iterdir())) if (path / LABELS).is_file()]
@@ -123,7 +123,7 @@ def _folder(root: Path, source: Source) -> Path:
 
 
 def _rows(table: Path, labels: Labels, config: Config) -> list[Row]:
-    """The rows that are not empty, their label columns under the names that `labels` has for them."""
+    """Return the rows that are not empty, their label columns under the names that `labels` has for them."""
     header, lines = records.read(table)
     called = {column: _column(table, header, column) or column for column in labels.columns}
     needed = ["video_id", "clip_id", *called.values(), *(["mode"] if config.split == "official" else [])]
@@ -139,7 +139,7 @@ def _rows(table: Path, labels: Labels, config: Config) -> list[Row]:
 
 
 def _column(table: Path, header: Sequence[str], name: str) -> str | None:
-    """What the column is called here: `happy` or `label_happy`."""
+    """Return what the column is called here: `happy` or `label_happy`."""
     found = [each for each in (name, f"label_{name}") if each in header]
     if len(found) == 2:
         raise SourceError(f"{table} has the columns {found[0]} and {found[1]}", fix="delete the one that is not meant")
@@ -174,7 +174,7 @@ class _Files:
         return cls(root, suffix, {path: _named(path.relative_to(root)) for path in files(root, (suffix,))})
 
     def of_rows(self, rows: Sequence[Row], otherwise: str) -> dict[int, tuple[Key, Path]]:
-        """Line -> the file of the clip and how it spells the clip's name, or the path where one would be expected.
+        """Return line -> the file of the clip and its spelling of the clip's name, or the path where it is expected.
 
         One lost file is extraction's to report. If all are lost it is another folder, which is said at once.
         """
@@ -203,14 +203,14 @@ class _Files:
         return fitting[0] if fitting else (own, self.root / video / f"{clip}{self.suffix}")
 
     def others(self, taken: Mapping[int, tuple[Key, Path]]) -> Iterator[Dropped]:
-        """The files that no row is about."""
+        """Yield the files that no row is about."""
         for path in self.paths.keys() - {path for _, path in taken.values()}:
             key, name = self.paths[path], path.relative_to(self.root).as_posix()
             yield Dropped(JOINT.join(key) if key else name, "no label", name)
 
 
 def _named(path: Path) -> Key | None:
-    """The clip a file is named after: VIDEO/CLIP, VIDEO_CLIP or VIDEO$_$CLIP; a clip's name has no underscore."""
+    """Return the clip a file is named after: VIDEO/CLIP, VIDEO_CLIP or VIDEO$_$CLIP; a clip has no underscore."""
     *folders, name = path.with_suffix("").parts
     if len(folders) == 1:
         return folders[0], name
@@ -219,7 +219,7 @@ def _named(path: Path) -> Key | None:
 
 
 def _bare(key: Key) -> Key:
-    """Without the zeros that a spreadsheet takes off: 0001 and 1 are the same number."""
+    """Remove the zeros that a spreadsheet takes off: 0001 and 1 are the same number."""
     video, clip = (re.sub(r"^0+(?=\d+$)", "", name) for name in key)
     return video, clip
 
@@ -274,7 +274,7 @@ def _sample(
 
 
 def _once(rows: Sequence[Row], found: Sequence[Sample | Dropped]) -> Iterator[Sample | Dropped]:
-    """Each clip once; a row that says the same again is dropped, one that says something else is an error."""
+    """Yield each clip once; a row that repeats another is dropped, one that says something else is an error."""
     first: dict[str, tuple[Row, Sample | Dropped]] = {}
     for row, item in zip(rows, found, strict=True):
         other, kept = first.setdefault(item.id, (row, item))
@@ -287,7 +287,7 @@ def _once(rows: Sequence[Row], found: Sequence[Sample | Dropped]) -> Iterator[Sa
 
 
 def _in_their_videos(found: Iterable[Sample | Dropped]) -> Iterator[Sample | Dropped]:
-    """The same, each sample with its number among the clips of its video, from 0."""
+    """Yield the same, each sample with its number among the clips of its video, from 0."""
     before: Counter[str] = Counter()
     for item in sorted(found, key=lambda item: natural(item.id)):
         if isinstance(item, Sample):

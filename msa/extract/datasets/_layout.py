@@ -12,7 +12,7 @@ from msa.types import Dropped, Sample, Source
 
 
 def misplaced(source: Source, root: Path, found: str) -> SourceError:
-    """The error for raw data that is not where, or not how, its corpus lies on disk."""
+    """Return the error for raw data that is not where its dataset has it, or laid out in another way."""
     return SourceError(
         f"{source.title} is not at {root}: {found}",
         fix=f"get it from {source.home} (licence: {source.licence}) and name the folder or file that looks like this:\n"
@@ -21,12 +21,12 @@ def misplaced(source: Source, root: Path, found: str) -> SourceError:
 
 
 def in_order(found: Iterable[Sample | Dropped]) -> Iterator[Sample | Dropped]:
-    """The same items by natural id, whatever the order in which the file system listed them."""
+    """Yield the items by natural id, whatever the order in which the file system listed them."""
     return iter(sorted(found, key=lambda item: natural(item.id)))
 
 
 def files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Every file below `root` with one of these suffixes, in any case.
+    """Return every file below `root` with one of these suffixes, in any case.
 
     Links to folders are followed, each folder once. Names that begin with a dot are left out: macOS puts a
     `._NAME.wav`, which is no sound, beside every file of an archive it packs.
@@ -50,7 +50,7 @@ def recordings(
     foreign: str,
     suffixes: tuple[str, ...] = (".wav",),
 ) -> Iterator[Sample | Dropped]:
-    """The samples of a corpus whose file names say everything.
+    """Yield the samples of a dataset whose file names carry id, label and group.
 
     `read` turns a path into a sample, or into None where the name is none of the corpus: such a file is dropped for
     the reason `foreign`. Mirrors often hold a tree twice, so files with equal bytes count once. A file that gives no
@@ -67,7 +67,7 @@ def recordings(
 
 
 def _once(root: Path, named: Mapping[Path, Sample]) -> Iterator[Sample | Dropped]:
-    """Each recording once, from the shallowest path; two different recordings under one id are an error."""
+    """Yield each recording once, from the shallowest path; two different recordings under one id are an error."""
     contents = _contents(named)
     kept: dict[tuple[int, bytes], Path] = {}
     ids: dict[str, Path] = {}
@@ -85,7 +85,7 @@ def _once(root: Path, named: Mapping[Path, Sample]) -> Iterator[Sample | Dropped
 
 
 def _contents(named: Mapping[Path, Sample]) -> dict[Path, tuple[int, bytes]]:
-    """What tells each file's content from the others': most sizes occur once, so few files need to be read.
+    """Return what tells each file's content from the others': most sizes occur once, so few files need to be read.
 
     Empty files are no copies of one another: each is a recording that was lost, and extraction reports it as such.
     """

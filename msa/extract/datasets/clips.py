@@ -56,29 +56,29 @@ class Config(table.Config):
 
 
 def name(root: Path) -> str:
-    """The corpus's name: the folder's. Raises SourceError where it would be taken for another's."""
+    """Return the corpus's name: the folder's. Raises SourceError where it would be taken for another's."""
     return table.name(Path(root.resolve().name))
 
 
 def task(root: Path, config: Config = Config()) -> Task:
-    """What the labels are, judged from all of them; a Task without range or classes where there is none."""
+    """Return what the labels are, judged from all of them; a Task without range or classes where there is none."""
     return decided(root, config).task
 
 
 def decided(root: Path, config: Config = Config()) -> Decision:
-    """The same, with the reason."""
+    """Return the task, and the reason for it."""
     return table.of_labels(_rows(root, config)[0], config)
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every clip below `root`, by name. Raises SourceError."""
+    """Yield every clip below `root`, by name. Raises SourceError."""
     rows, dropped = _rows(root, config)
     yield from table.of_rows(rows, config)
     yield from dropped
 
 
 def _rows(root: Path, config: Config) -> tuple[list[Row], list[Dropped]]:
-    """A row for every sample, as a table would have it, and the files that are none."""
+    """Return a row for every sample, as a table would have it, and the files that are none."""
     if not root.is_dir():
         raise misplaced(SOURCE, root, "a file, not a folder" if root.exists() else "no such folder")
     clips = {_stem(path.relative_to(root)): path for path in files(root, VIDEO + AUDIO)}
@@ -102,7 +102,7 @@ def _stem(path: Path) -> str:
 
 
 def _table(root: Path, config: Config) -> Path | None:
-    """The table of the folder; None where there is none. Raises SourceError where there are several."""
+    """Return the table of the folder; None where there is none. Raises SourceError where there are several."""
     if config.table:
         return root / config.table
     there = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES and _counts(path)]
@@ -115,12 +115,12 @@ def _table(root: Path, config: Config) -> Path | None:
 
 
 def _counts(path: Path) -> bool:
-    """Is it a file that people laid there? macOS puts a `._NAME` beside each. A pipe is one, and refused when read."""
+    """Return whether a file belongs to the data. macOS puts a `._NAME` beside each. A pipe is refused later."""
     return path.name[0] != "." and not path.is_dir()
 
 
 def _named(path: Path, rows: Sequence[Row]) -> dict[str, str]:
-    """Id of each row -> the file it is about, with or without its ending."""
+    """Return id -> the file of each row, with or without its ending."""
     column = next((name for name in NAMING if any(row.text(name).strip() for row in rows)), None)
     if column is None:
         raise SourceError(
@@ -137,12 +137,12 @@ def _named(path: Path, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _clip(cell: str) -> str:
-    """What a clip is called: its path without the ending."""
+    """Return what a clip is called: its path without the ending."""
     return _stem(Path(cell)) if Path(cell).suffix.lower() in VIDEO + AUDIO else cell
 
 
 def _whole(row: Row, cell: str, clips: dict[str, Path], root: Path) -> Row:
-    """The row with its file and text; a clip that is not there is named as it would be called, and fails by itself."""
+    """Return the row with its file and text; a missing clip keeps its expected path, and fails by itself."""
     stem = _clip(cell)
     path = clips.get(stem, root / (cell if cell != stem else f"{stem}{VIDEO[0]}"))
     kind = "audio" if path.suffix.lower() in AUDIO else "video"
@@ -154,7 +154,7 @@ def _whole(row: Row, cell: str, clips: dict[str, Path], root: Path) -> Row:
 
 
 def _transcript(path: Path) -> str:
-    """The text beside a clip: NAME.txt whole, or all subtitles of NAME.srt or NAME.vtt; empty where there is none."""
+    """Return the text beside a clip: NAME.txt, or all subtitles of NAME.srt or NAME.vtt; else empty."""
     plain = path.with_suffix(".txt")
     if plain.exists():
         return records.text_of(plain, LARGEST_TRANSCRIPT).strip()
@@ -162,7 +162,7 @@ def _transcript(path: Path) -> str:
 
 
 def _cues(row: Row, clips: dict[str, Path]) -> list[Row]:
-    """A row for each subtitle of a clip, or the row itself where it has none."""
+    """Return a row for each subtitle of a clip, or the row itself where it has none."""
     path = Path(row.text("video") or row.text("audio"))
     found = _subtitles(path)
     facts = {"group": row.group or row.id}

@@ -51,7 +51,7 @@ class Config:
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every recording below `root` once, by id (`03a01Fa`); the group is the speaker."""
+    """Yield every recording below `root` once, by id (`03a01Fa`); the group is the speaker."""
     return recordings(root, SOURCE, partial(_sample, config), foreign="not an EMO-DB file name")
 
 

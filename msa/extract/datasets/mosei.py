@@ -39,12 +39,12 @@ class Config(_clips.Config):
 
 
 def task(root: Path, config: Config = Config()) -> Task:
-    """One number, or six emotions that do not exclude each other."""
+    """Return the task: one number, or six emotions that do not exclude each other."""
     return SENTIMENT if config.task == "sentiment" else Task(classes=EMOTIONS, multilabel=True)
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every row of label.csv by id (`-3g5yACwYnA$_$10`); the group is the video, and emotions are a tuple of six."""
+    """Yield every row of label.csv by id (`-3g5yACwYnA$_$10`); the group is the video, emotions a tuple of six."""
     sentiment = _clips.Labels(SENTIMENT.low, SENTIMENT.high)
     emotions = _clips.Labels(
         low=0.0,

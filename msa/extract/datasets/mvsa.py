@@ -45,12 +45,12 @@ class Config:
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every row of the label file below `root`, by id: a pair with one label, or the reason why it has none."""
+    """Yield every row of the label file below `root`, by id: a pair with one label, or the reason why it has none."""
     return load(root, config, SOURCE, annotators=3)
 
 
 def load(root: Path, config: Config, source: Source, annotators: int) -> Iterator[Sample | Dropped]:
-    """Either variant: the label files differ only in how many annotators have a column."""
+    """Yield the samples of either variant: the label files differ only in how many annotators have a column."""
     folder = _folder(root, source, annotators)
     data = folder / "data"
     if not data.is_dir():
@@ -61,7 +61,7 @@ def load(root: Path, config: Config, source: Source, annotators: int) -> Iterato
 
 
 def _folder(root: Path, source: Source, annotators: int) -> Path:
-    """`root`, or the one folder in it (the archive's `MVSA/`), that holds this variant's label file."""
+    """Return `root`, or the one folder in it (the archive's `MVSA/`), that holds this variant's label file."""
     if not root.is_dir():
         raise misplaced(source, root, "no such folder")
     holds = [path for path in (root, *sorted(root.iterdir())) if (path / LABELS).is_file()]
@@ -81,7 +81,7 @@ def _folder(root: Path, source: Source, annotators: int) -> Path:
 
 
 def _annotators(path: Path) -> int:
-    """How many annotators the header names: `text,image` stands there once for each."""
+    """Return how many annotators the header names: `text,image` stands there once for each."""
     header = _text(path).split("\n", 1)[0].rstrip().lower().split("\t")
     if header[0].strip() != "id" or any(name.replace(" ", "") != "text,image" for name in header[1:]) or not header[1:]:
         raise SourceError(
@@ -92,13 +92,13 @@ def _annotators(path: Path) -> int:
 
 
 def _text(path: Path) -> str:
-    """A file of labels. Raises SourceError."""
+    """Return a file of labels. Raises SourceError."""
     text = records.bytes_of(path).decode("utf-8-sig", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(id, one `text,image` cell per annotator) for every line; CRLF is read like LF."""
+    """Yield (id, one `text,image` cell per annotator) for every line; CRLF is read like LF."""
     lines: dict[str, int] = {}
     for number, line in enumerate(_text(path).split("\n")[1:], start=2):
         id, *cells = (cell.strip() for cell in line.rstrip().split("\t"))
@@ -113,7 +113,7 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _labels(cells: Sequence[str], annotators: int, rule: str) -> tuple[str, str, str] | str:
-    """(text, image, both) as the annotators saw them, or the reason why the pair is dropped."""
+    """Return (text, image, both) as the annotators saw them, or the reason why the pair is dropped."""
     votes = [[label.strip() for label in cell.lower().split(",")] for cell in cells]
     known = all(len(vote) == 2 and set(vote) <= set(TASK.classes) for vote in votes)
     if not known or len(votes) != annotators:
@@ -130,7 +130,7 @@ def _labels(cells: Sequence[str], annotators: int, rule: str) -> tuple[str, str,
 
 
 def _majority(labels: Sequence[str]) -> str | None:
-    """The label that more than half of the annotators gave."""
+    """Return the label that more than half of the annotators gave."""
     label, count = Counter(labels).most_common(1)[0]
     return label if 2 * count > len(labels) else None
 
@@ -138,7 +138,7 @@ def _majority(labels: Sequence[str]) -> str | None:
 def _pair(
     id: str, labels: tuple[str, str, str] | str, cells: Sequence[str], data: Path, present: set[str]
 ) -> Sample | Dropped:
-    """One row as a sample, or dropped: because of its labels first, then because of its files."""
+    """Return a row as a sample, or dropped: because of its labels first, then because of its files."""
     if isinstance(labels, str):
         return Dropped(id, labels, "; ".join(cells))
     missing = [name for name in (f"{id}.txt", f"{id}.jpg") if name not in present]

@@ -29,5 +29,5 @@ class Config(mvsa.Config):
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every row of the label file below `root`, by id: a pair with one label, or the reason why it has none."""
+    """Yield every row of the label file below `root`, by id: a pair with one label, or the reason why it has none."""
     return mvsa.load(root, config, SOURCE, annotators=1)

@@ -54,7 +54,7 @@ class Config:
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every speech recording below `root` once, by id (`03-01-06-01-02-01-12`); the group is the actor."""
+    """Yield every speech recording below `root` once, by id (`03-01-06-01-02-01-12`); the group is the actor."""
     read = partial(_sample, config)
     return recordings(root, SOURCE, read, foreign="not speech audio", suffixes=(".wav", ".mp4"))
 

@@ -37,5 +37,5 @@ class Config(_clips.Config):
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every row of label.csv by id (`video_0001$_$0001`); the group is the video."""
+    """Yield every row of label.csv by id (`video_0001$_$0001`); the group is the video."""
     return _clips.load(root, config, SOURCE, _clips.Labels(TASK.low, TASK.high, alone=ALONE))

@@ -60,7 +60,7 @@ class Config:
         self.names()
 
     def names(self) -> dict[str, str]:
-        """Column of msa -> what it is called in the table, in lower case. Raises ConfigError."""
+        """Return column of msa -> what it is called in the table, in lower case. Raises ConfigError."""
         pairs = [word.partition(":") for word in self.columns]
         for column, colon, called in pairs:
             if not colon or not called.strip():
@@ -74,7 +74,7 @@ class Config:
 
 
 def name(root: Path) -> str:
-    """The corpus's name: the file's, without its ending. Raises SourceError where it would be taken for another's."""
+    """Return the dataset's name: the file's, without suffix. Raises SourceError where it is another dataset's name."""
     others = {path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[!_]*.py")} - {"table", "clips"}
     if root.stem in others or set("+@") & set(root.stem):
         raise SourceError(
@@ -85,17 +85,17 @@ def name(root: Path) -> str:
 
 
 def task(root: Path, config: Config = Config()) -> Task:
-    """What the labels are, judged from all of them; a Task without range or classes where there is none."""
+    """Return what the labels are, judged from all of them; a Task without range or classes where there is none."""
     return decided(root, config).task
 
 
 def decided(root: Path, config: Config = Config()) -> Decision:
-    """The same, with the reason."""
+    """Return the task, and the reason for it."""
     return of_labels(_table(root, config), config)
 
 
 def of_labels(rows: Sequence[Row], config: Config) -> Decision:
-    """What the labels of some rows are; where none has one, with the columns that are not read: one may hold them."""
+    """Return what the labels of some rows are; without any, name the columns that are not read: one may hold them."""
     decision = labels.decide(rows, Settings.of(config))
     unread = [name for name in (rows[0].cells if rows else ()) if name and name not in config.COLUMNS]
     if decision.kind != "none" or not unread:
@@ -105,12 +105,12 @@ def of_labels(rows: Sequence[Row], config: Config) -> Decision:
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every row of the table at `root`, by id."""
+    """Yield every row of the table at `root`, by id."""
     return of_rows(_table(root, config), config)
 
 
 def of_rows(rows: Sequence[Row], config: Config) -> Iterator[Sample | Dropped]:
-    """The samples of some rows, by id. Raises SourceError."""
+    """Yield the samples of some rows, by id. Raises SourceError."""
     _check_files(rows)
     _check_spans(rows)
     kind = labels.decide(rows, Settings.of(config))
@@ -176,7 +176,7 @@ def _sample(row: Row, kind: Decision, config: Config) -> Sample | Dropped:
 
 
 def _raw(row: Row) -> dict[Modality, Raw]:
-    """What the row has; a video stands in for what no file of its own is named for."""
+    """Return what the row has; a video stands in for what no file of its own is named for."""
     start, end = _span(row)
     raw = {Modality.TEXT: Raw(text=row.text("text"))} if row.text("text") else {}
     if image := _path(row, "image"):
@@ -198,7 +198,7 @@ def _path(row: Row, column: str) -> Path | None:
 
 
 def _span(row: Row) -> tuple[float, float | None]:
-    """From where to where, in seconds; None is the end of the file."""
+    """Return start and end of the span in s; end None: to the end of the file."""
     start, end = row.amount("start") or 0.0, row.amount("end")
     if end is not None and end <= start:
         raise row.error(f"the span ends at {end} s and starts at {start} s", fix="write an end after the start")

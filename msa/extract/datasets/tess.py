@@ -55,7 +55,7 @@ class Config:
 
 
 def samples(root: Path, config: Config = Config()) -> Iterator[Sample | Dropped]:
-    """Every recording below `root` once, by id (`OAF_back_angry`); the group is the speaker."""
+    """Yield every recording below `root` once, by id (`OAF_back_angry`); the group is the speaker."""
     return recordings(root, SOURCE, partial(_sample, config), foreign="not a TESS file name")
 
 

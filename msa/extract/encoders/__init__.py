@@ -1,4 +1,4 @@
-"""The work that backbones of one modality share: each backbone file names weights, these files run them.
+"""What backbones of one modality share: a backbone file names the weights, these files run them.
 
 Precision is decided in one place, lane.py: fp32 on a CPU; on a GPU fp16 autocast, taken again in fp32 where it
 overflows. Nothing here changes a setting of the process: no threads, no seeds, no TF32 switch.
@@ -18,29 +18,29 @@ from msa.names import printable
 if TYPE_CHECKING:
     import torch
 
-SAID = 300  # letters of a library's own error in ours
+MAX_MESSAGE = 300  # letters of a library's own error in ours
 # Tensors that a checkpoint may lack: nothing that is read here passes through them
 UNUSED = ("pooler.", "masked_spec_embed", "num_batches_tracked", "position_ids")
 
 
 def freeze(model: "torch.nn.Module", device: str) -> "torch.nn.Module":
-    """On its device, in evaluation mode, without gradients."""
+    """Return the model on a device, in evaluation mode, without gradients."""
     return model.eval().requires_grad_(False).to(device)
 
 
 def rows(hidden: Iterable[np.ndarray], dtype: str) -> list[np.ndarray]:
-    """Hidden states, each (T, D), in the dtype of the store; raises FloatingPointError for any that is not finite."""
-    found = []
+    """Cast hidden states, each (T, D), to the dtype of the store. Raises FloatingPointError for NaN or infinity."""
+    stored_rows = []
     for i, states in enumerate(hidden):
-        own = stored(i, states, dtype)
-        if isinstance(own, FloatingPointError):
-            raise own
-        found.append(own)
-    return found
+        cast = stored(i, states, dtype)
+        if isinstance(cast, FloatingPointError):
+            raise cast
+        stored_rows.append(cast)
+    return stored_rows
 
 
 def complete(source: Path, missing: Iterable[Any]) -> None:
-    """Refuse a checkpoint that lacks tensors in use: they would be random, and silently so."""
+    """Raise BackboneError where a checkpoint lacks tensors in use: they would be random without a word."""
     lacking = sorted(str(key) for key in missing if not any(name in str(key) for name in UNUSED))
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
@@ -51,22 +51,22 @@ def complete(source: Path, missing: Iterable[Any]) -> None:
 
 
 def unloadable(source: Path, error: Exception, alias: str = "") -> BackboneError:
-    """The error for files that are there but cannot be read as what they claim to be.
+    """Return the error for files that are there but cannot be read as what they claim to be.
 
     Args:
         source: the file or folder, as the user named it.
         error: what a library said of it.
         alias: how the library knew the folder; `source` takes its place in the message.
     """
-    said = str(error).strip().replace(alias, str(source)) if alias else str(error).strip()
+    message = str(error).strip().replace(alias, str(source)) if alias else str(error).strip()
     return BackboneError(
-        f"{source} cannot be loaded: {type(error).__name__}: {printable(said.partition(chr(10))[0][:SAID])}",
+        f"{source} cannot be loaded: {type(error).__name__}: {printable(message.partition(chr(10))[0][:MAX_MESSAGE])}",
         fix="check that the download is whole and that this version of the library knows the architecture",
     )
 
 
 def library_versions(*names: str) -> Mapping[str, str]:
-    """Installed versions, without the local part: a CPU and a CUDA build of torch are the same release."""
+    """Return installed versions, without the local part: a CPU and a CUDA build of torch are the same release."""
     from importlib.metadata import version
 
     return {name: version(name).partition("+")[0] for name in names}
@@ -74,7 +74,7 @@ def library_versions(*names: str) -> Mapping[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar and no report of unused tensors while transformers loads; its settings are put back."""
+    """Silence progress bars and reports of unused tensors while transformers loads, then restore its settings."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

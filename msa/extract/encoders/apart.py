@@ -1,8 +1,8 @@
 """An object in a process of its own: its side effects, its crashes and what it prints stay there.
 
-Questions go through the standard input of the process and answers come from its standard output, both pickled; what
+Calls go through the standard input of the process and results come from its standard output, both pickled; what
 its libraries print goes to a log, whose last line is part of the error when it dies. It ends with the pipe: when the
-parent closes it, ends, or is killed in the midst of a question.
+parent closes it, ends, or is killed in the midst of a call.
 """
 
 import os
@@ -25,7 +25,7 @@ LOG_BYTES = 4096  # of the end of the log, in which its last line is looked for
 class ApartError(RuntimeError):
     """What went wrong in the other process: an exception of the type `kind`, or its end, where `kind` is empty.
 
-    `starting`: while the object was made, so that asking it something else would be as vain.
+    `starting`: it failed while the object was made, so that another call would fail, too.
     """
 
     def __init__(self, text: str, kind: str = "", starting: bool = False) -> None:
@@ -35,7 +35,7 @@ class ApartError(RuntimeError):
 
 
 class Apart:
-    """A remote `MODULE:NAME(*args)`. After a crash or `close` the next question starts it anew."""
+    """A remote `MODULE:NAME(*args)`. After a crash or `close` the next call starts it again."""
 
     def __init__(self, factory: str, *args: Any, environment: Mapping[str, str] | None = None) -> None:
         self.factory = factory
@@ -46,14 +46,14 @@ class Apart:
         self._ended: Any = None
 
     def ask(self, method: str, *args: Any) -> Any:
-        """What `method(*args)` of the object returns. Raises ApartError for what it raises, and when it dies."""
+        """Return what `method(*args)` of the object returns. Raises ApartError for what it raises, and when it dies."""
         if self._process is None:
             self._start()
             self._exchange("", (self.factory, self.args))
         return self._exchange(method, args)
 
     def close(self) -> None:
-        """End the process, at once; there is nothing in it to save."""
+        """End the process at once; there is nothing in it to save."""
         if self._process is not None:
             self._process = None
             self._ended()
@@ -75,20 +75,20 @@ class Apart:
         try:
             pickle.dump((method, args), self._process.stdin, protocol=5)
             self._process.stdin.flush()
-            fine, found = pickle.load(self._process.stdout)
+            succeeded, result = pickle.load(self._process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             raise ApartError(self._obituary(), starting=not method) from None
-        except BaseException:  # interrupted: the answer still to come would be taken for that of the next question
+        except BaseException:  # interrupted: the answer still to come would be taken for that of the next call
             self.close()
             raise
-        if not fine:
+        if not succeeded:
             if not method:
                 self.close()  # there is no object to ask
-            raise ApartError(found[1], found[0], starting=not method)
-        return found
+            raise ApartError(result[1], result[0], starting=not method)
+        return result
 
     def _obituary(self) -> str:
-        """How the process ended, and the last line it wrote."""
+        """Return how the process ended, and the last line it wrote."""
         assert self._process is not None and self._log is not None
         try:
             code = self._process.wait(timeout=5)
@@ -117,11 +117,11 @@ def _end(process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
 
 
 def _serve() -> None:
-    """Answer questions until the pipe ends. The first one names the object that answers the others."""
+    """Answer calls until the pipe ends. The first one names the object that answers the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
     questions: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints must not speak between the answers
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come between the results
     threading.Thread(target=_listen, args=(sys.stdin.buffer, questions), daemon=True).start()
     served: Any = None
     while True:
@@ -139,11 +139,11 @@ def _serve() -> None:
 
 
 def _listen(source: IO[bytes], questions: "queue.SimpleQueue[tuple[str, Any]]") -> None:
-    """Read ahead, so that the end of the pipe is noticed, and obeyed, in the midst of an answer."""
+    """Read ahead, so that the end of the pipe ends the process even in the midst of a call."""
     try:
         while True:
             questions.put(pickle.load(source))
-    finally:  # EOFError between two questions; in the midst of one, when the parent is killed, nearly anything
+    finally:  # EOFError between two calls; in the midst of one, when the parent is killed, nearly anything
         os._exit(0)
 
 

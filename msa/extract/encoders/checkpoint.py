@@ -61,7 +61,7 @@ def sealed(folder: Path, modality: Modality) -> Iterator[Path]:
 
 
 def model(folder: Path, modality: Modality) -> "torch.nn.Module":
-    """The bare model of a transformers folder, on the CPU in float32; every tensor in use comes from the checkpoint.
+    """Load the bare model of a transformers folder on the CPU in float32; all tensors in use are from the checkpoint.
 
     Raises:
         BackboneError: the model needs code of its own, is no encoder, does not fit its file, or cannot be read.
@@ -94,7 +94,7 @@ def model(folder: Path, modality: Modality) -> "torch.nn.Module":
 
 
 def tokenizer(folder: Path) -> Any:
-    """The tokenizer of a transformers folder. Raises BackboneError where it cannot be read or is not deterministic."""
+    """Load the tokenizer of a transformers folder. Raises BackboneError where it is unreadable or not deterministic."""
     from transformers import AutoTokenizer
 
     _check_tokenizer(folder)
@@ -113,7 +113,7 @@ def tokenizer(folder: Path) -> Any:
 
 
 def feature_extractor(folder: Path) -> Any:
-    """How the weights of a speech model want their waveforms. Raises BackboneError where it cannot be read."""
+    """Return how the weights of a speech model want their waveforms. Raises BackboneError where it cannot be read."""
     from transformers import AutoFeatureExtractor
 
     with sealed(folder, Modality.AUDIO) as inside, quiet():
@@ -170,7 +170,7 @@ def _code(folder: Path, why: str) -> BackboneError:
 
 
 def _kind(folder: Path, config: Any, modality: Modality) -> Any:
-    """The Auto class that builds the encoder of a configuration."""
+    """Return the Auto class that builds the encoder of a configuration."""
     from transformers import MODEL_MAPPING, AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT
 
@@ -194,12 +194,12 @@ def _kind(folder: Path, config: Any, modality: Modality) -> Any:
 
 
 def _bytes(folder: Path) -> int:
-    """How much the files of tensors hold: no more numbers than this."""
+    """Return how much the files of tensors hold: no more numbers than this."""
     return sum(path.stat().st_size for path in weights.tensors(folder))
 
 
 def _names(folder: Path) -> int:
-    """How many tensors the files hold, at most; of a pickle so old that it is no archive, as its size allows."""
+    """Return how many tensors the files hold, at most; of a pickle so old that it is no archive, as its size allows."""
     from safetensors import safe_open
 
     count = 0
@@ -246,7 +246,7 @@ def _check_parameters(folder: Path, kind: Any, config: Any) -> None:
 
 
 def _values(tree: Any) -> Iterator[tuple[str, Any]]:
-    """(name, value) of every leaf of a JSON object, at any depth; the elements of a list have its name."""
+    """Yield (name, value) of every leaf of a JSON object, at any depth; the elements of a list have its name."""
     todo: list[tuple[str, Any]] = [("", tree)]
     while todo:
         name, value = todo.pop()
@@ -281,7 +281,7 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _declared(folder: Path) -> Any:
-    """The class of the library that a folder says its tokenizer is of; None where it says none."""
+    """Return the class of the library that a folder says its tokenizer is of; None where it says none."""
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     for name in ("tokenizer_config.json", "config.json"):
@@ -313,7 +313,7 @@ def _refuse_incomplete(folder: Path, kind: Any, error: Exception | None = None) 
 
 
 def _growth(normalizer: Any) -> float:
-    """How many times longer the replacements of a tokenizer's normaliser may make a text, one after the other."""
+    """Return how many times longer all replacements of a tokenizer's normaliser may make a text."""
     found, todo = 1.0, [normalizer]
     while todo:
         part = todo.pop()

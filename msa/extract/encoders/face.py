@@ -1,6 +1,6 @@
 """Frames -> one row per frame on which the followed face is seen: what py-feat reads from it.
 
-The detector lives in a process of its own. Here is decided which face of a clip is followed, and what is counted.
+The detector lives in a process of its own. This file decides which face of a clip is followed, and counts.
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ class FaceEncoder(Backbone):
         return rows((self._encode(clip) for clip in clips), self.dtype)
 
     def counts(self) -> dict[str, int]:
-        """How often what was met since this was last asked; what was not met is left out."""
+        """Return the counts since the last call; those that are 0 are left out."""
         counted, self._counts = self._counts, Counter()
         return {what: number for what, number in counted.items() if number}
 
@@ -89,7 +89,7 @@ class FaceEncoder(Backbone):
         return np.column_stack([clip.times[numbers], own[:, 4], *middle, *size, described])
 
     def _follow(self, boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The frames that show the followed face (T,), its boxes in them (T, 5) and what is read from it (T, D)."""
+        """Return the frames that show the followed face (T,), its boxes there (T, 5) and its features (T, D)."""
         tracks = linked(boxes)
         candidates = tracks[regular(tracks)] if self.track == "speaking" else tracks[:0]
         if not len(candidates):
@@ -103,7 +103,7 @@ class FaceEncoder(Backbone):
         return np.array(where[k]), own, parts[k]
 
     def _movement(self, described: np.ndarray) -> float:
-        """How much the mouth of a face opens and closes: the standard deviation of the gap between its lips."""
+        """Return how much the mouth of a face opens and closes: the standard deviation of the gap between its lips."""
         upper_x, upper_y, lower_x, lower_y = (
             described[:, self.columns.index(name) - len(FIRST)] for name in INNER_LIPS
         )
@@ -114,10 +114,10 @@ class FaceEncoder(Backbone):
 
 
 def linked(boxes: Sequence[np.ndarray]) -> np.ndarray:
-    """Boxes of each frame, (n, 4 or more): left, top, right, bottom -> (tracks, frames): which box is whose, -1: none.
+    """Join boxes to tracks: per frame (n, 4 or more) left, top, right, bottom -> (tracks, frames) box number, -1: none.
 
     Boxes are joined to the track whose last box they overlap most, however long ago that was seen: a face that
-    looks away and comes back in its place is the same one. Who it is, nobody checks.
+    looks away and comes back in its place is the same one. Its identity is not checked.
     """
     tracks: list[np.ndarray] = []  # each (frames,)
     last: list[np.ndarray] = []  # each (4,)
@@ -138,7 +138,7 @@ def linked(boxes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def overlap(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(k, 4) and (n, 4) boxes -> (k, n): the area they share over the area they cover together."""
+    """Return the intersection over union, (k, n), of (k, 4) and (n, 4) boxes."""
     low = np.maximum(some[:, None, :2], others[None, :, :2])  # (k, n, 2)
     high = np.minimum(some[:, None, 2:], others[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)
@@ -147,18 +147,18 @@ def overlap(some: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) boxes -> (n,) pixels."""
+    """Return the areas (n,) of (n, 4) boxes in pixels."""
     return np.clip(boxes[:, 2:4] - boxes[:, :2], 0, None).prod(axis=1)
 
 
 def largest(boxes: Sequence[np.ndarray], tracks: np.ndarray) -> int:
-    """The track that covers most pixels over the whole clip; of equal ones the first."""
+    """Return the track that covers most pixels over the whole clip; of equal ones the first."""
     covered = [sum(areas(boxes[t])[i] for t, i in enumerate(track) if i >= 0) for track in tracks]
     return int(np.argmax(covered))
 
 
 def regular(tracks: np.ndarray) -> np.ndarray:
-    """(tracks,) bool: those seen in at least half as many frames as the longest, and in enough to see a mouth move."""
+    """Return (tracks,) bool: those in half as many frames as the longest, and in enough to see a mouth move."""
     seen = (tracks >= 0).sum(axis=1)
     return seen >= max(FEWEST, seen.max() / 2)
 
@@ -177,7 +177,7 @@ def require_pyfeat() -> None:
 
 
 def load(spec: BackboneSpec, reader: Path, finder: Path, device: str) -> FaceEncoder:
-    """Start the process and ask it for its columns; that alone takes several seconds.
+    """Start the process and get its columns; that alone takes several seconds.
 
     `reader` is the file of the multitask network, `finder` that of RetinaFace; py-feat goes by how they are called, so
     the links of the hub's cache are not followed.
@@ -199,7 +199,7 @@ def load(spec: BackboneSpec, reader: Path, finder: Path, device: str) -> FaceEnc
 
 
 def ask(process: Apart, method: str, *args: Any) -> Any:
-    """The answer of py-feat's process. Raises BackboneError where it does not start, ApartError for later failures."""
+    """Call py-feat's process. Raises BackboneError where it does not start, ApartError for later failures."""
     try:
         return process.ask(method, *args)
     except ApartError as error:

@@ -34,7 +34,7 @@ class PyFeat:
         self.frames = torch.zeros(0)
 
     def columns(self) -> tuple[str, ...]:
-        """What `describe` returns; which action units and emotions there are is up to the weights."""
+        """Return the columns of `describe`; which action units and emotions there are is up to the weights."""
         network = self.detector.multitask
         return (
             *network.au_names,
@@ -48,7 +48,7 @@ class PyFeat:
         )
 
     def find(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """uint8 (N, H, W, 3) RGB -> the faces of each frame, (n, 5): left, top, right, bottom in pixels, score.
+        """Find the faces of each frame of uint8 (N, H, W, 3) RGB, (n, 5): left, top, right, bottom in pixels, score.
 
         The frames are kept until the next call, for `describe`.
         """
@@ -61,7 +61,7 @@ class PyFeat:
         return [np.array(boxes, dtype=np.float64).reshape(-1, 5) for boxes in found]
 
     def describe(self, faces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
-        """(frame number, its (4,) box) for each face -> (faces, columns).
+        """Describe each face, given as (frame number, (4,) box), by (faces, columns).
 
         Landmarks count from the middle of the box, in its longer sides.
         """

@@ -56,7 +56,7 @@ class ImageEncoder(Backbone):
         return self.launch(clips).rows()
 
     def launch(self, clips: Sequence[Any]) -> Launched:
-        """Begin to do so. Pictures travel as bytes, a quarter of what the network reads."""
+        """Begin to encode pictures. They travel as bytes, a quarter of what the network reads."""
         import torch
 
         if not clips:
@@ -68,7 +68,7 @@ class ImageEncoder(Backbone):
         return Launched([to.forward(lambda: self._hidden(batch), self.dtype)], lambda hidden: hidden[0], self.dtype)
 
     def prepare(self, clip: np.ndarray) -> "torch.Tensor":
-        """One picture in its size, uint8 (size, size, 3); may be called from many threads."""
+        """Resize and crop one picture to uint8 (size, size, 3); may be called from many threads."""
         from PIL import Image
 
         return self.transform(Image.fromarray(_not_too_slim(clip))).permute(1, 2, 0)
@@ -90,7 +90,7 @@ class ImageEncoder(Backbone):
 
 
 def places(features: Any, model: Any, size: Sequence[int]) -> "torch.Tensor":
-    """(B, h w, C) of what a network gives, row by row. A token that stands for no place of the picture is left out.
+    """Return (B, h w, C) of the features of a network, row by row, without tokens that stand for no place.
 
     Which these are is told by the shape: a grid has the proportions of the picture, and what is over at the front has
     to be as many tokens as the network says it puts there.
@@ -124,14 +124,14 @@ def places(features: Any, model: Any, size: Sequence[int]) -> "torch.Tensor":
 
 
 def _is_grid(places: int, size: Sequence[int]) -> bool:
-    """Can so many places lie in rows and columns with the proportions of the picture?"""
+    """Return whether so many places fill rows and columns with the proportions of the picture."""
     height, width = size
     rows = round((max(places, 0) * height / width) ** 0.5)
     return places > 0 and places % max(rows, 1) == 0 and rows * width == places // rows * height
 
 
 def _prefix(model: Any) -> int:
-    """How many tokens a network says it puts before those of places: a class, its distilled twin, registers."""
+    """Return how many tokens a network says it puts before those of places: a class, its distilled twin, registers."""
     if (declared := getattr(model, "num_prefix_tokens", None)) is not None:
         return int(declared)
     tokens = (getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token"))
@@ -139,7 +139,7 @@ def _prefix(model: Any) -> int:
 
 
 def _channels_last(shape: Sequence[int], model: Any, size: Sequence[int]) -> bool:
-    """Whether (B, a, b, c) is (B, h, w, C): by the network's width and the picture's proportions, else by its word."""
+    """Return whether (B, a, b, c) is (B, h, w, C): by network width and picture proportions, else by `output_fmt`."""
     width, (a, b, c), (height, across) = getattr(model, "num_features", None), shape[1:], size
     last, first = c == width and a * across == b * height, a == width and b * across == c * height
     return last if last != first else getattr(model, "output_fmt", "NCHW") == "NHWC"
@@ -193,7 +193,7 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> ImageEncoder:
 
 
 def architecture(weights: str) -> str:
-    """`timm:NAME@CHECKPOINT` -> NAME."""
+    """Return NAME of `timm:NAME@CHECKPOINT`."""
     return weights.removeprefix("timm:").partition("@")[0]
 
 
@@ -231,7 +231,7 @@ def _fill(model: Any, path: Path) -> None:
 
 
 def _not_too_slim(clip: np.ndarray) -> np.ndarray:
-    """The middle of a strip: scaling one pixel's width to 256 would make 10,000 of length into gigabytes."""
+    """Return the middle of a strip: scaling one pixel's width to 256 would make 10,000 of length into gigabytes."""
     height, width = clip.shape[:2]
     most = SLIM * min(height, width)
     top, left = max(height - most, 0) // 2, max(width - most, 0) // 2

@@ -1,11 +1,11 @@
-"""To the device and back: a forward is begun here and its hidden states are taken later, so that a GPU never waits.
+"""To the device and back: a forward is begun here and its hidden states are fetched later, so that a GPU never waits.
 
 On a CPU there is nothing to move and nothing to wait for. On a GPU three queues run side by side: copies to the card,
 the model, copies from the card. While the model works on a batch the next one is copied and queued behind it, and the
 one before comes back. What could go wrong with that, and does not:
 - A copy is done in passing only from and to pinned memory; any other makes the host wait for the whole queue. PyTorch
   keeps a pinned buffer from being used again before the copies that it knows of are done.
-- What one queue makes and another reads is marked (`record_stream`), or its memory could go to somebody else too early.
+- What one queue makes and another reads is marked (`record_stream`), or its memory could be given away too early.
 - Whether a value overflowed is not asked while the queue runs, but carried back with the hidden states.
 
 Never run on a card so far: the tests put a stand-in for `torch.cuda` under it that copies as late as a card may.
@@ -28,32 +28,32 @@ Run = Callable[[], "torch.Tensor"]
 class Arrival:
     """The hidden states of one forward, on their way to the host.
 
-    `fine`: nothing in them overflowed, which nobody has to look for again.
+    `fine`: known to be finite, so that this need not be checked again.
     """
 
     states: "torch.Tensor"  # on the host; not to be read before `wait`
     fine: bool = False
-    landed: bool = True  # `wait` would return at once
+    landed: bool = True  # whether `wait` would return at once
 
     def wait(self) -> None:
-        """Until they are there. Raises what went wrong on the device."""
+        """Wait until they are on the host. Raises what went wrong on the device."""
 
 
 class Lane:
-    """The way to a CPU and back: no distance."""
+    """Forwards on a CPU: nothing is copied."""
 
     def empty(self, shape: Sequence[int], dtype: "torch.dtype") -> "torch.Tensor":
-        """Memory of the host from which a copy to the device is fast."""
+        """Return memory of the host from which a copy to the device is fast."""
         import torch
 
         return torch.empty(tuple(shape), dtype=dtype)
 
     def there(self, host: "torch.Tensor") -> "torch.Tensor":
-        """A tensor of `empty`, on the device; nobody may write to it afterwards."""
+        """Return a tensor of `empty` on the device; the host must not write to it afterwards."""
         return host
 
     def numbers(self, values: Any, dtype: type) -> "torch.Tensor":
-        """Numbers, in lists or an array, on the device."""
+        """Return numbers, from lists or an array, as a tensor on the device."""
         import torch
 
         array: np.ndarray = np.asarray(values, dtype)
@@ -69,7 +69,7 @@ class Lane:
 
 
 class CardLane(Lane):
-    """The way to a GPU and back. For one thread: the one that runs the models."""
+    """Forwards on a GPU, with copies beside them. For one thread: the one that runs the models."""
 
     def __init__(self, device: str) -> None:
         import torch
@@ -78,13 +78,13 @@ class CardLane(Lane):
         self.inward, self.outward = torch.cuda.Stream(self.device), torch.cuda.Stream(self.device)
 
     def empty(self, shape: Sequence[int], dtype: "torch.dtype") -> "torch.Tensor":
-        """Pinned; taken from PyTorch's own stock, so only the first few batches pay for it."""
+        """Return pinned memory from PyTorch's cache, so that only the first few batches allocate it."""
         import torch
 
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
     def there(self, host: "torch.Tensor") -> "torch.Tensor":
-        """Copied while the model still works on the batch before."""
+        """Copy a tensor to the device while the model still works on the batch before."""
         import torch
 
         with torch.cuda.stream(self.inward):
@@ -112,7 +112,7 @@ class CardLane(Lane):
         return states
 
     def _back(self, hidden: "torch.Tensor", dtype: str) -> tuple["torch.Tensor", "torch.Tensor", Any]:
-        """Where the hidden states and whether all are finite will lie on the host, and the event that says: now."""
+        """Begin the copy to the host; return hidden states, whether all are finite, and the event of their arrival."""
         import torch
 
         with torch.inference_mode():
@@ -138,7 +138,7 @@ class Landing(Arrival):
         self._again: Run | None = again
 
     def wait(self) -> None:
-        """Until the copy is done; what overflowed in half precision is computed again, in fp32."""
+        """Wait until the copy is done; what overflowed in half precision is computed again, in fp32."""
         if self.landed:
             return
         self._done.synchronize()
@@ -150,7 +150,7 @@ class Landing(Arrival):
 
 @cache
 def lane(device: str) -> Lane:
-    """The way to a device: of each one, for all models on it."""
+    """Return the lane of a device, one for all models on it."""
     import torch
 
     return CardLane(device) if torch.device(device).type == "cuda" else Lane()
@@ -169,29 +169,29 @@ class Launched:
 
     @property
     def landed(self) -> bool:
-        """Would `wait` return at once?"""
+        """Whether `wait` would return at once."""
         return all(arrival.landed for arrival in self.arrivals)
 
     def wait(self) -> "Launched":
-        """Until the hidden states are on the host."""
+        """Wait until the hidden states are on the host."""
         for arrival in self.arrivals:
             arrival.wait()
         return self
 
     def states(self) -> list[np.ndarray]:
-        """(T, dim) of each clip, as the device gave them; views that keep the memory of the whole batch."""
+        """Return (T, dim) of each clip, as the device gave them; views that keep the memory of the whole batch."""
         return list(self.split([arrival.states.numpy() for arrival in self.arrivals]))
 
     def each(self) -> list[np.ndarray | FloatingPointError]:
-        """(T, dim) of each clip in the dtype of the store, or why it has none."""
+        """Return (T, dim) of each clip in the dtype of the store, or why it has none."""
         return [self._stored(i, states) for i, states in enumerate(self.states())]
 
     def rows(self) -> list[np.ndarray]:
-        """The same; raises the first error."""
-        found = self.wait().each()
-        if error := next((states for states in found if isinstance(states, FloatingPointError)), None):
+        """Return (T, dim) of each clip in the dtype of the store. Raises the first error."""
+        each = self.wait().each()
+        if error := next((states for states in each if isinstance(states, FloatingPointError)), None):
             raise error
-        return [states for states in found if isinstance(states, np.ndarray)]
+        return [states for states in each if isinstance(states, np.ndarray)]
 
     def _stored(self, i: int, states: np.ndarray) -> np.ndarray | FloatingPointError:
         fine = all(arrival.fine for arrival in self.arrivals)
@@ -199,8 +199,8 @@ class Launched:
 
 
 def stored(i: int, states: np.ndarray, dtype: str, fine: bool = False) -> np.ndarray | FloatingPointError:
-    """A copy in the dtype of the store; the error where it is not finite, unless it is known to be `fine`."""
-    with np.errstate(over="ignore"):  # told below, with the clip that did it
+    """Return a copy in the dtype of the store; the error where it is not finite, unless it is known to be `fine`."""
+    with np.errstate(over="ignore"):  # reported below, with the number of the clip
         own = states.astype(dtype)
     if fine or np.isfinite(own).all():
         return own

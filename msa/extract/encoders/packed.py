@@ -75,7 +75,7 @@ class Block:
 
     @classmethod
     def of(cls, starts: np.ndarray, lengths: np.ndarray, device: str) -> "Block":
-        """From where each text begins in the pack, and its length: (texts,) each."""
+        """Build a block from the row each text begins at in the pack, and its length: (texts,) each."""
         place = np.arange(lengths[-1])  # the longest is the last
         inside = place < lengths[:, None]  # (texts, longest)
         rows = starts[:, None] + np.minimum(place, lengths[:, None] - 1)
@@ -104,7 +104,7 @@ class Pack:
         return cls(tuple(order), there.numbers([ids], np.int64), there.numbers([places], np.int64), spans)
 
     def split(self, rows: Any) -> list[Any]:
-        """(total, dim) -> the (tokens, dim) of each text, in the order of the call."""
+        """Return the (tokens, dim) of each text from (total, dim), in the order of the call."""
         ends = list(accumulate(self.spans.lengths))
         own: list[Any] = [None] * len(self.order)
         for i, length, end in zip(self.order, self.spans.lengths, ends, strict=True):
@@ -113,7 +113,7 @@ class Pack:
 
 
 def positions(ids: Sequence[int], padding: int | None) -> list[int]:
-    """The place of each token as the model's table of positions counts it.
+    """Return the place of each token as the model's table of positions counts it.
 
     BERT counts from 0. RoBERTa counts the tokens that are not padding from `padding` + 1, and puts a padding token -
     which a text may contain, spelled out - at `padding`.
@@ -125,7 +125,7 @@ def positions(ids: Sequence[int], padding: int | None) -> list[int]:
 
 
 def counts_by(model: "torch.nn.Module") -> int | None:
-    """The padding token that a model's table of positions leaves out; None: it knows none and counts from 0."""
+    """Return the padding token that a model's table of positions leaves out; None: it knows none and counts from 0."""
     tables = (m for name, m in model.named_modules() if name.rpartition(".")[2] == "position_embeddings")
     padding = next((getattr(table, "padding_idx", None) for table in tables), None)
     return None if padding is None else int(padding)
@@ -154,7 +154,7 @@ def attend(
     spans: Spans | None = None,
     **others: Any,
 ) -> tuple["torch.Tensor", None]:
-    """Attention of each span to itself; query, key and value (1, H, total, D) -> (1, total, H, D).
+    """Attend within each span: query, key and value (1, H, total, D) -> (1, total, H, D).
 
     Raises NotImplementedError where a model asks for anything else: causal, local, biased or grouped-query attention.
     """
@@ -175,7 +175,7 @@ def attend(
 
 
 def _by_length(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Spans, scaling: float) -> "torch.Tensor":
-    """(total, H, D) each; a call takes all texts of a length: no slower than text by text, and fewer launches."""
+    """Attend in one call per length, (total, H, D) each: no slower than text by text, and fewer launches."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -189,7 +189,7 @@ def _by_length(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: S
 
 
 def _in_blocks(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Spans, scaling: float) -> "torch.Tensor":
-    """(total, H, D) each; padded to the longest of each block, and masked."""
+    """Attend in blocks padded to their longest text and masked, (total, H, D) each."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -202,7 +202,7 @@ def _in_blocks(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: S
 
 
 def _varlen(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Spans, scaling: float) -> "torch.Tensor":
-    """(total, H, D) each; all spans in one call of FlashAttention."""
+    """Attend to all spans in one call of FlashAttention, (total, H, D) each."""
     from torch.nn.attention.varlen import varlen_attn
 
     usual = q.shape[2] ** -0.5
@@ -216,7 +216,7 @@ def _varlen(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Span
 
 @cache
 def _knows_varlen(device: "torch.device", dtype: "torch.dtype", width: int) -> bool:
-    """Whether varlen attention runs there at this width of a head, and agrees with the plain one; tried once."""
+    """Return whether varlen attention runs there at this width of a head, and agrees with the plain one; tried once."""
     import torch
 
     if dtype not in (torch.float16, torch.bfloat16):

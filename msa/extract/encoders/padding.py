@@ -7,7 +7,7 @@ In wav2vec 2.0 and its kind a shorter clip meets its padding in three places:
 The other convolutions read what lies in their field: a frame whose field ends inside the clip never sees the padding,
 and no other frame is kept. What is left works on one frame at a time.
 
-The library would look at the mask before it uses it, and a GPU be waited for: so attention gets it from here.
+The library would look at the mask before it uses it, which waits for the GPU: so attention gets the mask from here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,11 +34,11 @@ class Batch:
 
     samples: Sequence[int] = ()
     counted: Any = None  # the same as a tensor (B,), where the model is
-    told: bool = False  # is the model's attention told by this? Else it wants a mask
+    attached: bool = False  # the model's attention reads the lengths here; else it needs a mask
 
     @contextmanager
     def of(self, samples: Sequence[int], counted: "torch.Tensor") -> Iterator[None]:
-        """While a batch of clips of these lengths is in the model's hands."""
+        """Hold the lengths of the clips while the model encodes them."""
         self.samples, self.counted = (samples, counted) if len(set(samples)) > 1 else ((), None)
         try:
             yield
@@ -46,23 +46,23 @@ class Batch:
             self.samples, self.counted = (), None
 
     def mask(self) -> "torch.Tensor | None":
-        """(B, samples): which are of a clip? None where nobody has to ask."""
-        return below(max(self.samples), self.counted) if self.samples and not self.told else None
+        """Return (B, samples) bool, True inside a clip; None where the model needs no mask."""
+        return below(max(self.samples), self.counted) if self.samples and not self.attached else None
 
     def frames(self, config: Any, length: int) -> "torch.Tensor | None":
-        """(B, 1, 1, length): which hidden states are of a clip? None: all."""
+        """Return (B, 1, 1, length) bool, True for hidden states of a clip; None: all are."""
         return below(length, frames(config, self.counted))[:, None, None] if self.samples else None
 
 
 def below(longest: int, counts: "torch.Tensor") -> "torch.Tensor":
-    """(B,) numbers -> (B, longest): the first so many are True."""
+    """Return (B, longest) bool, in which the first so many of each row are True."""
     import torch
 
     return torch.arange(longest, device=counts.device) < counts[:, None]
 
 
 def separable(config: Any) -> bool:
-    """Does `separate` make padded batches of this model exact? An adapter convolves over the end of a clip."""
+    """Return whether `separate` makes padded batches exact. An adapter convolves over the end of a clip."""
     return config.model_type in EXACT and not getattr(config, "add_adapter", False)
 
 
@@ -88,7 +88,7 @@ def separate(model: Any) -> Batch:
         module.frames = partial(batch.frames, model.config)
     for module in own:
         module.torch_multi_head_self_attention = MethodType(_attention, module)
-    batch.told = bool(own) or attach(model, NAME, attend)
+    batch.attached = bool(own) or attach(model, NAME, attend)
     return batch
 
 
@@ -101,7 +101,7 @@ def attend(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple["torch.Tensor", None]:
-    """Attention of each clip to its own frames; query, key and value (B, H, T, D) -> (B, T, H, D)."""
+    """Attend within each clip: query, key and value (B, H, T, D) -> (B, T, H, D)."""
     from torch.nn import functional
 
     mask = module.frames(key.shape[2])
@@ -110,14 +110,14 @@ def attend(
 
 
 def frames(config: Any, samples: Any) -> Any:
-    """How many hidden states a waveform of so many samples has: one per field that lies inside it. Tensors, too."""
+    """Return how many hidden states a waveform of so many samples has: one per field inside it. Takes tensors, too."""
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         samples = (samples - kernel) // stride + 1
     return samples
 
 
 def _norm(norm: Any, conv: Any, batch: Batch, x: "torch.Tensor") -> "torch.Tensor":
-    """GroupNorm of (B, C, T), for each clip over those of the T outputs of `conv` that lie inside it; zeros beyond."""
+    """Apply GroupNorm to (B, C, T), for each clip over the outputs of `conv` inside it; zeros beyond."""
     from torch.nn import functional
 
     def own(x: "torch.Tensor") -> "torch.Tensor":
@@ -136,7 +136,7 @@ def _norm(norm: Any, conv: Any, batch: Batch, x: "torch.Tensor") -> "torch.Tenso
 
 
 def _zeros_beyond(config: Any, batch: Batch, conv: Any, inputs: tuple["torch.Tensor"]) -> tuple["torch.Tensor"] | None:
-    """Before a positional convolution: (B, C, T) with zeros where no frame of the clip is."""
+    """Zero what lies beyond each clip, (B, C, T), before a positional convolution."""
     if not batch.samples:
         return None
     (x,) = inputs
@@ -147,9 +147,9 @@ def _zeros_beyond(config: Any, batch: Batch, conv: Any, inputs: tuple["torch.Ten
 def _attention(
     self: Any, hidden: "torch.Tensor", attention_mask: "torch.Tensor | None", bias: "torch.Tensor"
 ) -> tuple["torch.Tensor", None]:
-    """WavLM's attention over (B, T, D) as one fused product; its gated position bias comes as (B heads, T, T).
+    """Compute WavLM's attention over (B, T, D) as one fused product; its gated position bias comes as (B heads, T, T).
 
-    The library's goes by a call that warns of a mask beside a bias, and returns weights that nobody reads.
+    The library's goes by a call that warns of a mask beside a bias, and returns weights that are not used.
     """
     from torch.nn import functional
 

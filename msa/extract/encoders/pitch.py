@@ -1,7 +1,7 @@
-"""Pitch by Praat, for many threads in a process each: Praat does not let go of Python's one lock while it works.
+"""Pitch by Praat, in a process per decoding thread: Praat holds Python's global lock while it works.
 
-A process pays for its start only after some minutes of sound, so short work stays in this one, and so does that of one
-thread alone. Where a clip is tracked decides the speed and nothing else.
+A process is worth its start only after some minutes of sound, so short work stays in this process, and so does the work
+of a single thread. Where a clip is tracked decides the speed and nothing else.
 """
 
 import threading
@@ -18,7 +18,7 @@ PATIENCE_S = 300.0  # of sound: about what Praat does while another process star
 
 
 class Praat:
-    """Pitch tracks, each with the same numbers wherever it is made. Any number of threads may ask."""
+    """Tracks pitch, with the same numbers in whichever process. Any number of threads may call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,7 +28,7 @@ class Praat:
         self._all: list[Apart] = []
 
     def track(self, wave: np.ndarray, hop: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(count,) fundamental frequency in Hz, 0 where unvoiced, every `hop` samples; and (count,) 0 or 1: voiced?"""
+        """Return (count,) pitch in Hz every `hop` samples, 0 where unvoiced; and (count,) 1 where voiced, else 0."""
         process = self._process(len(wave))
         if process is None:
             return track(wave, hop, count)
@@ -40,7 +40,7 @@ class Praat:
         return f0, voiced
 
     def _process(self, samples: int) -> Apart | None:
-        """One that is idle, or a new one; None: it is this one's turn."""
+        """Return an idle process or a new one; None: track in this process."""
         with self._lock:
             self._heard += samples
             self._askers.add(threading.get_ident())
@@ -52,19 +52,19 @@ class Praat:
             return self._idle.pop()
 
     def close(self) -> None:
-        """End the processes, also one that is stuck."""
+        """End the processes, also one that hangs."""
         for process in self._all:
             process.close()
 
 
 def track(wave: np.ndarray, hop: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Praat's pitch track at our frame times: voiced as its nearest frame is, between voiced frames interpolated."""
+    """Return Praat's pitch at our frame times: voiced as its nearest frame, interpolated between voiced frames."""
     import parselmouth
 
     samples = np.pad(wave.astype(np.float64), (0, max(LEAST - len(wave), 0)))
     sound = parselmouth.Sound(samples, sampling_frequency=RATE)
-    found: Any = sound.to_pitch(time_step=hop / RATE, pitch_floor=FLOOR_HZ, pitch_ceiling=CEILING_HZ)
-    at, f0 = found.xs(), found.selected_array["frequency"]  # s, Hz with 0 for unvoiced
+    pitch: Any = sound.to_pitch(time_step=hop / RATE, pitch_floor=FLOOR_HZ, pitch_ceiling=CEILING_HZ)
+    at, f0 = pitch.xs(), pitch.selected_array["frequency"]  # s, Hz with 0 for unvoiced
     times = np.arange(count) * hop / RATE
     heard = f0 > 0
     if not heard.any():

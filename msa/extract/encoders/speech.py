@@ -42,7 +42,7 @@ class SpeechEncoder(Backbone):
     dtype: str
     dim: int
     versions: Mapping[str, str]
-    batch: padding.Batch  # tells the model which samples of a padded batch are of the clips
+    batch: padding.Batch  # by it the model knows which samples of a padded batch are of the clips
     padded: bool  # several clips in one forward?
     batching: Batching = "padded"
 
@@ -59,7 +59,7 @@ class SpeechEncoder(Backbone):
         return self.launch(clips).rows()
 
     def launch(self, clips: Sequence[Any]) -> Launched:
-        """Begin to do so."""
+        """Begin to encode clips."""
         import torch
 
         waves = [clip if isinstance(clip, torch.Tensor) else self.prepare(clip) for clip in clips]
@@ -74,7 +74,7 @@ class SpeechEncoder(Backbone):
         return Launched(arrivals, split, self.dtype)
 
     def prepare(self, clip: np.ndarray) -> "torch.Tensor":
-        """One clip as the model takes it, float32 (samples,); may be called from many threads."""
+        """Return a clip as the model takes it, float32 (samples,); may be called from many threads."""
         import torch
 
         return torch.from_numpy(self.waveform(clip))
@@ -90,14 +90,14 @@ class SpeechEncoder(Backbone):
         return np.pad(wave, (0, max(self.field - len(wave), 0))).astype(np.float32)
 
     def sizes(self, seconds: Sequence[float]) -> list[int]:
-        """How many hidden states clips of these lengths have, which is what a forward costs: one per 20 ms."""
+        """Return how many hidden states clips of these lengths have, which is what a forward costs: one per 20 ms."""
         return [self._frames(round(min(length, self.max_seconds) * RATE)) for length in seconds]
 
     def _frames(self, samples: int) -> int:
         return padding.frames(self.model.config, max(samples, self.field))
 
     def _run(self, waves: Sequence["torch.Tensor"]) -> Callable[[], "torch.Tensor"]:
-        """All in one forward: (B, frames, dim)."""
+        """Return the forward of a padded batch, (B, frames, dim)."""
         import torch
 
         to, lengths = lane(self.device), [len(wave) for wave in waves]
@@ -117,7 +117,7 @@ class SpeechEncoder(Backbone):
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:
-    """Load the encoder and how its weights want a waveform; a quarter of a second tells its width."""
+    """Load the encoder and the form its weights want of a waveform; encode a quarter of a second to learn its width."""
     assert weights.path is not None, "a speech encoder needs a folder of weights"
     options = {**OPTIONS, **spec.options}
     model = checkpoint.model(weights.path, Modality.AUDIO)
@@ -146,7 +146,7 @@ def load(spec: BackboneSpec, weights: Weights, device: str) -> SpeechEncoder:
 
 
 def receptive_field(config: Any) -> int:
-    """Samples under the first hidden state: r <- (r - 1) stride + kernel, from the last convolution to the first."""
+    """Return the samples under the first hidden state: r <- (r - 1) stride + kernel, from the last convolution back."""
     if not hasattr(config, "conv_kernel"):
         raise BackboneError(
             f"{config.model_type} does not read a waveform", fix="name wav2vec 2.0, HuBERT, WavLM or one of their kind"

@@ -63,7 +63,7 @@ class TextEncoder(Backbone):
         return self.launch(clips).rows()
 
     def launch(self, clips: Sequence[str]) -> Launched:
-        """Begin to do so."""
+        """Begin to encode texts."""
         ids = self.tokenize(clips)
         for i, own in enumerate(ids):
             if not own:
@@ -71,18 +71,18 @@ class TextEncoder(Backbone):
         return self._launch(ids, self.dtype)
 
     def sizes(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special ones included, after the cut: what it costs."""
+        """Return the number of tokens of each text, special ones included, after the cut."""
         chunks = (texts[i : i + AT_ONCE] for i in range(0, len(texts), AT_ONCE))
         return [len(own) for chunk in chunks for own in self.tokenize(chunk)]
 
     def tokenize(self, clips: Sequence[str]) -> list[list[int]]:
-        """Token numbers of each text."""
+        """Return the token numbers of each text."""
         if not clips:
             return []
         return list(self.tokenizer(list(clips), truncation=True, max_length=self.max_length)["input_ids"])
 
     def states(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Hidden states of tokenised texts, each (tokens, dim) float32, in one forward where the model allows it."""
+        """Encode tokenised texts to (tokens, dim) float32 each, in one forward where the model allows it."""
         return self._launch(ids, "float32").wait().states()
 
     def _launch(self, ids: Sequence[Sequence[int]], dtype: str) -> Launched:
@@ -99,15 +99,15 @@ class TextEncoder(Backbone):
         return Launched(arrivals, split, dtype)
 
     def _packed(self, ids: Sequence[Sequence[int]], dtype: str) -> Launched:
-        """End to end, attention inside each text alone: nothing to mask."""
+        """Begin the forward of texts laid end to end, with attention inside each text alone: nothing to mask."""
         pack = Pack.of(ids, self._counts_by, self.device)
         run = partial(self._hidden, input_ids=pack.ids, position_ids=pack.positions, spans=pack.spans)
         return Launched([lane(self.device).forward(run, dtype)], lambda hidden: pack.split(hidden[0][0]), dtype)
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> Callable[[], "torch.Tensor"]:
-        """Side by side, filled to the longest; padding is masked, and to be cut off again.
+        """Return the forward of texts padded to the longest; padding is masked, and to be cut off again.
 
-        The library looks at the mask before it believes it, so that here, unlike in a pack, a GPU is waited for.
+        The library looks at the mask first, which waits for the GPU here, unlike in a pack.
         """
         filler = self.tokenizer.pad_token_id or 0  # RoBERTa counts positions by it; without one, masked anyway
         padded = np.full((len(ids), max(map(len, ids))), filler)  # (B, T)
@@ -123,14 +123,14 @@ class TextEncoder(Backbone):
         return counts_by(self.model)
 
     def _hidden(self, **inputs: Any) -> "torch.Tensor":
-        """(B, T, dim) of the layer that is wanted."""
+        """Return (B, T, dim) of the chosen layer."""
         if self.layer == -1:
             return self.model(**inputs).last_hidden_state
         return self.model(**inputs, output_hidden_states=True).hidden_states[self.layer]
 
 
 def load(spec: BackboneSpec, weights: Weights, device: str) -> TextEncoder:
-    """Load the encoder; try it on its longest text, which also tells its width, and on several at once."""
+    """Load the encoder; try it on its longest text, which also shows its width, and on several texts at once."""
     assert weights.path is not None, "a text encoder needs a folder of weights"
     options = {**OPTIONS, **spec.options}
     model = checkpoint.model(weights.path, Modality.TEXT)
@@ -164,7 +164,7 @@ def _width(encoder: TextEncoder, weights: Weights) -> int:
 
 
 def _choose_batching(encoder: TextEncoder) -> None:
-    """Pack, pad or neither: the first that gives each text the states it has alone. A model's name does not tell."""
+    """Choose packed, padded or neither: the first that gives each text the states it has alone."""
     ids = _trials(encoder)
     alone = [_alone(encoder, own) for own in ids]
     if any(states is None for states in alone):  # too short for it, say: in a batch it would be filled up, and pass
@@ -184,7 +184,7 @@ def _choose_batching(encoder: TextEncoder) -> None:
 
 
 def _trials(encoder: TextEncoder) -> list[list[int]]:
-    """Texts of several lengths as token numbers; then one for each special token, with that token in its midst.
+    """Return texts of several lengths as token numbers; then one for each special token, with that token in its midst.
 
     Models treat some of these by themselves: ESM scales a text by how many of its tokens are masked, RoBERTa counts
     no position for padding, others look for the end of a sequence.
@@ -197,7 +197,7 @@ def _trials(encoder: TextEncoder) -> list[list[int]]:
 
 
 def _alone(encoder: TextEncoder, ids: Sequence[int]) -> np.ndarray | None:
-    """(tokens, dim) of one text; None where the model cannot take it."""
+    """Return (tokens, dim) of one text; None where the model cannot take it."""
     try:
         return encoder.states([ids])[0]
     except Exception:  # a model that cannot be asked like this says so in its own way
@@ -206,10 +206,10 @@ def _alone(encoder: TextEncoder, ids: Sequence[int]) -> np.ndarray | None:
 
 def _agree(encoder: TextEncoder, ids: Sequence[Sequence[int]], alone: Sequence[np.ndarray]) -> bool:
     try:
-        found = encoder.states(ids)
+        together = encoder.states(ids)
     except Exception:  # a model that cannot be asked like this says so in its own way
         return False
     return all(
         states.shape == own.shape and bool(np.linalg.norm(states - own) <= NOISE * np.linalg.norm(own))
-        for states, own in zip(found, alone, strict=True)
+        for states, own in zip(together, alone, strict=True)
     )

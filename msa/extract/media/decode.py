@@ -1,4 +1,4 @@
-"""Raw bytes -> clip: text, RGB picture, 16 kHz mono sound, frames.
+"""Decode raw bytes into clips: text, RGB picture, 16 kHz mono sound, frames.
 
 Media are decoded here, in picture.py (Pillow), sound.py (libsndfile) and container.py (FFmpeg), and nowhere else.
 
@@ -24,16 +24,17 @@ import soxr
 from msa.annotations.rows import whole_characters
 from msa.cache.format import files
 from msa.extract.media import container, picture, sound
-from msa.extract.media.container import Bounds as Bounds
-from msa.extract.media.container import Frames as Frames
-from msa.extract.media.container import MediaError as MediaError
-from msa.extract.media.container import Pictures, Sampling, Sound
+from msa.extract.media.clips import Bounds as Bounds
+from msa.extract.media.clips import Frames as Frames
+from msa.extract.media.clips import MediaError as MediaError
+from msa.extract.media.clips import Sampling
 from msa.extract.media.sound import RATE as RATE
 from msa.extract.media.sound import Wave
+from msa.extract.media.tracks import Pictures, Sound
 from msa.types import Modality, Raw
 
 BOUNDS = Bounds()
-FRAMES = Sampling(fps=5.0, side=640)  # where a recipe has no say of its own
+FRAMES = Sampling(fps=5.0, side=640)  # where a recipe states none
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def clips(
 
 
 def versions(modality: Modality, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str | int]:
-    """The facts of decoding that decide the numbers, for a view's identity."""
+    """Return the facts of decoding that decide the numbers, for a view's identity."""
     if modality is Modality.TEXT:
         return {"encoding": "utf-8-sig, else cp1252"}
     if modality is Modality.AUDIO:
@@ -102,7 +103,7 @@ def versions(modality: Modality, options: Mapping[str, Any] = MappingProxyType({
 
 
 def read_text(raw: Raw) -> tuple[str, str]:
-    """The stripped text and the encoding it was read in: UTF-8, or else Windows' Latin letters, which fit anything."""
+    """Return the stripped text and its encoding: UTF-8, or else Windows' Latin letters, which fit anything."""
     if raw.text is not None:
         text, encoding = whole_characters(raw.text), "str"
     else:
@@ -126,7 +127,7 @@ def _decode(data: bytes) -> tuple[str, str]:
 
 
 def read_image(raw: Raw, bounds: Bounds = BOUNDS) -> np.ndarray:
-    """An upright picture, uint8 (H, W, 3) RGB; the first frame of a moving one. Raises MediaError."""
+    """Return an upright picture, uint8 (H, W, 3) RGB; the first frame of a moving one. Raises MediaError."""
     with _reasons(), BufferedReader(files.open_regular(existing(raw))) as file:
         return picture.read(file, bounds)
 
@@ -135,10 +136,10 @@ def read_image(raw: Raw, bounds: Bounds = BOUNDS) -> np.ndarray:
 
 
 def read_audio(raw: Raw, bounds: Bounds = BOUNDS) -> np.ndarray:
-    """A recording or the part of it from `start` to `end`, float32 (samples,) at 16 kHz mono. Raises MediaError.
+    """Return a recording or the part of it from `start` to `end`, float32 (samples,) at 16 kHz mono. Raises MediaError.
 
-    A recording that breaks off is used as far as it goes: streamed files misstate their length, so nobody could tell.
-    Where the sound begins later than the file, or has gaps, there are no samples (see `container.Sound`): a recording
+    A recording that breaks off is used as far as it goes: streamed files misstate their length, so no one can tell.
+    Where the sound begins later than the file, or has gaps, there are no samples (see `tracks.Sound`): a recording
     read from its beginning starts with the first sample there is.
     """
     with _reasons():
@@ -154,19 +155,19 @@ def _gathered(raw: Raw, wave: Wave) -> np.ndarray:
 
 
 def _spanned(raw: Raw) -> Path:
-    """The path of a file whose span, if one is given, is not empty. Raises MediaError."""
+    """Return the path of a file whose span, if one is given, is not empty. Raises MediaError."""
     if not _is_span(raw):
         raise MediaError(f"span {raw.start}-{raw.end} s is empty")
     return existing(raw)
 
 
 def _is_span(raw: Raw) -> bool:
-    """Does it begin somewhere and end after that? A table may say `nan` of both."""
+    """Return whether a span begins and ends later. A table may say `nan` of both."""
     return 0 <= raw.start < math.inf and (raw.end is None or raw.start < raw.end < math.inf)
 
 
 def seconds(raw: Raw) -> float:
-    """How long a recording or its span is, by its header alone; 0.0 where that cannot be told."""
+    """Return the seconds of a recording or its span by its header alone; 0.0 where it does not say."""
     if not _is_span(raw):
         return 0.0
     if raw.end is not None:
@@ -181,12 +182,12 @@ def seconds(raw: Raw) -> float:
 
 
 def is_table(raw: Raw) -> bool:
-    """Are these faces somebody has measured already: a .csv instead of a video?"""
+    """Return whether faces were measured before: a .csv instead of a video."""
     return raw.path is not None and raw.path.suffix.lower() == ".csv"
 
 
 def read_frames(raw: Raw, sampling: Sampling, bounds: Bounds = BOUNDS) -> Frames:
-    """Frames of a video, or the one frame of a picture. Raises MediaError."""
+    """Return frames of a video, or the one frame of a picture. Raises MediaError."""
     pictures = Pictures(raw.start, raw.end, sampling, bounds)
     with _reasons():
         container.read(_spanned(raw), raw.start, [pictures])
@@ -194,7 +195,7 @@ def read_frames(raw: Raw, sampling: Sampling, bounds: Bounds = BOUNDS) -> Frames
 
 
 def _seen(raw: Raw, pictures: Pictures) -> Frames:
-    """The frames; of a still picture, where EXIF says so, without the mirror, of which FFmpeg knows the turn alone."""
+    """Return the frames; a still picture that is mirrored by its EXIF is mirrored back, which FFmpeg does not do."""
     frames = pictures.frames()
     if pictures.still:
         with BufferedReader(files.open_regular(existing(raw))) as file:
@@ -231,7 +232,7 @@ def _sound_and_frames(raw: Raw, sampling: Sampling, bounds: Bounds) -> dict[Moda
 
 
 def read_columns(raw: Raw) -> Columns:
-    """A .csv of numbers under a header; blanks around names and numbers are OpenFace's."""
+    """Return a .csv of numbers under a header; blanks around names and numbers are OpenFace's."""
     lines = _bytes(raw).decode("utf-8-sig", errors="replace").splitlines() or [""]
     names = tuple(name.strip() for name in lines[0].split(","))
     rows = [line.split(",") for line in lines[1:] if line.strip()]
@@ -245,7 +246,7 @@ def read_columns(raw: Raw) -> Columns:
 
 
 def existing(raw: Raw) -> Path:
-    """The path of a regular file that is not empty; a link to one is one. Raises MediaError."""
+    """Return the path of a regular file that is not empty; a link to one is one. Raises MediaError."""
     if raw.path is None:
         raise MediaError("no file is named")
     with _reasons():
@@ -264,7 +265,7 @@ def _bytes(raw: Raw) -> bytes:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """With errors of the file system as reasons."""
+    """Turn errors of the file system into MediaError."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""What Pillow opens: pictures, as three 8-bit channels.
+"""Pictures by Pillow, as three 8-bit channels.
 
 Only formats that hold pixels are opened. Pillow knows thirty more; some run another program (PostScript) or draw
 (WMF), and none of them is what datasets of photographs are made of.
@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from msa.extract.media.container import Bounds, MediaError
+from msa.extract.media.clips import Bounds, MediaError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")  # JPEG: also MPO
 BLOCK = 1 << 20  # pixels that are converted at a time: beside a picture and what it becomes nothing large is held
@@ -24,7 +24,7 @@ Box = tuple[int, int, int, int]  # left, upper, right, lower
 
 
 def read(file: BinaryIO, bounds: Bounds) -> np.ndarray:
-    """An upright picture, uint8 (H, W, 3) RGB; the first frame of a moving one.
+    """Return an upright picture, uint8 (H, W, 3) RGB; the first frame of a moving one.
 
     Raises:
         MediaError: It is no picture of FORMATS, it is broken, or it has more pixels than `bounds` allow.
@@ -55,13 +55,13 @@ def read(file: BinaryIO, bounds: Bounds) -> np.ndarray:
 
 
 def _formats() -> list[str]:
-    """Those of FORMATS that this Pillow was built with."""
+    """Return those of FORMATS that this Pillow was built with."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def mirrored(file: BinaryIO) -> bool | None:
-    """Does EXIF say that a picture is a mirror image? True: left and right once upright; None: it does not."""
+    """Return how EXIF says a picture is mirrored: True left to right once upright, False top to bottom; None: not."""
     try:
         with Image.open(file, formats=_formats()) as image:
             return {2: False, 4: False, 5: True, 7: True}.get(image.getexif().get(ORIENTATION, 1))
@@ -70,12 +70,12 @@ def mirrored(file: BinaryIO) -> bool | None:
 
 
 def _tag(image: Any, number: int) -> Any:
-    """A tag of a TIFF; None where there is none."""
+    """Return a tag of a TIFF; None where there is none."""
     return image.tag_v2.get(number) if image.format == "TIFF" else None
 
 
 def _bits(image: Any, file: BinaryIO) -> int:
-    """How many bits a channel has in the file, which Pillow does not say of what it has scaled itself."""
+    """Return how many bits a channel has in the file, which Pillow does not say of what it has scaled itself."""
     if image.format == "PNG":
         at = file.tell()
         file.seek(24)  # signature, then IHDR: length, name, width, height, bit depth
@@ -87,7 +87,7 @@ def _bits(image: Any, file: BinaryIO) -> int:
 
 
 def _pixels(image: Any, bits: int, inverted: bool) -> np.ndarray:
-    """(H, W, 3) uint8 of a loaded picture; `inverted` where its largest values are black."""
+    """Return (H, W, 3) uint8 of a loaded picture; `inverted` where its largest values are black."""
     if image.mode in ("I", "F"):  # convert() would clip these, and the value of white is not known
         raise MediaError(f"32 bits a pixel (mode {image.mode}): the range of their values is not known")
     key = image.info.get("transparency")  # of a PNG in the file's own numbers: before they became 8 bits
@@ -105,7 +105,7 @@ def _pixels(image: Any, bits: int, inverted: bool) -> np.ndarray:
 
 
 def _boxes(width: int, height: int) -> Iterator[Box]:
-    """Boxes of at most BLOCK pixels that cover a picture."""
+    """Yield boxes of at most BLOCK pixels that cover a picture."""
     across = min(width, BLOCK)
     down = max(1, BLOCK // across)
     for upper in range(0, height, down):
@@ -114,7 +114,7 @@ def _boxes(width: int, height: int) -> Iterator[Box]:
 
 
 def _of_16_bits(image: Image.Image, bits: int, inverted: bool, key: int | None) -> Image.Image:
-    """Grey of 9 to 16 bits, scaled to 8, which convert() would clip; the value `key` is transparent."""
+    """Return grey of 9 to 16 bits scaled to 8, which convert() would clip; the value `key` is transparent."""
     values = np.asarray(image)
     grey = (values >> (bits - 8)).astype(np.uint8)
     found = Image.fromarray(255 - grey if inverted else grey)
@@ -124,7 +124,7 @@ def _of_16_bits(image: Image.Image, bits: int, inverted: bool, key: int | None) 
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Three 8-bit channels, transparent parts over white: as the picture is seen, not as its file hides it."""
+    """Return three 8-bit channels, with transparent parts over white, as the picture is seen."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -1,4 +1,4 @@
-"""What libsndfile opens, and what becomes of samples: mono at 16 kHz, block by block.
+"""Sound by libsndfile: mono at 16 kHz, block by block.
 
 The length that a file states is not believed. An MP3 without a count of its frames, a FLAC or WAV from a pipe hold more
 sound than libsndfile reads; FFmpeg reads those. Of Ogg streams that follow each other libsndfile reads the first alone,
@@ -20,7 +20,8 @@ import soxr
 
 from msa.cache.format import files
 from msa.extract.media import container
-from msa.extract.media.container import Bounds, MediaError
+from msa.extract.media.clips import Bounds, MediaError
+from msa.extract.media.tracks import Sound
 
 RATE = 16_000  # Hz; what wav2vec 2.0 and its relatives were trained on
 RATES = 1_000, 1_000_000  # Hz; below there is no speech, above no recorder
@@ -40,7 +41,7 @@ class Wave:
 
     bounds: Bounds = field(default_factory=Bounds)
     target: int | None = RATE  # Hz; None: the recording's own
-    told: float = 0.0  # s; how long its header says that it is, for the message alone
+    stated_s: float = 0.0  # length by its header, for the message alone
     rate: int = 0  # Hz; of what comes in; 0: not known yet
     last_rate: int = 0  # Hz; of what came in last
     _seconds: float = 0.0  # of what came in
@@ -59,8 +60,8 @@ class Wave:
             raise MediaError(f"the rate changes from {self.rate} to {rate} Hz")
         self._seconds += len(samples) / rate
         if self._seconds > self.bounds.seconds:
-            told = f"; its header says {self.told:,.0f} s" if self.told > self.bounds.seconds else ""
-            raise MediaError(f"more than {self.bounds.seconds:,.15g} s of sound, the limit (--max-seconds){told}")
+            stated = f"; its header says {self.stated_s:,.0f} s" if self.stated_s > self.bounds.seconds else ""
+            raise MediaError(f"more than {self.bounds.seconds:,.15g} s of sound, the limit (--max-seconds){stated}")
         self._append(samples, last=False)
 
     def _begin(self, rate: int) -> None:
@@ -81,13 +82,13 @@ class Wave:
             self._parts.append(samples)
 
     def end_part(self) -> None:
-        """Let what comes next have another rate."""
+        """End a part: the next samples may have another rate."""
         if self._soxr is not None:
             self._append(np.zeros(0, np.float32), last=True)
         self.rate, self._soxr = 0, None
 
     def samples(self) -> np.ndarray:
-        """(samples,) float32 of all that came in. Raises MediaError."""
+        """Return (samples,) float32 of all that came in. Raises MediaError."""
         self.end_part()
         whole = np.empty(sum(map(len, self._parts)), np.float32)
         at = 0
@@ -109,7 +110,7 @@ class _Straight(soundfile.SoundFile):
 
 
 def read(path: Path, start: float, end: float | None, new_wave: Callable[[], Wave]) -> Wave:
-    """The samples from `start` to `end` s; by FFmpeg where libsndfile does not read them, or not all.
+    """Return the samples from `start` to `end` s; by FFmpeg where libsndfile does not read them, or not all.
 
     Args:
         path: A regular file.
@@ -135,18 +136,18 @@ def read(path: Path, start: float, end: float | None, new_wave: Callable[[], Wav
     except soundfile.LibsndfileError:
         pass
     wave = new_wave()
-    track = container.Sound(start, end, wave, counted)
+    track = Sound(start, end, wave, counted)
     container.read(path, start, [track])
     track.check()
     return wave
 
 
 def _by_libsndfile(file: soundfile.SoundFile, start: float, end: float | None, wave: Wave) -> int:
-    """Read a span in blocks, whatever the header says of its length -> how many frames of it there were not.
+    """Read a span in blocks, whatever the header says of its length; return how many frames were missing.
 
     `start` may lie behind the end.
     """
-    wave.told = max(wave.told, file.frames / max(file.samplerate, 1))
+    wave.stated_s = max(wave.stated_s, file.frames / max(file.samplerate, 1))
     first = round(min(start * file.samplerate, file.frames))
     left = round(min(np.inf if end is None else end * file.samplerate, file.frames)) - first
     skip = first if file.format == "MP3" else 0  # after a seek its decoder rounds otherwise, and begins with noise
@@ -164,13 +165,13 @@ def _by_libsndfile(file: soundfile.SoundFile, start: float, end: float | None, w
 
 
 def _stopped_early(path: Path, file: soundfile.SoundFile, end: float | None, missed: int) -> bool:
-    """Is there sound behind where libsndfile stopped, `missed` frames early, as it does where an MP3's rate changes?"""
+    """Return whether there is sound after where libsndfile stopped, as it does where an MP3's rate changes."""
     if file.format not in SLACK:
         return False  # a WAV that breaks off is used as far as it goes
     facts = path.stat()
-    there = _seconds_by_packets(path, facts.st_size, facts.st_mtime_ns) * file.samplerate
+    present = _seconds_by_packets(path, facts.st_size, facts.st_mtime_ns) * file.samplerate
     wanted = file.frames if end is None else min(end * file.samplerate, file.frames)
-    return wanted - missed + SLACK[file.format] + 1 < min(wanted, there)
+    return wanted - missed + SLACK[file.format] + 1 < min(wanted, present)
 
 
 def _by_streams(handle: FileIO, start: float, end: float | None, wave: Wave) -> Wave:
@@ -199,7 +200,7 @@ def _by_streams(handle: FileIO, start: float, end: float | None, wave: Wave) -> 
 
 
 def _is_whole(path: Path, file: soundfile.SoundFile) -> bool:
-    """Is what libsndfile will read all there is? Of a span, too: all spans of a file come from one decoder."""
+    """Return whether libsndfile reads all of a file. Asked for a span, too: all spans come from one decoder."""
     facts = path.stat()
     counted = partial(_seconds_by_packets, path, facts.st_size, facts.st_mtime_ns)
     if file.format in BY_FFMPEG:
@@ -220,7 +221,7 @@ def _seconds_by_packets(path: Path, size: int, mtime_ns: int) -> float:
 
 
 def stated_seconds(path: Path) -> float:
-    """How long a recording is by its header alone; 0.0 where that cannot be told."""
+    """Return the seconds of a recording by its header alone; 0.0 where it does not say."""
     try:
         with files.open_regular(path) as handle, _Straight(handle.fileno(), closefd=False) as file:
             if file.frames < 2**62:

@@ -210,7 +210,7 @@ class _Driver:
                 view.forget_suspects()
 
     def _batches_of_next(self, left: int) -> int:
-        """Batches of the next task: one at first, then as many as take ten seconds, and never all that are left."""
+        """Return how many batches the next task has: one at first, then as many as take ten seconds, never all."""
         wanted = int(TASK_S / self.batch_s) if self.batch_s else 1
         return max(1, min(wanted, left // (IN_FLIGHT * self.workers)))
 

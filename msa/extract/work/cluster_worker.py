@@ -48,15 +48,15 @@ class Task:
     attempt: int = 0
 
     def view(self, modality: Modality) -> Path:
-        """The folder of a view."""
+        """Return the folder of a view."""
         return Path(self.store) / "views" / self.recipes[modality].view_id
 
     def segment(self, modality: Modality) -> Path:
-        """The folder of a segment."""
+        """Return the folder of a segment."""
         return self.view(modality) / "seg" / self.name
 
     def journal(self, modality: Modality) -> Path:
-        """The crash journal of a view."""
+        """Return the crash journal of a view."""
         return self.view(modality) / f"{PREFIX}{self.name}"
 
     @property

@@ -27,7 +27,7 @@ DEVICE_LOST = (
 
 
 def device_lost(error: object) -> bool:
-    """Whether an error reports a device that this process can no longer use."""
+    """Return whether an error reports a device that this process can no longer use."""
     return any(words in str(error) for words in DEVICE_LOST)
 
 

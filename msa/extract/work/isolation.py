@@ -113,7 +113,7 @@ class IsolatedModel:
 
 
 def _threads() -> dict[str, str]:
-    """The environment in which torch takes as many threads as here: their number may change the last bits."""
+    """Return the environment in which torch takes as many threads as here: their number may change the last bits."""
     torch = sys.modules.get("torch")
     return {"OMP_NUM_THREADS": str(torch.get_num_threads())} if torch is not None else {}
 

@@ -40,5 +40,5 @@ class Meter:
         return max(seconds, key=lambda name: seconds[name])
 
     def __str__(self) -> str:
-        """One line for a progress bar."""
+        """Return one line for a progress bar."""
         return f"limited by {LIMITS[self.bound]}, {self.decoded_ahead} decoded ahead, {self.to_write} to write"

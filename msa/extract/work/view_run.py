@@ -126,7 +126,7 @@ class ViewRun:
             yield
 
     def demand(self, rows: Sequence[int]) -> Demand:
-        """What the view takes of a batch of `rows`, by the sizes its backbone states; 1 each without any."""
+        """Return what the view takes of a batch of `rows`, by the sizes its backbone states; 1 each without any."""
         sizes: Mapping[int, int] = dict.fromkeys(self.rows, 1)
         if self.backbone.sizes is not None:
             texts, raws, of_text = self.scan.index.text, self.scan.raws, self.modality is Modality.TEXT

@@ -12,9 +12,10 @@ import soundfile
 from PIL import Image, PngImagePlugin
 
 from msa.extract.media import container, decode
-from msa.extract.media.container import Sampling
+from msa.extract.media.clips import Frames, Sampling
 from msa.extract.media.decode import RATE, MediaError, clip, clips, read_text, versions
 from msa.extract.media.sound import Wave
+from msa.extract.media.tracks import Pictures, Sound
 from msa.types import Modality, Raw
 
 
@@ -435,11 +436,11 @@ def light(frames) -> np.ndarray:
     return frames.pixels.mean(axis=(1, 2, 3))
 
 
-def decoded(raw, fps=25) -> tuple[np.ndarray, int, container.Frames]:
+def decoded(raw, fps=25) -> tuple[np.ndarray, int, Frames]:
     """Samples at their own rate, which is the second, and frames."""
     wave = Wave(target=None)
-    found = container.Sound(raw.start, raw.end, wave)
-    pictures = container.Pictures(raw.start, raw.end, Sampling(fps, 64))
+    found = Sound(raw.start, raw.end, wave)
+    pictures = Pictures(raw.start, raw.end, Sampling(fps, 64))
     container.read(raw.path, raw.start, [found, pictures])
     found.check()
     return wave.samples(), found.rate, pictures.frames()
@@ -560,8 +561,8 @@ def test_the_frames_after_a_damaged_packet_are_read(tmp_path):
 def test_what_was_lost_is_counted_and_most_of_a_span_is_too_much(tmp_path):
     raw = recording(tmp_path / "aac.mp4", gop=1)
     for kind, make in (
-        ("audio", lambda a, b: container.Sound(a, b, Wave())),
-        ("video", lambda a, b: container.Pictures(a, b, Sampling(25, 64))),
+        ("audio", lambda a, b: Sound(a, b, Wave())),
+        ("video", lambda a, b: Pictures(a, b, Sampling(25, 64))),
     ):
         broken = damage(raw, f"{kind}.mp4", kind, 3.0, 4.0)
         found = make(2.5, 5.0)
