@@ -2,7 +2,7 @@
 
 `plan` says what would be done and changes nothing; `carry_out` does it. What remains is published as a new generation;
 nothing is deleted: a damaged file gets a temporary name, which `msa cache gc` removes one day. The next `msa extract`
-computes the dropped samples, and only those. No damaged byte is restored: docs/decisions/0007-no-bit-restoration.md.
+computes the dropped samples, and only those. No damaged byte is restored: docs/decisions/0011-no-bit-restoration.md.
 """
 
 import json

@@ -7,7 +7,6 @@ here and put in one piece: it is there whole or not at all.
 
 import fcntl
 import hashlib
-import math
 import os
 import shutil
 import stat
@@ -124,14 +123,14 @@ def _bring(file: File, target: Site, sent: Sent, progress: Progress) -> None:
     elif isinstance(file.source, Disk):
         path = file.source.store / file.name
         _check(path, file)
-        persistently(lambda: target.put(file.name, path), patience_s=math.inf)
+        target.put(file.name, path)
         sent.add(file.size)
         progress.advance(file.size)
     else:
         with tempfile.TemporaryDirectory(prefix="msa-transfer-") as folder:
             path = Path(folder) / "file"
             _download(file, Path(folder), path, sent, progress)
-            persistently(lambda: target.put(file.name, path), patience_s=math.inf)
+            target.put(file.name, path)
 
 
 def _has(target: Site, file: File) -> bool:

@@ -25,6 +25,7 @@ class Bucket:
     """The files below a prefix of a bucket. `url` is the address as it may be shown."""
 
     writable = True
+    retries = True
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -154,7 +155,7 @@ def _client() -> dict[str, Any]:
 
     silent = f"{wire.SILENT_S:g}s"
     options = {"connect_timeout": f"{wire.CONNECT_S:g}s", "timeout": "300s", "read_timeout": silent}
-    return {"client_options": options, "retry_config": {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}}
+    return {"client_options": options, "retry_config": {"retry_timeout": timedelta(seconds=60)}}
 
 
 def _gs(url: str) -> Any:

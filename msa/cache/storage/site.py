@@ -187,11 +187,11 @@ class Remote:
 
     def size(self, name: str) -> int | None:
         """How many bytes a file has; None where there is none."""
-        return persistently(lambda: self.wire.size(name))
+        return self._tried(lambda: self.wire.size(name))
 
     def read(self, name: str, limit: int = limits.MAX_JSON) -> bytes:
         """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
-        return persistently(lambda: self._whole(name, limit))
+        return self._tried(lambda: self._whole(name, limit))
 
     def range(self, name: str, start: int, end: int, size: int | None = None) -> memoryview:
         """The bytes from `start` up to `end` of a file, which has `size` bytes where that is known.
@@ -199,7 +199,7 @@ class Remote:
         Raises FileNotFoundError, StoreError where there are fewer or the file is of another size, and NoRanges where
         the server sends whole files only.
         """
-        return memoryview(persistently(lambda: self._part(name, start, end, size)))
+        return memoryview(self._tried(lambda: self._part(name, start, end, size)))
 
     def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
@@ -226,6 +226,10 @@ class Remote:
         self._check_writable()
         # the answer to a put that had succeeded may have been lost, and what was then sent again met our own
         return self.wire.create(name, data) or self.read(name) == data
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        """Return the answer to a request, which is repeated where the connection breaks."""
+        return request() if self.wire.retries else persistently(request)
 
     def _whole(self, name: str, limit: int) -> bytes:
         with closing(self.wire.get(name)) as body:
@@ -268,7 +272,7 @@ class Remote:
 
     def numbers(self) -> list[int]:
         """The numbers of all generations, ascending; of a place that cannot be listed, the newest alone."""
-        listed = persistently(self.wire.manifests)
+        listed = self._tried(self.wire.manifests)
         if listed is not None:
             return listed
         newest = self._newest()
@@ -349,7 +353,6 @@ def persistently(
     way: Callable[[], T],
     wait: Callable[[float], None] = time.sleep,
     so_far: Callable[[], int] = lambda: 0,
-    patience_s: float | None = None,
 ) -> T:
     """What `way` returns, tried again after a pause where the connection breaks; the last failure is raised.
 
@@ -357,7 +360,6 @@ def persistently(
         way: What is tried. Only `Unreachable` is a reason to try again.
         wait: Called with the seconds to wait.
         so_far: How many bytes are there. Where a try brought more than a slow connection would, counting begins anew.
-        patience_s: Seconds after which nothing is tried again; PATIENCE_S where it is not given.
     """
     began, tries, reached = time.monotonic(), 0, so_far()
     while True:
@@ -367,7 +369,7 @@ def persistently(
             now, there, tries = time.monotonic(), so_far(), tries + 1
             if there - reached > LEAST * (now - began):
                 began, tries, reached = now, 1, there
-            elif tries == TRIES or now - began > (PATIENCE_S if patience_s is None else patience_s):
+            elif tries == TRIES or now - began > PATIENCE_S:
                 raise
             wait(PAUSE_S * 2 ** (tries - 1))
 

@@ -37,6 +37,7 @@ class Web:
     """The files below an address. `url` is the address as it may be shown, `headers` name user and password."""
 
     writable = False
+    retries = False
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         self.url = url

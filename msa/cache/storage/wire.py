@@ -49,6 +49,7 @@ class Wire(Protocol):
     """How the files of a place are reached; names are relative to its root."""
 
     writable: bool
+    retries: bool  # does the library behind it repeat requests that fail?
 
     def size(self, name: str) -> int | None:
         """How many bytes a file has; None where there is none."""
