@@ -16,9 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 from msa import catalog, cli
-from msa.cache.maintain.remove import borrow
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
+from msa.cache.write.reuse import borrow
 from msa.types import SENTIMENT, Modality
 from tests.cache.conftest import fill, make_index
 

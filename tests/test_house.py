@@ -71,10 +71,6 @@ BY_NAME = {
     ("msa.extract.datasets.clips", "msa.extract.datasets.table"),
     ("msa.predict", "msa.extract.datasets.table"),  # the user's own rows, whatever else is installed
 }
-# Arrows that point up today.
-UP = {
-    ("msa.cache.share.merge", "msa.cache.maintain.remove"),
-}
 
 
 def module(path: Path) -> str:
@@ -122,7 +118,7 @@ def arrows_up(modules: dict[str, ast.Module]) -> set[tuple[str, str]]:
 
 
 def test_arrows_point_down():
-    assert arrows_up(MODULES) == UP
+    assert arrows_up(MODULES) == set()
 
 
 def test_an_arrow_that_points_up_is_found():

@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.extraction.measure import Row
 from benchmarks.storage import made
-from msa.cache.maintain import remove
 from msa.cache.store import FeatureStore
+from msa.cache.write import reuse
 from msa.fuse.experiments.experiment import Data, Experiment
 from msa.fuse.experiments.sweep import Workers, race
 from msa.fuse.train.model import Model
@@ -49,7 +49,7 @@ def labelled(folder: Path, samples: int) -> FeatureStore:
     index = replace(store.index("bench"), labels=labels, split=np.arange(samples).astype(np.uint8) % 10 // 8)
     index.split[::10] = 2
     store.add_index(index)
-    remove.carry_over(store, index, before)
+    reuse.carry_over(store, index, before)
     return FeatureStore.open(str(folder))
 
 

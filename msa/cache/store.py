@@ -21,7 +21,7 @@ from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, 
 from msa.cache.index import Index
 from msa.cache.read.view import View, ViewReader
 from msa.cache.storage import site as remote
-from msa.cache.write import publish as admission
+from msa.cache.write import publish as publishing
 from msa.cache.write import recovery, segment
 from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import StoreError, UnknownNameError
@@ -252,7 +252,7 @@ class FeatureStore:
                 if (missed := missed + 1) == _TRIES:
                     raise
                 continue
-            if admission.soon((folder / "zarr.json").exists):  # else it was swept in the very moment
+            if publishing.appears((folder / "zarr.json").exists):  # else it was swept in the very moment
                 return folder.name
 
     def _add_index(self, index: Index) -> Path:
@@ -265,13 +265,13 @@ class FeatureStore:
 
         def change(old: Manifest) -> Manifest:
             if FeatureStore(self.path, old).datasets.get(index.name) == folder.name and not anew:
-                raise admission.Nothing
+                raise publishing.Unchanged
             entry = DatasetEntry(index.name, len(index), files, published=old.generation + 1)
             return old.with_dataset(folder.name, entry)
 
         try:  # published again, an older one becomes the newest of its name
             self.manifest = generations.publish(self.path, change)
-        except admission.Nothing:
+        except publishing.Unchanged:
             self.manifest = generations.read(self.path)
         return folder
 
@@ -340,20 +340,20 @@ class FeatureStore:
         if not entries:
             return []
         about = self.path / layout.view_path(view_id) / "zarr.json"
-        admission.soon(about.exists)  # a sweep that found us here puts it back
+        publishing.appears(about.exists)  # a sweep that found us here puts it back
         files = {about.name: FileEntry(about.stat().st_size, limits.sha256(about))}
         folder = self.path / layout.segments_path(view_id)
         mine = list(entries)
 
         def change(old: Manifest) -> Manifest:
-            mine[:], new = admission.admit(folder, old, view_id, files, mine)  # rewritten, should this be repeated
+            mine[:], new = publishing.add_segments(folder, old, view_id, files, mine)  # anew, should this be repeated
             return new
 
         try:
             self.manifest = generations.publish(self.path, change)
-        except admission.Nothing:
+        except publishing.Unchanged:
             self.manifest, mine = generations.read(self.path), []
-        lost = {entry.id for entry in mine if not admission.keeps_data(folder, entry)}
+        lost = {entry.id for entry in mine if not publishing.keeps_data(folder, entry)}
         if lost:  # swept in the very moment: see sweeping.py
             self.manifest = generations.publish(self.path, lambda old: old.without_segments(lost))
         mine = [entry for entry in mine if entry.id not in lost]

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from msa.cache.format.files import naming_a_full_disk
-from msa.cache.maintain import remove
 from msa.cache.store import FeatureStore
+from msa.cache.write import reuse
 from msa.extract.device import pick_device
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
@@ -82,7 +82,7 @@ def extract(
     with naming_a_full_disk(store.path):
         before = store.datasets.get(scan.index.name)
         dataset = store.add_index(scan.index)
-        carried = remove.carry_over(store, scan.index, before)
+        carried = reuse.carry_over(store, scan.index, before)
         views = [ViewRun(store, scan, recipe, dataset, limits) for recipe in recipes]
         for view in views:
             view.report.borrowed += carried.get(view.recipe.view_id, 0)

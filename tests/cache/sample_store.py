@@ -8,8 +8,8 @@ import numpy as np
 
 from msa.cache.format import fingerprint
 from msa.cache.index import Index
-from msa.cache.maintain import remove
 from msa.cache.store import FeatureStore
+from msa.cache.write import reuse
 from msa.cache.write.segment import Form
 from msa.types import SENTIMENT, Modality, Task
 
@@ -80,7 +80,7 @@ def complete(store, index, backbones=tuple(VIEWS), failing=(3,)):
     """Do what an extraction does: recover, borrow, write what is missing. Returns the rows written by view."""
     before = store.datasets.get(index.name)
     dataset = store.add_index(index)
-    remove.carry_over(store, index, before)
+    reuse.carry_over(store, index, before)
     written = {}
     for backbone in backbones:
         view, about = attributes(backbone)
@@ -90,7 +90,7 @@ def complete(store, index, backbones=tuple(VIEWS), failing=(3,)):
         digests = index.digests[modality]
         todo = set(np.flatnonzero(index.has(modality)).tolist()) - done(store, dataset, view)
         if todo:
-            remove.borrow(store, view, dataset, digests, sorted(todo))
+            reuse.borrow(store, view, dataset, digests, sorted(todo))
             todo -= done(store, dataset, view)
         written[backbone] = sorted(todo)
         for part in np.array_split(sorted(todo), 2 if len(todo) > 8 else 1):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msa.cache.maintain.remove import borrow
 from msa.cache.store import FeatureStore
+from msa.cache.write.reuse import borrow
 from msa.cache.write.segment import Form
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.types import Modality, Task

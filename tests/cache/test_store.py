@@ -15,7 +15,7 @@ from msa.cache.format import shard as shards
 from msa.cache.maintain import remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.write import recovery
+from msa.cache.write import recovery, reuse
 from msa.cache.write.segment import Form
 from msa.errors import StoreError, UnknownNameError
 from msa.types import Modality, Split
@@ -103,7 +103,7 @@ def test_a_corpus_with_other_splits_borrows_the_hidden_states(store, index):
     other.split[:] = 0
     dataset = store.add_index(other)
     assert dataset != index.fingerprint
-    assert remove.borrow(store, "v" * 16, dataset, other.digests[Modality.AUDIO], range(20)) == 19
+    assert reuse.borrow(store, "v" * 16, dataset, other.digests[Modality.AUDIO], range(20)) == 19
     reader = store.reader(store.view("tiny", Modality.AUDIO))
     np.testing.assert_array_equal(reader.read(7), hidden(7))
     remove.remove(store, dataset="tiny")

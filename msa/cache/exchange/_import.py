@@ -21,8 +21,8 @@ from msa.cache.exchange._foreign import Feature, Foreign, Unreadable
 from msa.cache.format import fingerprint
 from msa.cache.format.files import naming_a_full_disk
 from msa.cache.index import Index
-from msa.cache.maintain import remove
 from msa.cache.store import FeatureStore, refuse_view
+from msa.cache.write import reuse
 from msa.cache.write.dataset_index import Inputs, index_of
 from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import SourceError
@@ -76,8 +76,7 @@ def bring_in(
         official = [sample.split is not None for sample in corpus.samples]
         index, same = _version(store, index, before, names, official)
         dataset = store.add_index(index)
-        carry = joining.carry_all if same else remove.carry_over
-        carried = carry(store, index, before) if before else {}
+        carried = reuse.carry_over(store, index, before, same_rows=same)
         found = [_feature(store, foreign, feature, index, dataset, progress) for feature in foreign.features]
         for report in found:
             report.borrowed += carried.get(report.view_id, 0)
@@ -165,7 +164,7 @@ def _feature(
     report = Imported(attributes["backbone"], feature.modality, view_id, len(digests))
     done = _done(store, view_id, dataset)
     if missing := sorted(digests.keys() - done):
-        report.borrowed = remove.borrow(store, view_id, dataset, _table(digests, len(index)), missing)
+        report.borrowed = reuse.borrow(store, view_id, dataset, _table(digests, len(index)), missing)
         done = _done(store, view_id, dataset) if report.borrowed else done
     report.already = len(digests.keys() & done)
     todo = sorted(digests.keys() - done)

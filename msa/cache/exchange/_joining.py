@@ -5,14 +5,13 @@ the other. Then the index that is there stays, with all its views. Where they di
 dataset if that loses nothing, as one with corrected labels, and is refused if it would hide views that it lacks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from msa.cache.format import fingerprint, layout
+from msa.cache.format import layout
 from msa.cache.index import Index
-from msa.cache.maintain.remove import borrow
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
 from msa.cache.write import segment
@@ -104,17 +103,3 @@ def _carried(store: FeatureStore, index: Index, view: View) -> bool:
 def _rows(store: FeatureStore, view: View) -> list[segment.Row]:
     folder = store.path / layout.segments_path(view.id)
     return [row for entry in view.entries for row in segment.table(folder / entry.id)]
-
-
-def carry_all(store: FeatureStore, index: Index, before: str) -> Mapping[str, int]:
-    """Serve every view of the version `before`, of which `index` has the same rows; view id -> how many samples."""
-    now, found = store.datasets[index.name], {}
-    there = {view.id for view in store.views(now)}
-    for view in store.views(before) if now != before else ():
-        digests = np.zeros((len(index), fingerprint.DIGEST), np.uint8)
-        rows = _rows(store, view)
-        for row in rows:
-            digests[row.sample] = np.frombuffer(bytes.fromhex(row.digest), np.uint8)
-        if view.id not in there and rows:
-            found[view.id] = borrow(store, view.id, now, digests, sorted({row.sample for row in rows}))
-    return found

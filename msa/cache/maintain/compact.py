@@ -22,7 +22,7 @@ from msa.cache.format.manifest import Manifest, SegmentEntry, in_order
 from msa.cache.maintain import remove
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
-from msa.cache.write import segment
+from msa.cache.write import reuse, segment
 from msa.cache.write.segment import Form, Row, SegmentWriter
 from msa.errors import StoreError
 from msa.progress import Progress
@@ -179,7 +179,7 @@ class _Job:
                     there[row.digest, mine[row.sample]] = made, row.start, row.length
             for entry, rows in lent.values():
                 about = {"dataset": fingerprint, "run": run, "failures": []}
-                self._made.append(remove.lend(self._folder, entry, rows, about))
+                self._made.append(reuse.lend(self._folder, entry, rows, about))
         return hashes
 
     def _rows(self, fingerprint: str, entries: Sequence[SegmentEntry]) -> Iterator[tuple[Row, np.ndarray]]:

@@ -16,7 +16,7 @@ from msa.cache.format.manifest import DatasetEntry, Files, Manifest, SegmentEntr
 from msa.cache.index import Index
 from msa.cache.read import rounding
 from msa.cache.read.view import View, ViewReader
-from msa.cache.write.publish import Nothing, soon
+from msa.cache.write.publish import Unchanged, appears
 from msa.errors import ConfigError, MsaError, StoreError, UnknownNameError
 from msa.names import printable, shell_command
 
@@ -152,7 +152,7 @@ def tag(store: Path, name: str, generation: int | str | None = None) -> int:
             f"there is a tag {name} already, of generation {there}",
             fix=f"choose another name, or delete that one: {shell_command('msa', 'cache', 'tag', name, '--delete')}",
         )
-    if not soon(lambda: not lacking(store, about)):  # swept in the very moment
+    if not appears(lambda: not lacking(store, about)):  # swept in the very moment
         local_files.remove(store, path, missing_ok=True)
         refuse_if_swept(store, about)
     return wanted
@@ -179,7 +179,7 @@ def rollback(store: Path, name: int | str) -> Manifest:
     def change(newest: Manifest) -> Manifest:
         replaced[:] = [newest]
         if (newest.datasets, newest.views) == (old.datasets, old.views):
-            raise Nothing
+            raise Unchanged
         return replace(newest, datasets=old.datasets, views=old.views)
 
     def back(newest: Manifest) -> Manifest:
@@ -188,9 +188,9 @@ def rollback(store: Path, name: int | str) -> Manifest:
     called = "" if str(name) == str(wanted) else f" ({name})"
     try:
         made = generations.publish(store, change, f"rolled back to {wanted}{called}")
-    except Nothing:
+    except Unchanged:
         return replaced[0]
-    if not soon(lambda: not lacking(store, old)):  # swept in the very moment: see sweeping.py
+    if not appears(lambda: not lacking(store, old)):  # swept in the very moment: see sweeping.py
         generations.publish(store, back, f"gave up rolling back to {wanted}: it was being swept")
         refuse_if_swept(store, old)
     return made

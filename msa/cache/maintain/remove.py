@@ -1,22 +1,15 @@
-"""Changes to what is published that write no hidden states: borrow, retract, remove."""
+"""Changes to what is published that write no hidden states: retract failures, remove datasets and views."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from msa.cache.format import generations, layout, limits, local_files, tags
-from msa.cache.format.manifest import Manifest, SegmentEntry
-from msa.cache.index import Index
+from msa.cache.format import generations, local_files, tags
+from msa.cache.format.manifest import Manifest
 from msa.cache.maintain import gc
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
-from msa.cache.write import heartbeat, journal, segment
-from msa.cache.write.liveness import whoami
+from msa.cache.write import journal, segment
 from msa.errors import ConfigError, StoreError, UnknownNameError
 
 
@@ -27,85 +20,6 @@ class Removed:
     freed: int
     later: int
     tags: tuple[str, ...] = ()  # that keep some of it
-
-
-def borrow(store: FeatureStore, view_id: str, dataset: str, digests: np.ndarray, rows: Sequence[int]) -> int:
-    """Serve `rows` of a corpus from hidden states the view already holds of equal inputs; returns how many.
-
-    A corpus whose labels, splits or sample list changed is another corpus with the same inputs: nothing is
-    encoded again, a segment without data of its own points into the old one. `digests` is (n, 16) uint8.
-    """
-    entries: list[SegmentEntry] = []
-    while True:
-        newest = generations.read(store.path)  # a pinned generation may be hours old, and what it names removed
-        segments = newest.segments_of(view_id)
-        try:
-            entries.extend(_lent(store.path / layout.segments_path(view_id), segments, dataset, digests, rows))
-            break
-        except (StoreError, FileNotFoundError):
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    local_files.remove_tree(store.path, store.path / layout.segment_path(view_id, entry.id))
-            entries.clear()
-            same = {entry.id for entry in generations.read(store.path).segments_of(view_id)}
-            if {entry.id for entry in segments} <= same:
-                raise  # else a segment was removed while it was read
-    return sum(entry.samples for entry in store.publish(view_id, entries))
-
-
-def _lent(
-    parent: Path, segments: Sequence[SegmentEntry], dataset: str, digests: np.ndarray, rows: Sequence[int]
-) -> Iterator[SegmentEntry]:
-    """Entries of new segments that serve `rows` from what segments of `parent` hold of equal inputs."""
-    wanted: dict[str, list[int]] = {}
-    for row in rows:
-        wanted.setdefault(digests[row].tobytes().hex(), []).append(row)
-    for old in segments:
-        there = segment.table(parent / old.id)
-        found = [states._replace(sample=row) for states in there for row in wanted.pop(states.digest, ())]
-        if found:
-            run = limits.segment_attributes(parent / old.id / "zarr.json")["run"]
-            yield lend(parent, old, found, {"dataset": dataset, "run": run, "failures": []})
-
-
-def lend(parent: Path, old: SegmentEntry, rows: Sequence[segment.Row], attributes: Mapping[str, Any]) -> SegmentEntry:
-    """Make a segment of `rows` that point into the data of a published one; returns its manifest entry.
-
-    Until it is published it has a journal, so that others leave it alone while we live and remove it when we do not.
-    """
-    made = parent / segment.new_name()
-    store = layout.store_of(made)
-    local_files.make_folder(store, made, new=True)
-    header = {"dataset": attributes["dataset"], "data_of": old.data_id, "run": attributes["run"], "writer": whoami()}
-    local_files.write(store, made / segment.JOURNAL, json.dumps(header).encode() + b"\n")
-    heartbeat.keep(made / segment.JOURNAL)  # until it is published
-    segment.write_small(made, rows, {**attributes, "data_of": old.data_id})
-    files, failed = segment.files(store, made), len(attributes["failures"])
-    return SegmentEntry(made.name, attributes["dataset"], len(rows), failed, files, old.data_id, old.data)
-
-
-def carry_over(store: FeatureStore, index: Index, before: str | None) -> dict[str, int]:
-    """Serve a new version of a corpus from the views of the one `before`; view id -> how many samples.
-
-    Without it a corrected label or another split would leave a corpus without what was extracted of it so far.
-    """
-    now = store.datasets.get(index.name)
-    if now is None:
-        raise StoreError(
-            f"{store.path}: {index.name} was removed from the store while it was added",
-            fix="run the same command again if it was removed by mistake",
-        )
-    if before is None or before == now:
-        return {}
-    found = {}
-    for view in store.views(before):
-        digests = index.digests.get(view.modality)
-        there = {other.id for other in store.views(now)}
-        if digests is not None and view.id not in there:
-            rows = np.flatnonzero(index.has(view.modality)).tolist()
-            if n := borrow(store, view.id, now, digests, rows):
-                found[view.id] = n
-    return found
 
 
 def retract_failures(store: FeatureStore, view: View) -> int:

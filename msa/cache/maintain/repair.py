@@ -21,11 +21,10 @@ from msa.cache.format import fingerprint, generations, layout, limits, local_fil
 from msa.cache.format.files import TEMPORARY
 from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, ViewEntry
 from msa.cache.index import Index
-from msa.cache.maintain import remove
 from msa.cache.maintain.check_index import READ_ERRORS, CheckedIndex, Problem, check_index
 from msa.cache.maintain.check_segment import CheckedSegment, check_segment, shard_number, sound_states
 from msa.cache.maintain.verify import LINK, Report, report
-from msa.cache.write import segment
+from msa.cache.write import reuse, segment
 from msa.cache.write.segment import Form, Row, SegmentWriter
 from msa.errors import MsaError, StoreError
 from msa.names import shell_command
@@ -325,7 +324,7 @@ def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: list[Any
     """A segment without data of its own, for the samples whose shards are whole."""
     parent = root / layout.segments_path(part.view)
     attributes = {"dataset": part.entry.dataset, "run": _run(part), "failures": failures}
-    made = remove.lend(parent, part.entry, _rows(part, kept), attributes)
+    made = reuse.lend(parent, part.entry, _rows(part, kept), attributes)
     local_files.sync(root, parent)
     first, last = part.start[kept] // part.shard_rows, (part.start + part.length - 1)[kept] // part.shard_rows
     needed = {int(n) for n in np.r_[first, last]}

@@ -10,9 +10,9 @@ import numpy as np
 from msa.annotations import splits
 from msa.cache.format import layout
 from msa.cache.index import Index
-from msa.cache.maintain import remove
 from msa.cache.read import rounding
 from msa.cache.store import FeatureStore
+from msa.cache.write import reuse
 from msa.errors import StoreError
 from msa.types import Modality, Sample, Split
 
@@ -66,7 +66,7 @@ def publish(store: FeatureStore, united: Sequence[Index]) -> None:
             for view in mine:
                 has &= store.reader(view).length < 0
             if modality in index.digests and has.any() and _is_of(store, view_id, index.name):
-                remove.borrow(store, view_id, fingerprint, index.digests[modality], np.flatnonzero(has).tolist())
+                reuse.borrow(store, view_id, fingerprint, index.digests[modality], np.flatnonzero(has).tolist())
 
 
 def _is_of(store: FeatureStore, view_id: str, name: str) -> bool:

@@ -15,12 +15,11 @@ import numpy as np
 from msa.annotations import rows as records
 from msa.cache.format import layout, limits, local_files
 from msa.cache.format.manifest import Manifest, SegmentEntry, ViewEntry, in_order
-from msa.cache.format.small_arrays import Lazy
 from msa.cache.format.zarr_array import Data
 from msa.cache.read.view import View, ViewReader
 from msa.cache.store import FeatureStore
-from msa.cache.write import segment
-from msa.cache.write.segment import Form, Row, SegmentWriter
+from msa.cache.write import reuse, segment
+from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.types import Split
 
@@ -44,7 +43,7 @@ class Selection:
 
 
 @dataclass
-class Parcel:
+class Subset:
     """A part of a store: a manifest, and where files lie that were made for it."""
 
     store: FeatureStore
@@ -53,31 +52,37 @@ class Parcel:
     made: set[str] = field(default_factory=set)  # folders that lie in `staging`
 
     def tables(self, view_id: str, entry: SegmentEntry) -> Path:
-        """The folder of a segment of this parcel, with its small arrays."""
+        """The folder of a segment of this subset, with its small arrays."""
         name = layout.segment_path(view_id, entry.id)
         return self.staging / name if name in self.made else self.store.tables(view_id, entry)
+
+    def folder(self, view_id: str, segment_id: str) -> Path:
+        """Return the folder of a segment that is to be made for the subset."""
+        name = layout.segment_path(view_id, segment_id)
+        self.made.add(name)
+        return self.staging / name
 
 
 def select(
     store: FeatureStore, wanted: Selection, staging: Path, known: Mapping[str, SegmentEntry] | None = None
-) -> Parcel:
+) -> Subset:
     """The part of a store that is meant. Raises UnknownNameError or ConfigError where there is no such part.
 
     `known` are segments, by id, that the other side has: they are not made again.
     """
-    parcel = Parcel(store, staging)
+    subset = Subset(store, staging)
     datasets, views, rows = meant(store, wanted)
     chosen = {f: entry for f, entry in in_order(store.manifest.datasets) if f in datasets}
     made: dict[str, ViewEntry] = {}
     for view_id, view in in_order(store.manifest.views):
         wanted_segments = [e for e in view.segments if view_id in views and e.dataset in datasets]
         if rows is not None:
-            parts = (_part(parcel, view_id, e, rows[e.dataset], known or {}) for e in wanted_segments)
+            parts = (_part(subset, view_id, e, rows[e.dataset], known or {}) for e in wanted_segments)
             wanted_segments = [part for part in parts if part]
         if wanted_segments:
             made[view_id] = replace(view, segments=tuple(wanted_segments))
-    parcel.manifest = Manifest(datasets=chosen, views=made)
-    return parcel
+    subset.manifest = Manifest(datasets=chosen, views=made)
+    return subset
 
 
 def meant(store: FeatureStore, wanted: Selection) -> tuple[set[str], set[str], dict[str, np.ndarray] | None]:
@@ -101,38 +106,27 @@ def meant(store: FeatureStore, wanted: Selection) -> tuple[set[str], set[str], d
     return {fingerprint for fingerprint, kept in rows.items() if kept.any()}, views, rows
 
 
-def narrow(parcel: Parcel, view_id: str, entry: SegmentEntry, kept: np.ndarray) -> SegmentEntry | None:
-    """A segment that borrows the data of another and names only some of its samples, `kept` (n,) bool by row."""
-    home = parcel.tables(view_id, entry)
-    rows = _table(home, kept)
-    attributes = limits.segment_attributes(home / "zarr.json", len(kept))
-    failures = [f for f in attributes["failures"] if entry.failed and kept[f["sample"]]]
-    if not rows and not failures:
-        return None
-    folder = _folder(parcel, view_id, _name(entry, kept, "borrowed"))
-    if not folder.exists():
-        local_files.make_folder(parcel.staging, folder)
-        segment.write_small(folder, rows, attributes | {"failures": failures, "data_of": entry.data_id})
-    files = segment.files(parcel.staging, folder)
-    return SegmentEntry(folder.name, entry.dataset, len(rows), len(failures), files, entry.data_id, entry.data)
+def narrow(subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray) -> SegmentEntry | None:
+    """Return a segment that borrows the data of another and has only the samples `kept`, (n,) bool; None for none."""
+    folder = subset.folder(view_id, _name(entry, kept, "borrowed"))
+    return reuse.narrow(subset.tables(view_id, entry), entry, kept, subset.staging, folder)
 
 
 def _part(
-    parcel: Parcel, view_id: str, entry: SegmentEntry, kept: np.ndarray, known: Mapping[str, SegmentEntry]
+    subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray, known: Mapping[str, SegmentEntry]
 ) -> SegmentEntry | None:
     """What travels of a segment, of which the samples in `kept` (n,) bool are wanted; None: nothing."""
-    home = parcel.tables(view_id, entry)
+    home = subset.tables(view_id, entry)
     sample, start, length = segment.places(home, len(kept))
     wanted = kept[sample]
-    failures = limits.segment_attributes(home / "zarr.json", len(kept))["failures"] if entry.failed else []
-    if wanted.all() and all(kept[failure["sample"]] for failure in failures):
+    if wanted.all() and len(segment.failures(home, entry, kept)) == len(segment.failures(home, entry)):
         return entry
     for how in ("borrowed", "copied"):
         if (name := _name(entry, kept, how)) in known:
             return known[name]
     if _share(start, length, wanted) >= MOST:
-        return narrow(parcel, view_id, entry, kept)
-    return _copied(parcel, view_id, entry, kept)
+        return narrow(subset, view_id, entry, kept)
+    return _copied(subset, view_id, entry, kept)
 
 
 def _share(start: np.ndarray, length: np.ndarray, wanted: np.ndarray) -> float:
@@ -142,22 +136,20 @@ def _share(start: np.ndarray, length: np.ndarray, wanted: np.ndarray) -> float:
     return float(length[wanted][mine].sum() / max(1, length[first].sum()))
 
 
-def _copied(parcel: Parcel, view_id: str, entry: SegmentEntry, kept: np.ndarray) -> SegmentEntry | None:
+def _copied(subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray) -> SegmentEntry | None:
     """A new segment with the hidden states of some samples of another."""
-    home = parcel.tables(view_id, entry)
-    attributes = limits.segment_attributes(home / "zarr.json", len(kept))
-    rows = _table(home, kept)
-    failures = [f for f in attributes["failures"] if entry.failed and kept[f["sample"]]]
+    home = subset.tables(view_id, entry)
+    rows, failures = segment.table(home, kept), segment.failures(home, entry, kept)
     if not rows and not failures:
         return None
-    store = parcel.store
+    store, run = subset.store, limits.segment_attributes(home / "zarr.json", len(kept))["run"]
     view = View(view_id, entry.dataset, store.attributes(view_id), [entry])
     samples = store.manifest.datasets[view.dataset].samples
     reader = ViewReader(store.path / layout.segments_path(view_id), view, samples, store.blocks)
     form = _form(store, view, entry)
-    folder = _folder(parcel, view_id, _name(entry, kept, "copied"))
-    local_files.make_folder(parcel.staging, folder.parent)
-    writer = SegmentWriter(folder, view.dataset, form, attributes["run"], flush_after_s=float("inf"))
+    folder = subset.folder(view_id, _name(entry, kept, "copied"))
+    local_files.make_folder(subset.staging, folder.parent)
+    writer = SegmentWriter(folder, view.dataset, form, run, flush_after_s=float("inf"))
     many = max(1, PIECE_BYTES // max(1, 4 * view.dim * int(np.mean([row.length for row in rows] or [1]))))
     for begin in range(0, len(rows), many):
         piece = rows[begin : begin + many]
@@ -178,19 +170,6 @@ def _copied(parcel: Parcel, view_id: str, entry: SegmentEntry, kept: np.ndarray)
     return made
 
 
-def _table(home: Path, kept: np.ndarray) -> list[Row]:
-    """Those samples of a segment that are kept; of a large table no more than that is made."""
-    sample, start, length = segment.places(home, len(kept))
-    at = np.flatnonzero(kept[sample])
-    start, length, digest = start[at], length[at], Lazy(home / "digest")[at]
-    names, numbers = segment.counted(home)
-    counts = [[]] * len(at) if numbers is None else numbers[at].tolist()
-    counted = [{name: n for name, n in zip(names, row, strict=True) if n} for row in counts]
-    hashes = [row.tobytes().hex() for row in digest]
-    columns = (sample[at].tolist(), start.tolist(), length.tolist(), hashes, counted)
-    return [Row(*row) for row in zip(*columns, strict=True)]
-
-
 def _form(store: FeatureStore, view: View, entry: SegmentEntry) -> Form:
     """How the data of a segment is cut, where it is cut as we do it; else how we would."""
     data = Data(store.path / layout.segment_path(view.id, entry.data_id) / "data", store.blocks)
@@ -203,12 +182,6 @@ def _as_stored(values: np.ndarray, form: Form) -> np.ndarray:
     if form.dtype == "bfloat16":  # read as float32, whose lower half is 0
         return np.ascontiguousarray(values, np.float32).view(np.uint32).__rshift__(16).astype(np.uint16)
     return values
-
-
-def _folder(parcel: Parcel, view_id: str, name: str) -> Path:
-    within = layout.segment_path(view_id, name)
-    parcel.made.add(within)
-    return parcel.staging / within
 
 
 def _name(entry: SegmentEntry, kept: np.ndarray, how: str) -> str:

@@ -20,13 +20,13 @@ from msa.cache.format.files import TEMPORARY
 from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, ViewEntry, in_order
 from msa.cache.read.view import View
 from msa.cache.share import merge as merging
-from msa.cache.share.subset import Parcel, Selection, meant, narrow, select
+from msa.cache.share.subset import Selection, Subset, meant, narrow, select
 from msa.cache.share.transfer import File, Sent, absent, check, damaged, files, send, settle
 from msa.cache.storage import site
 from msa.cache.storage.site import Disk, Site
 from msa.cache.store import FeatureStore
 from msa.cache.write import heartbeat, segment
-from msa.cache.write.publish import Nothing, keeps_data
+from msa.cache.write.publish import Unchanged, keeps_data
 from msa.errors import ConfigError, StoreError
 from msa.progress import Progress
 
@@ -103,8 +103,8 @@ def clone(origin: str | Path, to: str | Path, progress: Progress = Progress()) -
             fix="name a new place, or add to this one with `msa cache push`",
         )
     number = store.manifest.generation
-    parcel = Parcel(store, store.path, store.manifest)
-    asked, sent = _asked(parcel), _carry(parcel, Manifest(), target, progress)
+    subset = Subset(store, store.path, store.manifest)
+    asked, sent = _asked(subset), _carry(subset, Manifest(), target, progress)
     _make(target)
     if number and not target.create(number, store.manifest.encode()):
         raise StoreError(f"{target} was published to meanwhile", fix="add to it with `msa cache push`")
@@ -171,23 +171,23 @@ def _bring(store: FeatureStore, target: Site, wanted: Selection, progress: Progr
     with _staging(target) as folder:
         before = generations.read(target)
         there = {entry.id: entry for _, entry in before.segments}
-        parcel = select(store, wanted, folder, there)
-        asked = _asked(parcel)
-        _leave_out(parcel, before, target)
-        with _unswept(parcel, target, folder):
-            sent = _carry(parcel, before, target, progress)
+        subset = select(store, wanted, folder, there)
+        asked = _asked(subset)
+        _leave_out(subset, before, target)
+        with _unswept(subset, target, folder):
+            sent = _carry(subset, before, target, progress)
             _make(target)
-            published = _publish(parcel, target)
+            published = _publish(subset, target)
         return _result(target, published, asked, sent, licences(store, wanted))
 
 
 @contextmanager
-def _unswept(parcel: Parcel, target: Site, staging: Path) -> Iterator[None]:
+def _unswept(subset: Subset, target: Site, staging: Path) -> Iterator[None]:
     """Keep what arrives from being swept while the rest is under way, which may take hours: nothing names it yet."""
     if not isinstance(target, Disk):
         yield
         return
-    folders = [target.store / name for name in parcel.manifest.needed]
+    folders = [target.store / name for name in subset.manifest.needed]
     about = [folder / "zarr.json" for folder in folders]  # what a sweep looks at of a corpus or view that is there
     with heartbeat.kept(target.store, staging, *folders, *about):
         yield
@@ -213,23 +213,23 @@ def _begin(target: Site) -> None:
         site.check_root(target)
 
 
-def _leave_out(parcel: Parcel, there: Manifest, target: Site) -> None:
-    """Take out of a parcel what the other side has: segments by name, samples that other segments hold."""
+def _leave_out(subset: Subset, there: Manifest, target: Site) -> None:
+    """Take out of a subset what the other side has: segments by name, samples that other segments hold."""
     other = _seen(target, there)
-    for view_id, view in parcel.manifest.views.items():
+    for view_id, view in subset.manifest.views.items():
         held = there.segments_of(view_id)
         named = {entry.id: entry for entry in held}
         left = []
         for entry in view.segments:
             if old := named.get(entry.id):
-                _check_same(parcel, target, view_id, entry, old)
-            elif new := _without_held(parcel, view_id, entry, other, held):
+                _check_same(subset, target, view_id, entry, old)
+            elif new := _without_held(subset, view_id, entry, other, held):
                 left.append(new)
-        parcel.manifest = parcel.manifest.with_segments(view_id, left)
+        subset.manifest = subset.manifest.with_segments(view_id, left)
 
 
 def _without_held(
-    parcel: Parcel, view_id: str, entry: SegmentEntry, other: FeatureStore, held: Sequence[SegmentEntry]
+    subset: Subset, view_id: str, entry: SegmentEntry, other: FeatureStore, held: Sequence[SegmentEntry]
 ) -> SegmentEntry | None:
     """A segment without the samples that segments of the other side hold; None where nothing is left.
 
@@ -238,30 +238,29 @@ def _without_held(
     others = [old for old in held if old.dataset == entry.dataset]
     if not others:
         return entry
-    n = parcel.store.manifest.datasets[entry.dataset].samples
+    n = subset.store.manifest.datasets[entry.dataset].samples
     digest, taken = np.zeros((n, 16), np.uint8), np.zeros(n, bool)
     for old in others:
         folder = other.tables(view_id, old)
         rows, _, _ = segment.places(folder, n)
         taken[rows], digest[rows] = True, layout.read_array(folder / "digest")
-    home = parcel.tables(view_id, entry)
+    home = subset.tables(view_id, entry)
     sample, _, _ = segment.places(home, n)
     both = taken[sample]
     unequal = sample[both][(layout.read_array(home / "digest")[both] != digest[sample[both]]).any(axis=1)]
     if len(unequal):
-        ids = parcel.store.index(entry.dataset).ids
-        raise merging.differ(parcel.store.where, other.where, {"input": [ids[row] for row in unequal]})
-    failures = limits.segment_attributes(home / "zarr.json", n)["failures"] if entry.failed else []
-    if not both.any() and not any(taken[failure["sample"]] for failure in failures):
+        ids = subset.store.index(entry.dataset).ids
+        raise merging.differ(subset.store.where, other.where, {"input": [ids[row] for row in unequal]})
+    if not both.any() and not segment.failures(home, entry, taken):
         return entry
-    return narrow(parcel, view_id, entry, ~taken)
+    return narrow(subset, view_id, entry, ~taken)
 
 
-def _check_same(parcel: Parcel, target: Site, view_id: str, entry: SegmentEntry, old: SegmentEntry) -> None:
+def _check_same(subset: Subset, target: Site, view_id: str, entry: SegmentEntry, old: SegmentEntry) -> None:
     for name, facts in entry.files.items():
         if name in old.files and old.files[name] != facts and entry.samples == old.samples:
             raise StoreError(
-                f"segment {entry.id} of view {view_id} holds another {name} in {parcel.store.where} "
+                f"segment {entry.id} of view {view_id} holds another {name} in {subset.store.where} "
                 f"than in {target}: {facts.sha256[:12]}… and {old.files[name].sha256[:12]}…",
                 fix="one of them was changed: `msa cache verify` says which",
             )
@@ -278,24 +277,24 @@ def _seen(target: Site, generation: Manifest) -> FeatureStore:
     return FeatureStore(blocks.root, generation, blocks)
 
 
-def _carry(parcel: Parcel, there: Manifest, target: Site, progress: Progress) -> Sent:
-    """Bring all files of a parcel that the other side's generation does not name. Nothing is visible by it."""
-    origin = parcel.store.blocks.site if parcel.store.blocks else Disk(parcel.store.path)
+def _carry(subset: Subset, there: Manifest, target: Site, progress: Progress) -> Sent:
+    """Bring all files of a subset that the other side's generation does not name. Nothing is visible by it."""
+    origin = subset.store.blocks.site if subset.store.blocks else Disk(subset.store.path)
     known = there.needed
     wanted, small = [], Sent()
-    for folder, needed in parcel.manifest.needed.items():
-        source = Disk(parcel.staging) if folder in parcel.made else origin
+    for folder, needed in subset.manifest.needed.items():
+        source = Disk(subset.staging) if folder in subset.made else origin
         new = {name: facts for name, facts in needed.items() if name not in known.get(folder, {})}
         if folder.startswith("index/"):
             if folder not in known:
                 fingerprint = folder.removeprefix("index/")
-                entry = _index(source, folder, parcel.manifest.datasets[fingerprint], target, small)
-                parcel.manifest = parcel.manifest.with_dataset(fingerprint, entry)
+                entry = _index(source, folder, subset.manifest.datasets[fingerprint], target, small)
+                subset.manifest = subset.manifest.with_dataset(fingerprint, entry)
         elif folder.count("/") == 1:
             if folder not in known:
                 view_id = folder.removeprefix("views/")
-                brought = replace(parcel.manifest.views[view_id], files=_provenance(source, folder, new, target, small))
-                parcel.manifest = parcel.manifest.with_view(view_id, brought)
+                brought = replace(subset.manifest.views[view_id], files=_provenance(source, folder, new, target, small))
+                subset.manifest = subset.manifest.with_view(view_id, brought)
         else:
             wanted += files(source, {folder: new})
     sent = send(wanted, target, progress)
@@ -359,21 +358,21 @@ def _make(target: Site) -> None:
         site.check_root(target)
 
 
-def _publish(parcel: Parcel, target: Site) -> Manifest:
-    """Make a parcel visible in a new generation; in the newest one where there is nothing new in it."""
+def _publish(subset: Subset, target: Site) -> Manifest:
+    """Make a subset visible in a new generation; in the newest one where there is nothing new in it."""
 
     added: dict[str, Sequence[SegmentEntry]] = {}
 
     def change(before: Manifest) -> Manifest:
         added.clear()
         number, new = before.generation + 1, before
-        for fingerprint, entry in parcel.manifest.datasets.items():
+        for fingerprint, entry in subset.manifest.datasets.items():
             if fingerprint not in new.datasets:
                 new = new.with_dataset(fingerprint, replace(entry, published=number))
         # others may have published since the files were chosen: what they brought is left out
-        late = Parcel(parcel.store, parcel.staging, parcel.manifest, parcel.made)
+        late = Subset(subset.store, subset.staging, subset.manifest, subset.made)
         _leave_out(late, before, target)
-        _carry(_only_new(late, parcel), before, target, Progress())
+        _carry(_only_new(late, subset), before, target, Progress())
         for view_id, view in late.manifest.views.items():
             if view.segments:
                 added[view_id] = view.segments
@@ -381,12 +380,12 @@ def _publish(parcel: Parcel, target: Site) -> Manifest:
                 segments = (*held.segments, *view.segments)
                 new = new.with_view(view_id, replace(held, segments=segments, published=number))
         if new == before:
-            raise Nothing
+            raise Unchanged
         return new
 
     try:
-        published = generations.publish(target, change, note=f"from {_origin(parcel.store.where)}")
-    except Nothing:
+        published = generations.publish(target, change, note=f"from {_origin(subset.store.where)}")
+    except Unchanged:
         return generations.read(target)
     if isinstance(target, Disk):
         _check_kept(target, added)
@@ -409,11 +408,11 @@ def _check_kept(target: Disk, added: Mapping[str, Sequence[SegmentEntry]]) -> No
         )
 
 
-def _only_new(late: Parcel, carried: Parcel) -> Parcel:
-    """The segments of a parcel that another does not hold."""
+def _only_new(late: Subset, carried: Subset) -> Subset:
+    """The segments of a subset that another does not hold."""
     new = late.manifest.without_segments(entry.id for _, entry in carried.manifest.segments)
     views = {view_id: replace(view, files={}) for view_id, view in new.views.items()}
-    return Parcel(late.store, late.staging, Manifest(views=views), late.made)
+    return Subset(late.store, late.staging, Manifest(views=views), late.made)
 
 
 def _origin(where: str) -> str:
@@ -421,10 +420,10 @@ def _origin(where: str) -> str:
     return where if site.is_url(where) else Path(where).resolve().name
 
 
-def _asked(parcel: Parcel) -> dict[str, set[str]]:
-    """The corpora of a parcel, and which views of each are in it."""
-    found: dict[str, set[str]] = {fingerprint: set() for fingerprint in parcel.manifest.datasets}
-    for view_id, entry in parcel.manifest.segments:
+def _asked(subset: Subset) -> dict[str, set[str]]:
+    """The corpora of a subset, and which views of each are in it."""
+    found: dict[str, set[str]] = {fingerprint: set() for fingerprint in subset.manifest.datasets}
+    for view_id, entry in subset.manifest.segments:
         found[entry.dataset].add(view_id)
     return found
 

@@ -1,32 +1,46 @@
-"""What may be published: segments whose corpus and data are there, with samples nobody else was faster to bring."""
+"""Conflict rules for publishing.
+
+Segments whose dataset or data are gone are dropped, and samples that another writer published first.
+"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from msa.cache.format import layout, limits
 from msa.cache.format.manifest import Files, Manifest, SegmentEntry, ViewEntry
-from msa.cache.write.segment import taken, without
+from msa.cache.write import segment
 from msa.errors import StoreError
 
-BACK_AFTER_S = 2.0  # what a sweep took away by mistake it has put back by then
+BACK_AFTER_S = 2.0  # what a garbage collection took away by mistake it has put back by then
 
 
-class Nothing(Exception):
-    """There is nothing to publish: raised by a change, it leaves the store at the generation it has."""
+class Unchanged(Exception):
+    """There is nothing to publish. Raised by a change, it leaves the store at the generation it has."""
 
 
-def admit(
+def add_segments(
     parent: Path, old: Manifest, view_id: str, files: Files, entries: Sequence[SegmentEntry]
 ) -> tuple[list[SegmentEntry], Manifest]:
-    """Put sealed segments of `parent` (views/<view>/seg) into a manifest; returns them as they now lie on disk, and it.
+    """Add sealed segments to a view; return them as they now lie on disk, and the new manifest.
 
-    Left out are those of a corpus that was removed meanwhile, those that borrow data which is gone, and samples that
-    other segments of the same corpus hold already. Raises Nothing where nothing remains, and StoreError where a segment
-    was taken over.
+    Left out are segments of a dataset that was removed meanwhile, those that borrow data which is gone, and samples
+    that other segments of the same dataset hold already.
+
+    Args:
+        parent: Folder of the view's segments.
+        old: The newest generation.
+        view_id: The view.
+        files: Files of the view itself, for one that is not published yet.
+        entries: Sealed segments of this writer.
+
+    Raises:
+        Unchanged: Nothing remains.
+        StoreError: A segment was taken over by another run.
     """
-    there = old.segments_of(view_id)
-    admitted: list[SegmentEntry] = []
+    published = old.segments_of(view_id)
+    added: list[SegmentEntry] = []
     for entry in entries:
         if not (parent / entry.id).exists():
             raise StoreError(
@@ -34,39 +48,61 @@ def admit(
                 fix="run the command again: it continues after what the other run has done",
             )
         if entry.dataset in old.datasets and has_data(parent, entry):
-            _wait_for(parent, there)
-            left = without(parent, entry, taken(parent, [*there, *admitted], entry))
-            admitted += [left] if left else []
-    if not admitted:
-        raise Nothing
+            _wait_for(parent, published)
+            rest = _without(parent, entry, _samples_of(parent, [*published, *added], entry.dataset))
+            added += [rest] if rest else []
+    if not added:
+        raise Unchanged
     view = old.views.get(view_id, ViewEntry(files))
-    view = replace(view, segments=(*view.segments, *admitted), published=old.generation + 1)
-    return admitted, old.with_view(view_id, view)
+    view = replace(view, segments=(*view.segments, *added), published=old.generation + 1)
+    return added, old.with_view(view_id, view)
 
 
-def _wait_for(parent: Path, entries: Sequence[SegmentEntry]) -> None:
-    """Until segments that a sweep has taken in its hands are back, or one does not come back."""
+def _wait_for(parent: Path, entries: Iterable[SegmentEntry]) -> None:
+    """Wait until segments that a garbage collection took away are back, or one does not come back."""
     for entry in entries:
-        if not soon((parent / entry.id / "zarr.json").exists):
-            return  # the generation that names it is an old one: `publish` finds out
+        if not appears((parent / entry.id / "zarr.json").exists):
+            return  # the generation that names it is an old one: publishing retries with a newer one
+
+
+def _samples_of(parent: Path, segments: Iterable[SegmentEntry], dataset: str) -> set[int]:
+    """Return the samples of a dataset that these segments hold."""
+    folders = [parent / entry.id for entry in segments if entry.dataset == dataset]
+    return {int(sample) for folder in folders for sample in layout.read_array(folder / "sample")}
+
+
+def _without(parent: Path, entry: SegmentEntry, samples: set[int]) -> SegmentEntry | None:
+    """Take samples out of a segment that is not published yet; return its new entry, None where nothing is left."""
+    folder = parent / entry.id
+    rows = segment.table(folder) if samples else []
+    kept = [row for row in rows if row.sample not in samples]
+    attributes = limits.segment_attributes(folder / "zarr.json")
+    failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
+    if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):
+        return entry
+    if not kept and not failures:
+        return None
+    segment.write_small(folder, kept, attributes | {"failures": failures})
+    return segment.describe(folder)
 
 
 def has_data(parent: Path, entry: SegmentEntry) -> bool:
-    """Is the data of a segment, its own or borrowed, on disk?"""
+    """Return whether the data of a segment, its own or borrowed, is on disk."""
     return (parent / entry.data_id / "data" / "zarr.json").exists()
 
 
 def keeps_data(parent: Path, entry: SegmentEntry) -> bool:
-    """The same after publication."""
-    return soon(lambda: has_data(parent, entry))
+    """Return whether the data of a segment is on disk after publication, once a garbage collection put it back."""
+    return appears(lambda: has_data(parent, entry))
 
 
-def soon(there: Callable[[], bool]) -> bool:
-    """Is something there, or there again soon?
+def appears(exists: Callable[[], bool]) -> bool:
+    """Return whether `exists` becomes true within BACK_AFTER_S.
 
-    A sweep that meets a publication takes away first, then reads what is published, and puts back what that needs.
+    A garbage collection that meets a publication takes away first, then reads what is published, and puts back what
+    that needs.
     """
     until = time.monotonic() + BACK_AFTER_S
-    while not (found := there()) and time.monotonic() < until:
+    while not (result := exists()) and time.monotonic() < until:
         time.sleep(0.02)
-    return found
+    return result

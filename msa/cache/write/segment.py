@@ -302,14 +302,28 @@ def describe(folder: Path) -> SegmentEntry:
     return replace(entry, data_of=owner, data_files=files(store, folder.parent / owner, "data"))
 
 
-def table(folder: Path) -> list[Row]:
-    """Every sample of a sealed segment."""
-    sample, start, length = (values.tolist() for values in places(folder))
-    digest = [row.tobytes().hex() for row in layout.read_array(folder / "digest")]
-    names, values = _counts(folder)
-    numbers = values.reshape(len(sample), len(names)).tolist()
-    of_each = [{what: n for what, n in zip(names, row, strict=True) if n} for row in numbers]
-    return [Row(*row) for row in zip(sample, start, length, digest, of_each, strict=True)]
+def table(folder: Path, kept: np.ndarray | None = None) -> list[Row]:
+    """Return the samples of a sealed segment; with `kept`, (n,) bool over the dataset, only those.
+
+    Of a large table no more rows are read than are kept.
+    """
+    sample, start, length = places(folder, limits.MAX_SAMPLES if kept is None else len(kept))
+    at = slice(None) if kept is None else np.flatnonzero(kept[sample])
+    digest = [row.tobytes().hex() for row in Lazy(folder / "digest")[at]]
+    names, numbers = counted(folder)
+    counts = [[]] * len(digest) if numbers is None else numbers[at].tolist()
+    by_name = [{name: n for name, n in zip(names, row, strict=True) if n} for row in counts]
+    columns = (sample[at].tolist(), start[at].tolist(), length[at].tolist(), digest, by_name)
+    return [Row(*row) for row in zip(*columns, strict=True)]
+
+
+def failures(folder: Path, entry: SegmentEntry, kept: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """Return the failure records of a published segment that were not retracted; with `kept`, of those samples."""
+    if not entry.failed:
+        return []
+    samples = limits.MAX_SAMPLES if kept is None else len(kept)
+    records: list[dict[str, Any]] = limits.segment_attributes(folder / "zarr.json", samples)["failures"]
+    return [record for record in records if kept is None or kept[record["sample"]]]
 
 
 def places(folder: Path, samples: int = limits.MAX_SAMPLES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -341,40 +355,13 @@ def counted(folder: Path) -> tuple[list[str], Lazy | None]:
 
 
 def counts(folder: Path) -> dict[str, int]:
-    """What was counted of the samples of a sealed segment, all together; not of its failures."""
-    names, values = _counts(folder)
-    return dict(zip(names, values.sum(0).tolist(), strict=True))
-
-
-def _counts(folder: Path) -> tuple[list[str], np.ndarray]:
-    """Names (k,) and numbers (m, k) of what was counted of each sample."""
+    """Return what was counted of the samples of a sealed segment, all together; not of its failures."""
     names, values = counted(folder)
-    return names, np.zeros((0, 0), np.int64) if values is None else values[:]
+    return {} if values is None else dict(zip(names, values[:].sum(0).tolist(), strict=True))
 
 
 def _damaged(folder: Path, what: str) -> StoreError:
     return StoreError(f"damaged store: {folder}: {what}", fix="run `msa cache verify`, and then `msa cache repair`")
-
-
-def taken(parent: Path, segments: Iterable[SegmentEntry], entry: SegmentEntry) -> set[int]:
-    """Samples of the corpus of `entry` that published segments of the view hold already."""
-    others = [parent / old.id for old in segments if old.dataset == entry.dataset]
-    return {int(sample) for folder in others for sample in layout.read_array(folder / "sample")}
-
-
-def without(parent: Path, entry: SegmentEntry, samples: set[int]) -> SegmentEntry | None:
-    """The entry of a segment that is not published yet, without some samples; None where nothing is left."""
-    folder = parent / entry.id
-    rows = table(folder) if samples else []
-    kept = [row for row in rows if row.sample not in samples]
-    attributes = limits.segment_attributes(folder / "zarr.json")
-    failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
-    if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):
-        return entry
-    if not kept and not failures:
-        return None
-    write_small(folder, kept, attributes | {"failures": failures})
-    return describe(folder)
 
 
 def files(store: Path, folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, FileEntry]:

@@ -9,6 +9,7 @@ from typing import Any
 from msa.cache.maintain import remove
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
+from msa.cache.write import reuse
 from msa.cache.write.segment import FLUSH_AFTER_S, Form
 from msa.errors import BackboneError, StoreError
 from msa.extract.backbone import Backbone
@@ -98,7 +99,7 @@ class ViewRun:
             remove.retract_failures(self.store, view)
         todo, self.failed_before = self._without_states()
         if todo:
-            self.report.borrowed = remove.borrow(self.store, view_id, self.dataset, self.digests, sorted(todo))
+            self.report.borrowed = reuse.borrow(self.store, view_id, self.dataset, self.digests, sorted(todo))
         if self.report.borrowed:
             todo, self.failed_before = self._without_states()
         return todo

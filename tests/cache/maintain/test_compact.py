@@ -19,6 +19,7 @@ from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.describe import describe
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
+from msa.cache.write import reuse
 from msa.cache.write.segment import Form
 from msa.errors import StoreError
 from msa.types import Modality
@@ -136,7 +137,7 @@ def versions(store, index):
     later = make_index(n=12, name="tiny")
     later.digests[Modality.AUDIO][:] = index.digests[Modality.AUDIO][8:20]
     dataset = store.add_index(later)
-    assert remove.borrow(store, VIEW, dataset, later.digests[Modality.AUDIO], range(12)) == 11
+    assert reuse.borrow(store, VIEW, dataset, later.digests[Modality.AUDIO], range(12)) == 11
     return later
 
 

@@ -13,6 +13,7 @@ from msa.cache.format import generations, tags
 from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
+from msa.cache.write import reuse
 from msa.errors import ConfigError, StoreError
 from msa.types import Modality
 from tests.cache.conftest import WIDTH, fill, hidden, make_index
@@ -137,7 +138,7 @@ def test_killed_borrowers_leave_nothing(store, index):
     entry = store.manifest.views[VIEW].segments[0]
     about = {"dataset": index.fingerprint, "run": {}, "failures": []}
     for old in (False, True):
-        made = remove.lend(parent, entry, [], about)
+        made = reuse.lend(parent, entry, [], about)
         if old:
             (parent / made.id / "journal.jsonl").unlink()
         else:
@@ -253,8 +254,8 @@ def test_who_borrows_from_what_was_swept_meanwhile_borrows_nothing(shrunk, index
     dataset = late.add_index(make_index(name="later"))
     entry = generations.read(shrunk.path, 4).views[VIEW].segments[0]
     about = {"dataset": dataset, "run": {}, "failures": []}
-    rows = remove.segment.table(shrunk.path / "views" / VIEW / "seg" / entry.id)
-    made = remove.lend(shrunk.path / "views" / VIEW / "seg", entry, rows, about)
+    rows = reuse.segment.table(shrunk.path / "views" / VIEW / "seg" / entry.id)
+    made = reuse.lend(shrunk.path / "views" / VIEW / "seg", entry, rows, about)
     shutil.rmtree(shrunk.path / "views" / VIEW / "seg" / entry.id)
     assert late.publish(VIEW, [made]) == []
     assert not (shrunk.path / "views" / VIEW / "seg" / made.id).exists()
@@ -276,7 +277,7 @@ def test_borrowed_data_that_vanishes_in_the_very_moment_is_given_up(store, index
 
     monkeypatch.setattr("msa.cache.write.publish.BACK_AFTER_S", 0.05)
     monkeypatch.setattr(os, "link", link)
-    assert remove.borrow(store, VIEW, dataset, other.digests[Modality.AUDIO], range(20)) == 0
+    assert reuse.borrow(store, VIEW, dataset, other.digests[Modality.AUDIO], range(20)) == 0
     assert store.views(dataset) == []
 
 
@@ -310,7 +311,7 @@ def test_data_that_is_lent_outlives_the_corpus_it_was_made_for(store, index):
     fill(store, index)
     other = make_index(name="other")
     dataset = store.add_index(other)
-    assert remove.borrow(store, VIEW, dataset, other.digests[Modality.AUDIO], range(20)) == 19
+    assert reuse.borrow(store, VIEW, dataset, other.digests[Modality.AUDIO], range(20)) == 19
     remove.remove(store, dataset="tiny", now=True)
     age(store)
     sweep(store)

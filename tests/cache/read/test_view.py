@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from msa.cache.format import layout, small_arrays
 from msa.cache.format.shard import Shard
 from msa.cache.format.zarr_array import Archive
-from msa.cache.maintain import remove
 from msa.cache.read import readahead, sample_locations
 from msa.cache.read.view import ViewReader
 from msa.cache.store import FeatureStore
-from msa.cache.write import segment
+from msa.cache.write import reuse, segment
 from msa.cache.write.segment import Form
 from msa.errors import ConfigError, StoreError
 from msa.types import Modality
@@ -71,7 +70,7 @@ def made(folder, lengths, owner, form, order, borrow):
         other = make_index(N)
         other.split[:] = 0
         dataset = store.add_index(other)
-        remove.borrow(store, "v" * 16, dataset, digests, range(N))
+        reuse.borrow(store, "v" * 16, dataset, digests, range(N))
     return store, next(iter(store.views(dataset)), None), states
 
 

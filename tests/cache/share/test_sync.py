@@ -471,11 +471,11 @@ def test_a_push_that_a_licence_forbids_is_refused_unless_somebody_answers_for_it
     licensed(tmp_path / "s")
     code, _, err = msa("cache", "push", "shared", "--store", "s")
     assert code == 1
-    assert "dataset tiny may not be handed on as far as is known: its licence is: research use" in err
+    assert "dataset tiny: no permission to share it is known: its licence is: research use" in err
     assert "--i-may-share" in err
     assert not (tmp_path / "shared").exists()
     code, out, err = msa("cache", "push", "shared", "--store", "s", "--i-may-share")
-    assert (code, "1 samples in all views" in out) == (0, True), err
+    assert (code, "1 sample in all views" in out) == (0, True), err
     code, out, _ = msa("cache", "pull", "shared", "--store", "mine", "--json")
     assert json.loads(out)["licences"] == {"dataset tiny": "research use", "audio made.up": "MIT"}
     assert "licence: research use" in msa("cache", "clone", "shared", "other")[1]

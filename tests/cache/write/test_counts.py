@@ -7,6 +7,7 @@ import pytest
 from msa.cache.maintain import remove
 from msa.cache.maintain.describe import describe
 from msa.cache.maintain.verify import verify
+from msa.cache.write import reuse
 from msa.types import Modality
 from tests.cache.conftest import FORM, WIDTH, hidden, make_index
 
@@ -55,7 +56,7 @@ def test_what_is_borrowed_brings_its_counts(store, index, dataset):
     other = make_index(name="other")
     other.split[:] = 0
     wanted = store.add_index(other)
-    assert remove.borrow(store, "v", wanted, other.digests[Modality.AUDIO], range(4)) == 4
+    assert reuse.borrow(store, "v", wanted, other.digests[Modality.AUDIO], range(4)) == 4
     assert counted(store) == {FRAMES: 1 + 2 + 3 + 4, DARK: 1}
     assert counted(store, 0) == {FRAMES: 55, DARK: 2}
     assert verify(store) == []

@@ -24,7 +24,7 @@ from msa.cache.maintain import remove
 from msa.cache.maintain.verify import verify
 from msa.cache.share import sync
 from msa.cache.store import FeatureStore
-from msa.cache.write import heartbeat, liveness, recovery
+from msa.cache.write import heartbeat, liveness, recovery, reuse
 from msa.cache.write import publish as admission
 from msa.cache.write.segment import Journal
 from msa.errors import StoreError
@@ -280,9 +280,9 @@ def test_notes_of_what_is_at_work_beat_too(tmp_path, fast):
 
 def test_borrowed_segments_and_compactions_beat_too(store, index, fast):
     view = fill(store, index, view_id="v")
-    table = remove.segment.table(store.path / "views" / "v" / "seg" / view.entries[0].id)
+    table = reuse.segment.table(store.path / "views" / "v" / "seg" / view.entries[0].id)
     about = {"dataset": view.dataset, "run": {}, "failures": []}
-    entry = remove.lend(store.path / "views" / "v" / "seg", view.entries[0], table[:3], about)
+    entry = reuse.lend(store.path / "views" / "v" / "seg", view.entries[0], table[:3], about)
     assert beaten(store.path / "views" / "v" / "seg" / entry.id / "journal.jsonl")
 
 
@@ -587,7 +587,7 @@ def test_a_segment_that_is_removed_while_it_is_borrowed_from_is_done_without(sto
     fill(store, index, view_id="v")
     other = FeatureStore.open(store.path)
     dataset = other.add_index(replace(index, name="other"))
-    real, removed = remove.segment.table, []
+    real, removed = reuse.segment.table, []
 
     def table(folder):
         if not removed:
@@ -595,8 +595,8 @@ def test_a_segment_that_is_removed_while_it_is_borrowed_from_is_done_without(sto
             remove.remove(store, dataset="tiny", now=True)
         return real(folder)
 
-    monkeypatch.setattr(remove.segment, "table", table)
-    assert remove.borrow(other, "v", dataset, index.digests[Modality.AUDIO], range(19)) == 0
+    monkeypatch.setattr(reuse.segment, "table", table)
+    assert reuse.borrow(other, "v", dataset, index.digests[Modality.AUDIO], range(19)) == 0
     assert removed
     assert verify(FeatureStore.open(store.path)) == []
 
@@ -606,7 +606,7 @@ def test_a_segment_that_is_missing_and_was_not_removed_is_an_error(store, index)
     dataset = store.add_index(replace(index, name="other"))
     (store.path / "views" / "v" / "seg" / view.entries[0].id / "zarr.json").unlink()
     with pytest.raises((StoreError, FileNotFoundError)):
-        remove.borrow(store, "v", dataset, index.digests[Modality.AUDIO], range(19))
+        reuse.borrow(store, "v", dataset, index.digests[Modality.AUDIO], range(19))
     assert len(list((store.path / "views" / "v" / "seg").glob("2*"))) == 1
 
 
@@ -616,7 +616,7 @@ def test_a_corpus_that_is_removed_while_it_is_added_is_an_error_of_one_sentence(
     remove.remove(store, dataset="tiny")
     now.manifest = generations.read(store.path)
     with pytest.raises(StoreError, match="was removed from the store"):
-        remove.carry_over(now, index, before)
+        reuse.carry_over(now, index, before)
 
 
 def test_what_a_pull_has_brought_is_not_swept_while_the_rest_is_under_way(store, index, tmp_path, monkeypatch):
@@ -678,7 +678,7 @@ def test_whoever_may_be_dead_is_said_and_when_its_work_is_taken_over(store, inde
 
 def test_a_corpus_that_is_swept_while_it_is_hashed_is_written_again(store, index, monkeypatch):
     store.add_index(index)
-    rival, real, swept = FeatureStore.open(store.path), remove.segment.files, []
+    rival, real, swept = FeatureStore.open(store.path), reuse.segment.files, []
 
     def files(*args, **kwargs):
         if not swept:
@@ -689,7 +689,7 @@ def test_a_corpus_that_is_swept_while_it_is_hashed_is_written_again(store, index
             raise FileNotFoundError
         return found
 
-    monkeypatch.setattr(remove.segment, "files", files)
+    monkeypatch.setattr(reuse.segment, "files", files)
     rival.add_index(index)
     assert swept
     assert verify(FeatureStore.open(store.path)) == []
@@ -700,6 +700,6 @@ def test_a_corpus_that_cannot_be_read_back_is_an_error_and_no_endless_loop(store
     def files(*args, **kwargs):
         raise FileNotFoundError
 
-    monkeypatch.setattr(remove.segment, "files", files)
+    monkeypatch.setattr(reuse.segment, "files", files)
     with pytest.raises(FileNotFoundError):
         store.add_index(index)
