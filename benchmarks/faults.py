@@ -137,9 +137,9 @@ class Trial:
 def extract(folder: Path, engine: str) -> None:
     """What a run does: a table beside `folder` into the store in it."""
     store, log = FeatureStore.create(folder / "store"), folder / "log"
-    found, recipe = scan("table", folder.parent / "texts" / "made.csv"), models.Slowly.of(log)
+    dataset, recipe = scan("table", folder.parent / "texts" / "made.csv"), models.Slowly.of(log)
     limits = Limits(flush_s=FLUSH_S, budget=BATCH)
-    pipeline.extract(store, found, [recipe], "cpu", limits, models.Begun(log), job.engine(engine))
+    pipeline.extract(store, dataset, [recipe], "cpu", limits, models.Begun(log), job.engine(engine))
 
 
 def states(path: Path) -> Mapping[str, bytes]:
@@ -154,7 +154,7 @@ def states(path: Path) -> Mapping[str, bytes]:
 
 def poison(folder: Path, n: int) -> None:
     """Texts, pictures and recordings through a cluster of two, one in a hundred of them poisonous."""
-    found, recipes = (
+    dataset, recipes = (
         poisoned(folder, n),
         [
             models.Fragile.around(Recipe.resolve(Modality.TEXT, "ngrams")),
@@ -169,7 +169,7 @@ def poison(folder: Path, n: int) -> None:
     with overlap.running() as client:
         for recipe in recipes:
             engine = Cluster(client.scheduler.address)
-            [report] = pipeline.extract(store, found, [recipe], "cpu", engine=engine)
+            [report] = pipeline.extract(store, dataset, [recipe], "cpu", engine=engine)
             print(f"{report.name} | {report.written} | {len(report.failed)} | {report.seconds:.0f}", flush=True)
             written, failed = written + report.written, failed + report.failed
         with suppress(TimeoutError):  # the nanny may be bringing one back

@@ -2,7 +2,7 @@
 
 python -m benchmarks.remote [PART ...] [--quick]
 
-Random batches of 16 and 64 samples that nobody has read before, over HTTP (nginx on loopback, as it is and with every
+Random batches of 16 and 64 samples that were not read before, over HTTP (nginx on loopback, as it is and with every
 request held back for 20 ms by a proxy) and from S3 (moto on loopback); then what push and pull make of a store.
 The proxy stands in for `tc netem`, which needs rights that containers do not have: it delays requests, not packets.
 """
@@ -108,11 +108,11 @@ def batches(source: FeatureStore, url: str, where: str, least: float | None, qui
             wanted = chance.permutation(len(local.length))[:many].reshape(-1, size)
             for name in chance.permutation(list(rates)).tolist():
                 read = ours(url) if name == "msa" else zarrs(source, url)
-                found = [read(wanted[0])]
+                batches = [read(wanted[0])]
                 began = time.perf_counter()
-                found += [read(rows) for rows in wanted[1:]]
+                batches += [read(rows) for rows in wanted[1:]]
                 rates[name].append(wanted[1:].size / (time.perf_counter() - began))
-                for rows, states in zip(wanted, found, strict=True):
+                for rows, states in zip(wanted, batches, strict=True):
                     for row, one in zip(rows, states, strict=True):
                         assert np.array_equal(one, local.read(int(row)))
         ours_, theirs = (statistics.median(rates[name]) for name in ("msa", "zarr"))
@@ -259,20 +259,20 @@ def moto() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def wait_for(port: int) -> None:
-    """Return when somebody listens at a port."""
+    """Return when a server listens at a port."""
     for _ in range(1200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    sys.exit(f"error: nobody listens at port {port}")
+    sys.exit(f"error: no server listens at port {port}")
 
 
 PARTS: dict[str, Callable[[FeatureStore, Path, bool], Iterator[Row]]] = {"http": http, "s3": s3}

@@ -34,7 +34,7 @@ class Subject:
     name: str
     modality: Modality
     model: Any
-    found: Scan
+    dataset: Scan
     unit: str
     units: float  # in the corpus
     gflop: float  # of a unit
@@ -60,11 +60,11 @@ def measured(subject: Subject, folder: Path, top: float, device: str = "cuda") -
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     recipe = made.Loaded.of(subject.modality, subject.name, subject.model)
-    raws = [raw[subject.modality] for raw in subject.found.raws]
+    raws = [raw[subject.modality] for raw in subject.dataset.raws]
     prepare: Callable[[Any], Any] = getattr(subject.model, "prepare", lambda clip: clip)
     clips = [prepare(decode.clip(subject.modality, raw)) for raw in raws]
     store = FeatureStore.create(folder / f"{subject.name}-store")
-    run = pipeline.ViewRun(store, subject.found, recipe, store.add_index(subject.found.index), pipeline.Limits())
+    run = pipeline.ViewRun(store, subject.dataset, recipe, store.add_index(subject.dataset.index), pipeline.Limits())
     with run.loaded(device):
         batches = [[clips[i] for i in batch] for batch in pipeline.plan_of([run]).batches]
 
@@ -85,7 +85,7 @@ def measured(subject: Subject, folder: Path, top: float, device: str = "cuda") -
     alone = taken["bare"]
     memory = torch.cuda.max_memory_allocated() / 1e9
     began = time.perf_counter()
-    [report] = pipeline.extract(store, subject.found, [recipe], device)
+    [report] = pipeline.extract(store, subject.dataset, [recipe], device)
     whole = time.perf_counter() - began
     assert report.written == len(clips), report.failed[:1]
 
@@ -136,22 +136,22 @@ def texts(folder: Path, size: int, device: str) -> Subject:
     packed, _ = text.encoders(device)
     sizes = made.spread(7000 * size)
     words = (" ".join(map(str, own)) for own in text.numbers(sizes))
-    found = made.corpus(folder, ["text"], ({"text": own} for own in words))
-    return Subject("BERT-base", Modality.TEXT, packed, found, "tokens", sum(sizes), 0.170)
+    dataset = made.corpus(folder, ["text"], ({"text": own} for own in words))
+    return Subject("BERT-base", Modality.TEXT, packed, dataset, "tokens", sum(sizes), 0.170)
 
 
 def recordings(folder: Path, size: int, device: str) -> Subject:
     """wav2vec2-base over clips of 1 to 15 s, in exact padded batches."""
     lengths = np.random.default_rng(0).uniform(1, 15, 120 * size)
     model = sound.encoder(sound.network(device=device), padded=True, device=device, dtype="float16")
-    found = made.recordings(folder, lengths.tolist())
-    return Subject("wav2vec2-base", Modality.AUDIO, model, found, "audio s", float(lengths.sum()), 13.7)
+    dataset = made.recordings(folder, lengths.tolist())
+    return Subject("wav2vec2-base", Modality.AUDIO, model, dataset, "audio s", float(lengths.sum()), 13.7)
 
 
 def pictures(folder: Path, size: int, device: str) -> Subject:
     """ResNeSt-50d over JPEGs of 500 x 700."""
-    found = made.pictures(folder, 500 * size)
-    return Subject("ResNeSt-50d", Modality.IMAGE, network(device), found, "pictures", 500.0 * size, 10.7)
+    dataset = made.pictures(folder, 500 * size)
+    return Subject("ResNeSt-50d", Modality.IMAGE, network(device), dataset, "pictures", 500.0 * size, 10.7)
 
 
 def network(device: str, name: str = "resnest50d") -> Any:

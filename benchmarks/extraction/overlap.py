@@ -27,14 +27,14 @@ WORKERS = 2
 def stages(folder: Path, quick: bool) -> list[Row]:
     """Real pictures through a device that sleeps twice as long as decoding and writing them takes."""
     batches, rounds = (30, 1) if quick else (160, 3)
-    found = made.pictures(folder / "pictures", BATCH * batches)
+    dataset = made.pictures(folder / "pictures", BATCH * batches)
     awake = made.Sleep.of(Modality.IMAGE, 0.0)
-    extraction(folder, found, awake, SERIAL)  # files into the page cache, libraries into memory
-    around = extraction(folder, found, awake, SERIAL) / batches
+    extraction(folder, dataset, awake, SERIAL)  # files into the page cache, libraries into memory
+    around = extraction(folder, dataset, awake, SERIAL) / batches
     asleep = made.Sleep.of(Modality.IMAGE, 2 * around)
 
     def run(engine: Engine) -> Callable[[], float]:
-        return lambda: extraction(folder, found, asleep, engine)
+        return lambda: extraction(folder, dataset, asleep, engine)
 
     def bare() -> None:
         for _ in range(batches):
@@ -86,11 +86,13 @@ def running() -> Iterator[Any]:
         yield client
 
 
-def extraction(folder: Path, found: Scan, recipe: Recipe, engine: Engine | RemoteEngine) -> float:
+def extraction(folder: Path, dataset: Scan, recipe: Recipe, engine: Engine | RemoteEngine) -> float:
     """Seconds of an extraction into a new store, all samples of which must arrive."""
     with tempfile.TemporaryDirectory(dir=folder) as path:
         store, began = FeatureStore.create(Path(path) / "store"), time.perf_counter()
-        [report] = pipeline.extract(store, found, [recipe], "cpu", Limits(budget=BATCH, flush_s=FLUSH_S), engine=engine)
+        [report] = pipeline.extract(
+            store, dataset, [recipe], "cpu", Limits(budget=BATCH, flush_s=FLUSH_S), engine=engine
+        )
         seconds = time.perf_counter() - began
-        assert report.written == len(found.index.ids), report.failed[:1]
+        assert report.written == len(dataset.index.ids), report.failed[:1]
     return seconds

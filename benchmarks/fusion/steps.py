@@ -93,12 +93,12 @@ def _row(name: str, home: Path | None, quick: bool, full: bool) -> Row:
     ways = {"ours": own, **({"theirs": theirs(name, model, batch)} if home else {})}
     for way in ways.values():
         way()  # the first step of a shape chooses its kernels
-    found = in_turns(ways, 1 if quick else 9 if home else 3)
+    seconds = in_turns(ways, 1 if quick else 9 if home else 3)
     gc.collect()
     shape = " + ".join(f"{n} {m}" for m, n in lengths.items())
-    what, ms = f"step of {name}, {len(batch)} x {shape}{'' if full else ', MOSI'}", f"{found['ours'] * 1e3:,.1f} ms"
-    if "theirs" not in found:
+    what, ms = f"step of {name}, {len(batch)} x {shape}{'' if full else ', MOSI'}", f"{seconds['ours'] * 1e3:,.1f} ms"
+    if "theirs" not in seconds:
         return Row(what, ms, "")
-    ratio = found["ours"] / found["theirs"]
-    other = f"{found['theirs'] * 1e3:,.1f} ms, MMSA {mmsa.VERSION}"
+    ratio = seconds["ours"] / seconds["theirs"]
+    other = f"{seconds['theirs'] * 1e3:,.1f} ms, MMSA {mmsa.VERSION}"
     return Row(what, ms, other, f"{ratio:.2f}", f"<= {MOST:g}", ratio <= MOST)

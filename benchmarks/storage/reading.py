@@ -145,7 +145,7 @@ def forgetting(reader: ViewReader) -> Batch:
 
 
 def evict(files: list[Path]) -> None:
-    """Make the system forget the pages of these files; nobody may have them mapped."""
+    """Make the system forget the pages of these files; they may not be mapped."""
     for path in files:
         handle = os.open(path, os.O_RDONLY)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)

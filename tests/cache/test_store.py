@@ -223,7 +223,7 @@ def test_a_killed_writer_loses_at_most_the_open_shard(store, index):
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="a system that buries its dead at once")
-def test_a_dead_writer_that_nobody_buried_is_dead(store, index):
+def test_a_zombie_writer_is_dead(store, index):
     """In containers the first process often does not ask after orphans: their numbers stay taken."""
     dataset = store.add_index(index)
     store.add_view("v", {"modality": "audio", "backbone": "b", "dim": WIDTH})
@@ -330,7 +330,7 @@ def test_a_claim_whose_claimant_died_is_claimed_again(store, index, monkeypatch)
     assert FeatureStore.open(store.path).recover("v") == 8
 
 
-def test_a_journal_without_a_first_line_stops_nobody(store, index):
+def test_a_journal_without_a_first_line_stops_no_other_writer(store, index):
     writer = started(store, index, range(8))
     journal = writer.folder / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:15])

@@ -106,7 +106,7 @@ def _too_long(*_):
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    sys.addaudithook(_audit)  # can never be taken off again: it sleeps while nobody watches
+    sys.addaudithook(_audit)  # can never be taken off again: it does nothing outside `watched`
     made = planted.Ground.lay(tmp_path_factory.mktemp("stranger") / "sound", ("made.tones",), n=12)
     shutil.copytree(made.path, made.path.parent / "outside")  # what a store must not lead to
     use(made.path)  # imports are done now

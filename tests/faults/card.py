@@ -17,7 +17,7 @@ GIVEN_AWAY = "memory of the card was given away before it was copied"
 
 
 class Queue:
-    """A stream. The model's does everything at once; a side stream does its copies when somebody waits for it."""
+    """A stream. The model's does everything at once; a side stream does its copies when it is waited for."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log = name, log

@@ -22,7 +22,7 @@ class Fragile(Backbone):
             if "number 7" in clip:
                 os.kill(os.getpid(), signal.SIGSEGV)
             if "number 9" in clip and self.done:
-                os._exit(9)  # somebody before it is at fault
+                os._exit(9)  # a text before it is at fault
             if "number 11" in clip:
                 raise ValueError("not this one")
             if "number 13" in clip:

@@ -57,7 +57,7 @@ class Ground:
 
         store = FeatureStore.create(path)
         first, again, _ = sample_store.corpora(n)
-        again.digests["text"][-1] ^= 1  # the last published segment is one that nobody lends
+        again.digests["text"][-1] ^= 1  # the last published segment is lent to no other
         again.digests["audio"][1] ^= 1
         for index in (first, again):
             sample_store.complete(store, index, backbones)
@@ -77,7 +77,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault: what was done, where, and who is concerned: everyone in `least` and nobody beyond `most` (None: any)."""
+    """A fault: what was done, where, and who is concerned: all of `least` and none beyond `most` (None: any)."""
 
     where: str
     least: frozenset[str] = frozenset()
@@ -221,7 +221,7 @@ def in_index(ground: Ground, path: Path, rng: random.Random) -> Planted:
     file = rng.choice(sorted(p for p in (ground.path / "index").glob("*/**/*") if p.is_file())).relative_to(ground.path)
     rng.choice([flip, cut, lambda file, _: file.unlink()])(path / file, rng)
     ids = ground.ids[file.parts[1]]
-    if file.parts[2].startswith("id_"):  # nobody knows any more who they are
+    if file.parts[2].startswith("id_"):  # without ids the samples have no names
         return exactly(file, {f"row {n}" for n in range(len(ids))})
     concerned = ids[1::3] + ids[2::3] if file.parts[2] == "text_bytes" and file.name != "zarr.json" else ids
     return exactly(file, set(concerned))

@@ -34,7 +34,7 @@ WRITERS, PER_TRIAL, SEED = 4, 10, 0
 SAMPLES, WIDTH = 20_000, 16  # more than are written before the last kill
 FORM = Form(WIDTH, "float16", chunk=16, shard=256)  # small, so that a shard is closed every few samples
 LIFE_S = 0.6  # of a writer, at most
-PATIENCE_S = 20.0  # for what killed writers had acknowledged to be published by somebody else
+PATIENCE_S = 20.0  # for what killed writers had acknowledged to be published by another writer
 GRACE_S = 5.0  # of the sweeps; a reader opens a generation for a fraction of that
 DISK_MB, CORPUS = 8, 2000
 FULL = 28  # exit code
@@ -155,7 +155,7 @@ def read_on(path: Path, log: Path) -> None:
 
 
 def sweep_on(path: Path, log: Path) -> None:
-    """Somebody who compacts and sweeps without a pause."""
+    """Compact and collect garbage without a pause."""
     to = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     while True:
         store = FeatureStore.open(path)
@@ -163,7 +163,7 @@ def sweep_on(path: Path, log: Path) -> None:
             for view_id in store.manifest.views:
                 for done in compact.compact(store, view_id, shard_bytes=4096):
                     os.write(to, f"compacted {done.before.segments}\n".encode())
-        except MsaError as error:  # somebody else changed the same segments
+        except MsaError as error:  # another process changed the same segments
             os.write(to, f"gave up: {error.what}".replace("\n", " ").encode() + b"\n")
         try:
             gc.sweep(store, GRACE_S)
@@ -279,7 +279,7 @@ def refusing(share: float, seed: int) -> Callable[[int], None]:
 
 
 def hidden(row: int) -> np.ndarray:
-    """The hidden states of a sample, known to whoever reads them: between 1 and 60 rows."""
+    """The hidden states of a sample, known to the reader: between 1 and 60 rows."""
     length = 1 + row * 7919 % 60
     return ((np.arange(length * WIDTH) + 31 * row) % 2039).astype(np.float16).reshape(length, WIDTH)
 

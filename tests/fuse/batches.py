@@ -37,7 +37,7 @@ def random_labels(task, size, generator=None) -> torch.Tensor:
 
 
 def emotions_of(n) -> np.ndarray:
-    """(n, 6) float32 intensities that the class of `classes_of` decides; nobody is ever afraid."""
+    """(n, 6) float32 intensities that the class of `classes_of` decides; fear never holds."""
     holds = np.eye(3)[classes_of(n).astype(int)] @ [[1, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0]]
     return (holds * (1 + np.arange(n) % 3)[:, None] / 3 * 2).astype(np.float32)
 

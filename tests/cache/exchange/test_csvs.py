@@ -105,8 +105,8 @@ def test_frames_without_a_face_and_of_other_faces_are_left_out_and_counted(folde
     head = "frame, face_id, timestamp, confidence, success, " + ", ".join(NAMES[:3])
     lines = [head, "1, 0, 0, .9, 1, 1, 1, 1", "1, 1, 0, .9, 1, 7, 7, 7", "2, 0, .1, .2, 0, 0, 0, 0"]
     lines += ["3, 0, .2, .8, 1, 2, 2, 2", "4, 1, .3, .8, 0, 5, 5, 5"]
-    nobody = [head, "1, 0, 0, .1, 0, 0, 0, 0"]
-    root = fill(folder, openface, modality="face", u1=lines, u2=nobody)
+    faceless = [head, "1, 0, 0, .1, 0, 0, 0, 0"]
+    root = fill(folder, openface, modality="face", u1=lines, u2=faceless)
     (root / "audio").rmdir()
     index, report, reader = imported(root, tmp_path)
     assert report.failed == [("u2", "no face in 1 frames")]

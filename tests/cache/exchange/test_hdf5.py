@@ -216,7 +216,7 @@ def test_labels_without_a_task_are_a_regression_and_what_is_of_no_class_is_refus
         hdf5.read(path)
 
 
-def test_rows_that_nobody_wrote_are_no_zeros(path, tmp_path):
+def test_rows_that_were_never_written_are_no_zeros(path, tmp_path):
     """A writer that was killed leaves chunks without storage, which HDF5 gives out as zeros."""
 
     def torn(file):

@@ -247,7 +247,7 @@ def test_the_task_is_judged_from_the_labels_or_set(read):
         read(corpus)
 
 
-def test_nobody_labelled_what_is_nan(read):
+def test_nan_is_no_label(read):
     corpus = unaligned()
     corpus["train"]["regression_labels"][0] = np.nan
     assert read(corpus).corpus.samples[0].label is None

@@ -257,7 +257,7 @@ KILLED = """
     """
 
 
-def test_a_killed_compaction_leaves_nothing_that_anybody_sees(scattered):
+def test_a_killed_compaction_leaves_nothing_that_readers_see(scattered):
     before, generation = states(scattered), scattered.manifest.generation
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), scattered.path])
     assert done.returncode == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""A corpus is read as far as somebody asks: what opens does not grow with the number of samples."""
+"""A dataset is read as far as is needed: what opens does not grow with the number of samples."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def test_ids_are_found_in_one_pass(store, index, pieces):
 
 
 @pytest.mark.parametrize("name", ["id_bytes", "id_offsets", "split", "digest_audio"])
-def test_a_flipped_bit_is_found_by_whoever_reads_it(store, index, name):
+def test_a_flipped_bit_is_found_when_it_is_read(store, index, name):
     dataset = store.add_index(index)
     (chunk,) = [path for path in (store.path / "index" / dataset / name / "c").rglob("0") if path.is_file()]
     data = bytearray(chunk.read_bytes())

@@ -87,7 +87,7 @@ def through_zarr(store, view):
 @settings(max_examples=15, deadline=None)
 @given(layouts(), st.lists(st.integers(-1, N - 1), max_size=24), st.booleans())
 def test_a_batch_is_its_samples_alone_and_what_zarr_reads(laid, rows, reuse):
-    with tempfile.TemporaryDirectory() as folder, mock.patch("os.fsync"):  # nobody pulls the plug here
+    with tempfile.TemporaryDirectory() as folder, mock.patch("os.fsync"):  # no power cut is tested here
         store, view, states = made(Path(folder), *laid)
         if view is None:
             return
@@ -178,7 +178,7 @@ CODECS = {
 
 
 def recode(store, view, **how):
-    """Write the data of a view again, as somebody does who wants it smaller."""
+    """Write the data of a view again, compressed."""
     folder = home(store, view) / "data"
     old = zarr.open_array(folder, mode="r")
     values, attributes = old[...], dict(old.attrs)

@@ -47,7 +47,7 @@ def s3():
 
 @pytest.fixture
 def bucket(s3, monkeypatch, tmp_path):
-    """An address in a bucket that nobody else uses."""
+    """A new address in the bucket."""
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3}.items():
         monkeypatch.setenv(name, value)
     return f"s3://lab/{tmp_path.name}"
@@ -459,7 +459,7 @@ def licensed(path, redistribution=False, weights="MIT"):
         (True, "MIT", []),
         (False, "MIT", ["dataset tiny"]),
         (True, "CC BY-NC-ND 4.0", ["audio made.up"]),
-        (True, "", ["audio made.up"]),  # nobody knows
+        (True, "", ["audio made.up"]),  # not known
         (False, "academic research", ["dataset tiny", "audio made.up"]),
     ],
 )
@@ -467,7 +467,7 @@ def test_what_a_licence_forbids_is_told(tmp_path, data, weights, told):
     assert [one.what for one in sync.restrictions(licensed(tmp_path / "s", data, weights))] == told
 
 
-def test_a_push_that_a_licence_forbids_is_refused_unless_somebody_answers_for_it(msa, tmp_path):  # noqa: F811
+def test_a_push_that_a_licence_forbids_is_refused_unless_the_user_answers_for_it(msa, tmp_path):  # noqa: F811
     licensed(tmp_path / "s")
     code, _, err = msa("cache", "push", "shared", "--store", "s")
     assert code == 1

@@ -155,7 +155,7 @@ def test_a_part_that_is_gone_is_an_error_or_made_again(copied, whole, gone):
 
 
 def test_a_link_put_in_the_way_later_is_refused(tmp_path, monkeypatch):
-    """Between the look at a folder and the work in it, somebody replaces it."""
+    """Between the look at a folder and the work in it, another process replaces it."""
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "a" / "b").mkdir(parents=True)
     (outside / "b").mkdir(parents=True)

@@ -87,7 +87,7 @@ def test_a_version_without_a_heartbeat_or_a_number_of_the_start_is_judged_by_its
     assert liveness.lives(old | {"booted": 0.5, "boot": "another"}, 60.0)
 
 
-def test_a_clock_that_is_set_between_two_glances_kills_nobody(monkeypatch):
+def test_a_clock_that_is_set_between_two_looks_makes_no_writer_dead(monkeypatch):
     """The start of a machine is what its clock says now, less the time it runs: it moves whenever the clock is set."""
     now = [psutil.boot_time()]
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_read_is_left_to_its_owner(store, index):
 
 
 @pytest.mark.parametrize("minutes", [-20, 20, 60 * 24])
-def test_a_clock_that_is_wrong_kills_nobody(store, index, monkeypatch, minutes):
+def test_a_clock_that_is_wrong_makes_no_writer_dead(store, index, monkeypatch, minutes):
     writer = started(store, index, range(8))
     said_by(writer.folder, me(host="another-machine"))
     real = time.time
@@ -200,7 +200,7 @@ def test_a_full_disk_has_a_clock_and_one_that_cannot_be_written_to_has_none(stor
     assert heartbeat.time_of(store.path) is None
 
 
-def test_without_the_clock_of_the_disk_nobody_who_is_not_seen_is_dead(store, index):
+def test_without_the_clock_of_the_disk_no_unseen_writer_is_dead(store, index):
     writer = started(store, index, range(8))
     said_by(writer.folder, me(host="another-machine"), QUIET)
     assert recovery.alive(writer.folder, None)
@@ -477,7 +477,7 @@ def test_removing_the_last_corpus_of_a_view_takes_nothing_from_who_begins_to_wri
 
 
 @pytest.mark.parametrize("moment", range(6))
-def test_whenever_somebody_begins_to_write_it_is_whole_or_is_told(store, index, monkeypatch, moment):
+def test_whenever_another_writer_begins_it_is_whole_or_is_refused(store, index, monkeypatch, moment):
     """Another writer begins right before each change a sweep makes to the folders of a view."""
     fill(store, index, view_id="v")
     other = FeatureStore.open(store.path)
@@ -661,7 +661,7 @@ def test_a_beat_follows_no_link_below_a_store(tmp_path, monkeypatch):
         (QUIET, {"host": "node-7"}, None),  # it is dead: taken over, not waited for
     ],
 )
-def test_whoever_may_be_dead_is_said_and_when_its_work_is_taken_over(store, index, silent_s, other, minutes):
+def test_writers_that_may_be_dead_are_named_and_when_their_work_is_taken_over(store, index, silent_s, other, minutes):
     writer = started(store, index, range(8))
     said_by(writer.folder, me(**other), silent_s)
     found = recovery.silent(store.path)

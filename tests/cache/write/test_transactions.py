@@ -1,4 +1,4 @@
-"""Publishing, whoever else publishes, dies, sets the clock or owns the disk."""
+"""Publishing while other writers publish or die, clocks are set and disks are full."""
 
 import errno
 import json
@@ -95,7 +95,7 @@ def test_who_met_an_old_generation_whose_files_were_swept_meanwhile_begins_again
     def fails(new):
         raise StoreError("a table is missing", fix="none")
 
-    with pytest.raises(StoreError, match="a table is missing"):  # nobody published: it is missing indeed
+    with pytest.raises(StoreError, match="a table is missing"):  # it was not published: it is missing indeed
         generations.publish(store.path, fails)
     assert generations.read(store.path).generation == before + 2
 
@@ -194,7 +194,7 @@ def test_what_zarr_left_unfinished_is_no_part_of_a_segment_that_is_taken_over(st
     assert not [name for name in entry.files if "partial" in name or "tmp" in name or "odd" in name]
 
 
-def test_a_segment_that_nobody_else_may_touch_is_left_to_its_owner(store, index, monkeypatch):
+def test_a_segment_that_others_may_not_touch_is_left_to_its_owner(store, index, monkeypatch):
     written_by_the_dead(started(store, index, range(8)))
 
     def rename(source, target, **folders):
@@ -244,7 +244,7 @@ def test_a_process_lives_while_it_runs_and_is_dead_when_its_number_is_given_away
     assert not liveness.lives(then, 0)
 
 
-def test_a_clock_that_was_set_kills_nobody(monkeypatch):
+def test_a_clock_that_was_set_makes_no_writer_dead(monkeypatch):
     me = liveness.whoami()
     real = psutil.Process.create_time
     monkeypatch.setattr(psutil, "boot_time", lambda: me["booted"] + 3600)
@@ -273,7 +273,7 @@ def test_who_is_hidden_from_us_is_not_taken_for_dead(monkeypatch):
     assert not liveness.lives(me, 3600)
 
 
-def test_a_journal_that_names_nobody_sensible_belongs_to_nobody(store, index):
+def test_a_journal_with_an_impossible_writer_has_no_owner(store, index):
     writer = started(store, index, range(3))
     journal = writer.folder / "journal.jsonl"
     first, _, rest = journal.read_bytes().partition(b"\n")

@@ -104,7 +104,7 @@ def test_mosi_leaves_the_columns_of_single_modalities_alone(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "None", "null"])
-def test_a_clip_nobody_labelled_has_no_label(cell, tmp_path):
+def test_an_unlabelled_clip_has_no_label(cell, tmp_path):
     found = kept(mosi.samples(tree(tmp_path, [f"a,1,x,{cell},,,,,train"])))
     assert found["a$_$1"].label is None
 
@@ -149,7 +149,7 @@ def test_emotions_are_columns_of_the_index_in_the_order_of_the_task(tmp_path):
     assert [s.label for s in mosei.samples(tmp_path)] == [1.0, 2.0, 0.0]  # sentiment, unless asked
 
 
-def test_an_emotion_nobody_judged_is_said_to_be_so_and_not_taken_for_none(tmp_path):
+def test_an_emotion_without_a_judgement_is_named_and_not_taken_for_absent(tmp_path):
     tree(tmp_path, ["a,1,x,1,train,1,,0,0,0,0"], EMOTIONS)
     label = kept(mosei.samples(tmp_path, mosei.Config(task="emotions")))["a$_$1"].label
     assert math.isnan(label[1])
@@ -289,7 +289,7 @@ def test_a_missing_clip_is_a_sample_whose_sound_and_face_extraction_reports(tmp_
     assert found.index.text[row] == "SECOND"
     for modality in (SOUND, FACE):
         digests = found.index.digests[modality]
-        assert found.index.has(modality).all()  # so extraction tries it, and nobody takes it for never recorded
+        assert found.index.has(modality).all()  # so extraction tries it, and it is not taken for never recorded
         assert len({digest.tobytes() for digest in digests}) == len(digests)
         assert found.raws[row][modality].path == tmp_path / "Raw/v-10/2.mp4"
     with pytest.raises(decode.MediaError, match="missing file"):

@@ -61,7 +61,7 @@ def far(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):
-    """Puts Python files into a folder; what they write if they run; nobody may be asked either."""
+    """Puts Python files into a folder; what they write if they run; no question may be asked either."""
     canary = tmp_path / "ran"
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))

@@ -279,7 +279,7 @@ def test_the_process_ends_with_its_parent_in_the_midst_of_a_question(end):
     assert err == ""
     assert out == ("interrupted\n" if end == signal.SIGINT else "")
     for _ in range(200):
-        if not child.is_running() or child.status() == psutil.STATUS_ZOMBIE:  # nobody reaps orphans in a container
+        if not child.is_running() or child.status() == psutil.STATUS_ZOMBIE:  # orphans are not reaped in a container
             break
         time.sleep(0.05)
     else:

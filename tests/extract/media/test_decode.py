@@ -332,7 +332,7 @@ def test_the_frames_on_the_screen_at_each_moment_are_taken(tmp_path):
 
 def test_more_frames_than_there_are_repeat_what_is_shown(tmp_path):
     frames = clip(Modality.FACE, video(tmp_path / "v.mp4", seconds=0.4, rate=5), Sampling(fps=10, side=640))
-    assert numbers(frames) == [0, 0, 1]  # at 0, 0.1 and 0.2 s; how long the last frame stays, nobody says
+    assert numbers(frames) == [0, 0, 1]  # at 0, 0.1 and 0.2 s; how long the last frame stays is not known
 
 
 def test_a_span_of_a_video_starts_at_its_own_zero(tmp_path):

@@ -134,7 +134,7 @@ def test_threads_that_take_the_last_of_the_work_do_not_disturb_the_end(monkeypat
 
     class Gone(queue.SimpleQueue):
         def empty(self):
-            return False  # and a moment later somebody has taken it
+            return False  # and a moment later another process has taken it
 
     monkeypatch.setattr(pool, "tasks", Gone())
     pool.close()

@@ -72,7 +72,7 @@ def test_batches_under_way_together_give_each_clip_what_it_has_alone(encoder_and
     order = random.Random(0).sample(range(len(clips)), len(clips))
     halves = [order[::2], order[1::2]]
     under_way = [encoder.launch([clips[i] for i in half]) for half in halves]
-    assert card.log == []  # the second was begun before anybody waited for the first
+    assert card.log == []  # the second was begun before the first was waited for
     assert not any(launched.landed for launched in under_way)
     for half, launched in zip(halves, under_way, strict=True):
         for i, states in zip(half, launched.rows(), strict=True):

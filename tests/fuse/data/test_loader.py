@@ -121,7 +121,7 @@ def test_a_recording_given_to_several_posts_is_kept_once(made):
     assert column.nbytes == flat.values.numel() * 2
 
 
-def test_a_modality_nobody_has_is_one_masked_step():
+def test_a_modality_that_no_sample_has_is_one_masked_step():
     column = memory_table().columns[TEXT].take(np.full(60, -1))
     for states in (Flat.load(column, "cpu"), Stored(column)):
         x, mask = states.pad(torch.arange(4))

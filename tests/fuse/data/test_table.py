@@ -199,7 +199,7 @@ def test_corpora_brought_together_share_no_group(store):
     assert pair(first.only([TEXT]), second.only([IMAGE]), "random").group.tolist() == first.group.tolist()
 
 
-def test_where_nobody_speaks_of_groups_every_sample_is_one():
+def test_without_groups_every_sample_is_one():
     batch = memory_table().subset(Split.TRAIN).batch(np.array([4, 0]), RAW)
     assert len(set(batch.group.tolist())) == 2
     assert batch.position.tolist() == [0, 0]
@@ -329,7 +329,7 @@ def test_training_frames_end_with_mean_0_and_deviation_1_and_the_rest_by_the_sam
     test = part.batch(part.rows, norm)
     wanted = (stacked(part, TEXT) - norm.of(TEXT)[0]) / norm.of(TEXT)[1]
     np.testing.assert_allclose(test.x[TEXT][test.mask[TEXT]].numpy(), wanted, atol=1e-5)
-    assert torch.equal(test.x[IMAGE], part.batch(part.rows, RAW).x[IMAGE])  # nobody asked to normalise that
+    assert torch.equal(test.x[IMAGE], part.batch(part.rows, RAW).x[IMAGE])  # it was not to be normalised
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1000.1, -8e6])

@@ -163,7 +163,7 @@ def test_a_bench_on_a_dask_cluster_gives_the_same_table(made, tmp_path, in_this_
     assert "trainings on a dask cluster (cpu, 1 thread each)" in str(tables.bench_sheet(there).remarks)
 
 
-def test_processes_share_the_cores_that_there_are_unless_somebody_said_how_many_threads(monkeypatch):
+def test_processes_share_the_cores_unless_the_number_of_threads_is_given(monkeypatch):
     seen, begun = [], []
 
     class Processes(Now):
@@ -187,7 +187,7 @@ def test_processes_share_the_cores_that_there_are_unless_somebody_said_how_many_
     assert len(seen) == 5  # torch has read it
 
 
-def test_a_process_that_dies_takes_nobody_with_it(monkeypatch):
+def test_a_process_that_dies_takes_no_other_with_it(monkeypatch):
     lines, failed = [], {}
     monkeypatch.setattr(sweep.Task, "do", dying.do)
     monkeypatch.setattr(sweep, "_settle_in", dying.settle_in)
@@ -256,7 +256,7 @@ def test_what_a_head_costs_may_be_too_much_to_measure_and_costs_nothing_else(
     assert known == {n: n != "cmsta" for n in rows} | {"majority class": False}
 
 
-def test_a_folder_somebody_is_at_work_in_is_left_alone(made, tmp_path):
+def test_a_folder_that_another_process_works_in_is_left_alone(made, tmp_path):
     with claimed(tmp_path / "runs"), pytest.raises(ConfigError, match="another process is at work"):
         sweep.race({}, made, tmp_path / "runs", HERE, print)
     assert sweep.race({}, made, tmp_path / "runs", HERE, print) == ({}, {})

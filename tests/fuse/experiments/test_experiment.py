@@ -358,7 +358,7 @@ def test_several_labels_at_once_are_run_from_end_to_end(store, tmp_path):
         y, said = ([name in row[column] for row in mine] for column in ("label", "predicted"))
         assert values[f"f1_{name}"] == pytest.approx(f1_score(y, said, average="weighted"))
     assert values["mean_f1"] == pytest.approx(np.mean([values[f"f1_{name}"] for name in names]))
-    assert strictly(run.folder / "metrics.json")["values"]["weighted_accuracy_fear"] is None  # nobody is afraid
+    assert strictly(run.folder / "metrics.json")["values"]["weighted_accuracy_fear"] is None  # fear never holds
     assert set(run.metrics["beside"]) == {"probe", "majority of each label"}
     sheet = tables.sheet(run)
     assert sheet.columns == ("", "Acc\nmean", "Weighted Acc\nmean", "F1\nmean")

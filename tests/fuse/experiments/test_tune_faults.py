@@ -93,7 +93,7 @@ def test_a_worker_leaves_ctrl_c_to_the_command_and_ends_when_that_is_killed(tmp_
     wait_for(is_free)
 
 
-def test_a_search_that_somebody_is_at_makes_no_table_without_it(made, tmp_path, in_this_process, drawn):
+def test_a_search_that_another_process_runs_makes_no_table_without_it(made, tmp_path, in_this_process, drawn):
     at_it = tmp_path / "searches" / "probe"
     asked = request.Request("", data="posts", seeds="1,")
     with claimed(at_it), pytest.raises(ConfigError, match=f"another process is at work in {at_it}"):

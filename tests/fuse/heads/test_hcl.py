@@ -141,7 +141,7 @@ def test_work_is_that_of_the_specification(inputs, changed, giga):
     assert multiplications(inputs, config) == pytest.approx(giga, rel=0.01)
 
 
-def test_rows_nobody_reads_are_seven_eighths_of_the_work():
+def test_rows_that_are_not_read_are_seven_eighths_of_the_work():
     assert multiplications(MOSEI, Config()) == pytest.approx(0.129, rel=0.01)
 
 
@@ -159,7 +159,7 @@ def test_the_default_is_the_preset_with_the_printed_count():
     assert round(count(head) / 1e6, 2) == 5.51  # Table 2
 
 
-def test_leaving_out_rows_nobody_reads_changes_nothing():
+def test_leaving_out_rows_that_are_not_read_changes_nothing():
     for layers in (1, 2):
         lean, whole = (HCL(replace(SMALL, rows=r, embed_layers=layers), DIMS, VALUES) for r in ("read", "all"))
         whole.load_state_dict(lean.state_dict())

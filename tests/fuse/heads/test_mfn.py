@@ -88,8 +88,8 @@ def test_without_text_the_longest_modality_is_the_clock_up_to_a_limit():
     mask = {m: torch.arange(x[m].shape[1]) < torch.tensor(n) for m, n in length.items()}
     assert common_clock(x, mask, 50)[1].sum(1).tolist() == [4, 9, 3]
     assert common_clock(x, mask, 5)[1].sum(1).tolist() == [4, 5, 3]
-    nobody = {m: torch.zeros_like(k) for m, k in mask.items()}
-    assert common_clock(x, nobody, 50)[1].tolist() == [[False]] * 3
+    absent = {m: torch.zeros_like(k) for m, k in mask.items()}
+    assert common_clock(x, absent, 50)[1].tolist() == [[False]] * 3
 
 
 def test_a_modality_a_sample_lacks_has_no_states():

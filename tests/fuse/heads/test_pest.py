@@ -1,4 +1,4 @@
-"""PEST: a step of propagation written out, who is not there affects nobody, and what the two losses measure."""
+"""PEST: a step of propagation written out, an absent modality affects no other, and what the two losses measure."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_propagation_moves_each_state_towards_what_it_hears():
     torch.testing.assert_close(spread(h, torch.ones(2, 6).bool()), expected)
 
 
-def test_who_is_not_there_affects_nobody():
+def test_an_absent_modality_affects_no_other():
     spread, h = Propagation(SMALL), torch.randn(2, 6, 8)
     there = torch.tensor([[1, 1, 0, 0, 1, 1]]).bool().expand(2, -1)
     some = spread(h, there)

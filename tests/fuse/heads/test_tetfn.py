@@ -129,7 +129,7 @@ def test_an_error_counts_as_much_as_the_label_has_moved_and_in_full_at_first():
     torch.testing.assert_close(made.losses(outputs, HERE, ROWS, y), sum(m.mean() for m in moved))
 
 
-def test_a_class_that_nobody_has_leaves_the_labels_as_they_are():
+def test_a_class_without_samples_leaves_the_labels_as_they_are():
     made, y = labels(), torch.tensor([1.0, 2.0, 0.5, 1.0])
     for _ in range(3):
         made.update(vectors(), HERE, ROWS, y)
@@ -217,7 +217,7 @@ def test_a_killed_training_goes_on_with_the_labels_it_had(tmp_path):
     assert all(torch.equal(resumed.state[name], straight.state[name]) for name in straight.state)
 
 
-def test_a_class_that_nobody_has_does_not_stop_the_labels_of_the_others():
+def test_a_class_without_samples_does_not_stop_the_labels_of_the_others():
     made, y = labels(SENTIMENT), torch.tensor([0, 2, 2, 0])
     for _ in range(3):
         made.update(vectors(), HERE, ROWS, y)

@@ -248,7 +248,7 @@ def test_a_modality_that_never_meets_its_guide_is_left_out_and_said_so(union):
     ("modalities", "without", "says"),
     [((TEXT,), "", "alone|lone"), ((TEXT, AUDIO, FACE), "text_guidance", "text_guidance")],
 )
-def test_where_nobody_guides_there_is_no_attention(modalities, without, says):
+def test_without_a_guide_there_is_no_attention(modalities, without, says):
     dims = dict.fromkeys(modalities, 5)
     head = hcl.HCL(hcl.Config(dim=16, heads=2, ffn=16, without=without), dims, VALUES)
     with pytest.raises(ConfigError, match=says):

@@ -346,7 +346,7 @@ def test_a_training_whose_batches_are_copied_ahead_ends_as_one_whose_are_not(mon
         copies.append(threading.current_thread().name)
         there = tensor.clone()
         if tensor.is_floating_point():
-            tensor.fill_(np.nan)  # the host's memory is somebody else's now
+            tensor.fill_(np.nan)  # the host's memory is used for another tensor now
         return there
 
     monkeypatch.setattr(Source, "_moved", copied)
