@@ -255,24 +255,34 @@ def test_an_example_is_listed_as_soon_as_its_file_is_there(installed):
     assert "voice-notes" in catalog.names("dataset")
     assert {"distilroberta.base", "logmel.80"} <= catalog.backbones().keys()
     assert catalog.describe("head")["late"].startswith("Late fusion: a linear classifier per modality")
-    assert {Path(path).parent.name for path in examples()} == {"datasets", "backbones", "heads"}
+    assert {Path(path).parent.name for path in examples()} == {"datasets", "backbones", "heads", "exchange"}
 
 
 def test_the_commands_of_the_page_on_adding_run_as_they_stand(installed, notes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").symlink_to(notes)
-    (block,) = [block for block in blocks(ROOT / "docs" / "adding.md", "sh") if block.startswith("msa")]
-    for line in block.splitlines():
+    rows = [f"t{i},{('bad', 'good')[i % 2]},{i % 2},{0.1 * i}" for i in range(30)]
+    (tmp_path / "talks.csv").write_text("\n".join(["id,label,pitch,energy", *rows]))
+    lines = [line for block in blocks(ROOT / "docs" / "adding.md", "sh") for line in block.splitlines()]
+    assert {line.partition(" --")[0] for line in lines if line.startswith("msa")} >= {
+        "msa extract",
+        "msa fuse train",
+        "msa cache import vectors talks.csv",
+    }
+    printed = ""
+    for line in sorted(lines, key=lambda line: "import" not in line):  # the import first: training takes the newest
         done = CliRunner().invoke(cli.app, shlex.split(line)[1:])
         assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+        printed += done.output
     store = FeatureStore.open("msa-store")
+    assert {view.name: view.samples for view in store.views("talks")} == {"vectors.vector": 30}
     assert verify(store) == []
     assert {view.name: view.samples for view in store.views("voice-notes")} == {"ngrams.words": 36, "logmel.80": 36}
     about = [store.attributes(view.id) for view in store.views("voice-notes")]
     assert unexplained({key for kept in about for key in [*kept, *kept["identity"], *kept["weights"]]}) == set()
     assert unexplained(store.index("voice-notes").about) == set()
-    assert "late" in done.output
-    assert "probe" in done.output
+    assert "late" in printed
+    assert "probe" in printed
 
 
 def test_the_dataset_of_the_page_keeps_the_contract(installed, tmp_path):
@@ -341,6 +351,15 @@ def test_the_examples_work_as_plug_ins_of_another_package(tmp_path, monkeypatch)
     assert catalog.describe("head")["late"].startswith("Late fusion")
     assert catalog.load("dataset", "voice-notes").TASK is SENTIMENT
     assert catalog.load("backbone", "logmel").SPECS["80"].modality is Modality.AUDIO
+    assert "vectors" in catalog.describe("format")
+    table = tmp_path / "talks.csv"
+    table.write_text("id,label,pitch\n" + "".join(f"{i},{('bad', 'good')[i % 2]},{i}\n" for i in range(9)))
+    done = CliRunner().invoke(
+        cli.app, ["cache", "import", "vectors", str(table), "--store", str(tmp_path / "store"), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    (view,) = FeatureStore.open(tmp_path / "store").views("talks")
+    assert (view.name, view.modality, view.samples) == ("vectors.vector", Modality.AUDIO, 9)
     from msa.fuse.train.model import Model
 
     assert Model.of("late").build({Modality.TEXT: 4}, SENTIMENT).task is SENTIMENT
