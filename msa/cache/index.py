@@ -7,7 +7,7 @@ one of a thousand.
 import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from msa.cache.format import fingerprint, layout, limits, local_files
+from msa.cache.format.attributes import IndexAttributes, task_json, with_defaults
 from msa.cache.format.small_arrays import Lazy
 from msa.errors import StoreError
 from msa.types import Modality, Split, Task
@@ -103,25 +104,24 @@ class Index:
     @property
     def told(self) -> dict[str, Any]:
         """`about` with every key of docs/store-format.md, empty where the index does not say."""
-        return limits.complete(self.about)
+        return with_defaults(self.about)
 
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides a training set: samples, inputs, labels, splits, groups."""
         hashes = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in self._arrays().items()}
-        facts = {"name": self.name, "task": _facts(self.task), "label_names": list(self.label_names)}
+        facts = {"name": self.name, "task": task_json(self.task), "label_names": list(self.label_names)}
         return fingerprint.key(facts | {"arrays": hashes})
 
     def check(self) -> None:
         """Raise StoreError where this could not be read back, and so must not be written."""
-        where = "its index"
         with limits.writing(f"a corpus called {self.name[:60]!r}"):
-            limits.check_index(where, limits.as_read(where, self._attributes))
+            self._attributes.validate()
             wrong = next((what for name in LEFT if (what := _odd(self.task, name, getattr(self, name)))), "")
             if not wrong and len(set(self.ids)) < len(self):
                 wrong = "two samples have one id"
             if wrong:
-                raise _damaged(Path(where), wrong)
+                raise _damaged(Path("its index"), wrong)
 
     def write(self, folder: Path) -> Path:
         """Write `folder/<fingerprint>/` whole or not at all; what is there already is the same and stays.
@@ -133,18 +133,12 @@ class Index:
         if local_files.is_folder(store, final):
             return final
         with local_files.folder_durably(store, final) as temporary:
-            layout.write_group(temporary, self._arrays(), self._attributes, root=store)
+            layout.write_group(temporary, self._arrays(), self._attributes.to_json(), root=store)
         return final
 
     @property
-    def _attributes(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "task": _facts(self.task),
-            "label_names": list(self.label_names),
-            "splits": list(layout.SPLITS),
-            "about": dict(self.about),
-        }
+    def _attributes(self) -> IndexAttributes:
+        return IndexAttributes(self.name, self.task, self.label_names, self.about)
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
@@ -152,23 +146,22 @@ class Index:
 
         Raises StoreError.
         """
-        attributes = limits.index_attributes(folder / "zarr.json")
-        task = attributes["task"]
+        attributes = IndexAttributes.read(folder / "zarr.json")
         there = (folder / name for name in local_files.listed(folder, folder))
         array = {path.name: Lazy(path) for path in there if (path / "zarr.json").exists()}
         n = len(array["split"]) if "split" in array else 0
-        _check(folder, array, n, len(attributes["label_names"]))
+        _check(folder, array, n, len(attributes.label_names))
         digests = {Modality(m): array[f"digest_{m}"] for m in Modality if f"digest_{m}" in array}
         index = object.__new__(cls)
         index.__dict__.update(
-            name=attributes["name"],
-            task=Task(tuple(task["classes"]), task["low"], task["high"], task.get("multilabel", False)),
+            name=attributes.name,
+            task=attributes.task,
             ids=Texts(folder, "id", array, n),
-            label_names=tuple(attributes["label_names"]),
+            label_names=attributes.label_names,
             group=Texts(folder, "group", array, n),
             text=Texts(folder, "text", array, n),
             digests=_Digests(digests),
-            about=attributes["about"],
+            about=attributes.about,
             _left={name: array[name] for name in LEFT},
             _folder=folder,
         )
@@ -294,7 +287,7 @@ def _odd(task: Task, name: str, values: np.ndarray) -> str:
         odd = ~np.isin(values, [*range(len(layout.SPLITS)), layout.NO_SPLIT])
         what = f"a part that is none of {len(layout.SPLITS)}"
     elif name == "labels":
-        odd = limits.odd_labels(values, len(task.classes) if task.single else 0)
+        odd = odd_labels(values, len(task.classes) if task.single else 0)
         what = f"a label that is none of {len(task.classes)} classes" if task.single else "a label that is no number"
     else:
         return ""
@@ -302,9 +295,16 @@ def _odd(task: Task, name: str, values: np.ndarray) -> str:
     return f"{what}, in {len(rows)} of {len(values)} rows, the first of them {rows[0]}" if len(rows) else ""
 
 
-def _facts(task: Task) -> dict[str, Any]:
-    """The task as an index keeps it: `multilabel` where it holds, so that all others keep the key they always had."""
-    return {name: value for name, value in asdict(task).items() if name != "multilabel" or value}
+def odd_labels(values: np.ndarray, classes: int) -> np.ndarray:
+    """Return (n,) bool: which rows of labels (n, k) hold one that is no finite number, or where there are `classes`,
+    none of their numbers. NaN stands for no label and is none of these."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        if classes:
+            good = (values >= 0) & (values < classes) & (values == np.floor(values))
+        else:
+            good = np.abs(values) <= limits.MAX_LABEL
+    return np.asarray((known & ~good).any(axis=1))
 
 
 def _pack(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

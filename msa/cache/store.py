@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msa.cache import interop
-from msa.cache.format import generations, layout, limits, local_files, tags
+from msa.cache.format import attributes, generations, layout, limits, local_files, tags
 from msa.cache.format.files import is_full
-from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, check_format, in_order
+from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, in_order
 from msa.cache.index import Index
 from msa.cache.read.view import View, ViewReader
 from msa.cache.storage import site as remote
@@ -85,7 +85,7 @@ class FeatureStore:
             ) from None
         except (ValueError, NotADirectoryError, AssertionError) as error:
             raise StoreError(f"{path} is not a store: {error}", fix="name the folder `msa extract` wrote to") from None
-        check_format(path, limits.format_of(path / "zarr.json", root))
+        attributes.check_root(path, root)
         return cls(path, generations.read(path, None if generation is None else tags.generation_of(path, generation)))
 
     @classmethod
@@ -176,7 +176,7 @@ class FeatureStore:
     def attributes(self, view_id: str) -> dict[str, Any]:
         """The provenance of a view."""
         folder = self._fetched(layout.view_path(view_id), self.manifest.views[view_id].files)
-        return limits.view_attributes(folder / "zarr.json")
+        return attributes.of_view(folder / "zarr.json")
 
     def reader(self, view: View) -> "ViewReader":
         """Random access to the hidden states of a view."""
@@ -275,17 +275,17 @@ class FeatureStore:
             self.manifest = generations.read(self.path)
         return folder
 
-    def add_view(self, view_id: str, attributes: Mapping[str, Any]) -> None:
+    def add_view(self, view_id: str, provenance: Mapping[str, Any]) -> None:
         """Write a view's provenance, once: whoever comes later finds the first writer's.
 
         Raises StoreError where it could not be read back; nothing is written then.
         """
-        refuse_view(attributes)
+        refuse_view(provenance)
         folder = self.path / layout.view_path(view_id)
         local_files.make_folder(self.path, folder / "seg")  # first: a sweep takes it away before the rest
         if not local_files.lstat(self.path, folder / "seg" / "zarr.json"):
             local_files.write(self.path, folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
-        about = json.dumps(layout.group_metadata(attributes), indent=1).encode()
+        about = json.dumps(layout.group_metadata(provenance), indent=1).encode()
         while not _touch(self.path, folder / "zarr.json"):
             local_files.write(self.path, folder / "zarr.json", about)
 
@@ -365,10 +365,10 @@ class FeatureStore:
         return mine
 
 
-def refuse_view(attributes: Mapping[str, Any]) -> None:
+def refuse_view(provenance: Mapping[str, Any]) -> None:
     """Raise StoreError where the attributes of a view could not be read back, and so must not be written."""
-    with limits.writing(f"a view called {str(attributes.get('backbone'))[:60]!r}"):
-        limits.check_view("its zarr.json", limits.as_read("its zarr.json", attributes))
+    with limits.writing(f"a view called {str(provenance.get('backbone'))[:60]!r}"):
+        attributes.check_view("its zarr.json", limits.as_read("its zarr.json", provenance))
 
 
 def _touch(store: Path, path: Path) -> bool:

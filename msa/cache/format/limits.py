@@ -18,8 +18,6 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from msa.errors import StoreError
 from msa.names import printable
 
@@ -33,7 +31,6 @@ MAX_CHUNKS = 2**22  # in one shard, whose index of 16 bytes each is held in memo
 MAX_TEXT = 4096  # characters of a name
 MAX_DEPTH = 64  # of JSON in JSON; ours has 8 at most
 MAX_WIDTH = 2**27  # of hidden states: a chunk spans all columns
-MAX_CLASSES = 1024  # of a task; a table of true against predicted has a cell for each pair
 MAX_LABEL = 1e30  # of a regression
 
 DAMAGED = "damaged store, or none that msa wrote: "  # how each refusal begins
@@ -42,13 +39,10 @@ _ID = re.compile(r"[0-9a-z]{1,64}")  # ours are 16 hexadecimal digits
 _SEGMENT = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 _FILE = re.compile(r"(?:[a-z][a-z0-9_]{0,63}/)?zarr\.json|[a-z][a-z0-9_]{0,63}/c(?:[/.][0-9]{1,12}){1,4}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DIGEST = re.compile(r"[0-9a-f]{32}")
 _MODALITY = re.compile(r"text|image|audio|face")
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a name is shown on terminals, and written as UTF-8
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_SPLITS = ["train", "valid", "test"]
-_LABELS = {f"label_{modality}" for modality in ("text", "image", "audio", "face")}
-_SOURCE = ("title", "home", "licence", "citation", "layout")
 
 _ITEMSIZE = {"bool": 1} | {f"{kind}{bits}": bits // 8 for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 _ITEMSIZE |= {"float16": 2, "float32": 4, "float64": 8}
@@ -194,183 +188,6 @@ def check_inside(root: Path, path: Path) -> None:
         refuse(path, f"leads out of the store to {os.path.realpath(path)}")
 
 
-def view_attributes(path: Path) -> dict[str, Any]:
-    """The provenance of a view, out of its zarr.json. Raises StoreError where it lacks what a reader needs."""
-    found = _attributes(path)
-    check_view(path, found)
-    return found
-
-
-def check_view(where: Path | str, found: Mapping[str, Any]) -> None:
-    """Refuse the attributes of a view of which anything is of another kind than docs/store-format.md says."""
-    _matches(where, "its modality", _MODALITY, found.get("modality"))
-    check_printable(where, "its backbone", found.get("backbone"))
-    dim = check_whole(where, "dim", found.get("dim"), 1, MAX_WIDTH)
-    if not isinstance(found.get("dtype", "float16"), str) or found.get("dtype", "float16") not in _STORED:
-        refuse(where, f"says dtype {short(found['dtype'])}")
-    columns = check_list(where, "columns", found.get("columns", []))
-    if len(columns) > dim:
-        refuse(where, f"names {len(columns)} columns of {dim}")
-    for name in columns:
-        check_printable(where, "one of columns", name)
-    for key in ("family", "source", "created"):
-        check_text(where, key, found.get(key, ""))
-    check_object(where, "facts", found.get("facts", {}))
-    weights = check_object(where, "weights", found.get("weights", {}))
-    for key in ("name", "sha256", "path"):
-        check_text(where, f"{key} of its weights", weights.get(key, ""))
-    for key in ("revision", "licence"):
-        check_text(where, f"{key} of its weights", "" if weights.get(key) is None else weights[key])
-    identity = check_object(where, "identity", found.get("identity", {}))
-    for key in ("options", "decoding", "settings"):
-        check_object(where, f"{key} of its identity", identity.get(key, {}))
-    check_text(where, "imported of its identity", identity.get("imported", ""))
-
-
-def index_attributes(path: Path) -> dict[str, Any]:
-    """What an index says of its corpus, out of its zarr.json. Raises StoreError where that is no task with labels, and
-    where anything is of another kind than docs/store-format.md says."""
-    found = _attributes(path)
-    check_index(path, found)
-    return found
-
-
-def check_index(where: Path | str, found: Mapping[str, Any]) -> None:
-    """Refuse the attributes of an index that are no task with labels, or not of the kinds they should be."""
-    check_printable(where, "its name", found.get("name"))
-    task = check_object(where, "its task", found.get("task"))
-    classes, names = (
-        check_names(where, "classes", task.get("classes")),
-        check_names(where, "label_names", found.get("label_names")),
-    )
-    if len(classes) > MAX_CLASSES:
-        refuse(where, f"has {len(classes)} classes, at most {MAX_CLASSES} are read")
-    low, high = (check_number(where, key, task.get(key)) for key in ("low", "high"))
-    if low > high:
-        refuse(where, f"has labels from {low:g} to {high:g}")
-    if not isinstance(task.get("multilabel", False), bool):
-        refuse(where, f"says multilabel {short(task['multilabel'])}")
-    if task.get("multilabel"):
-        if not classes or names[: len(classes)] != classes:
-            refuse(where, "has several labels at a time, and no column for each")
-    elif names[:1] != ["label"] or not {*names[1:]} <= _LABELS:
-        refuse(where, f"has columns of labels called {short(', '.join(names))}")
-    if found.get("splits", _SPLITS) != _SPLITS:
-        refuse(where, f"says splits {short(found['splits'])}, expected {', '.join(_SPLITS)}")
-    _check_about(where, check_object(where, "about", found.get("about")))
-
-
-def _check_about(where: Path | str, about: Mapping[str, Any]) -> None:
-    """What is said of a corpus besides: any of it may be missing."""
-    for key in ("origin", "split"):
-        check_text(where, f"{key} of about", about.get(key, ""))
-    check_object(where, "settings of about", about.get("settings", {}))
-    for key in ("dropped", "encodings"):
-        for name, number in check_object(where, f"{key} of about", about.get(key, {})).items():
-            check_whole(where, f"{key} of about, {short(name)}", number, 0, 2**63)
-    for leak in check_list(where, "leaks of about", about.get("leaks", [])):
-        check_text(where, "one of leaks", leak)
-    for row in check_list(where, "dropped_ids of about", about.get("dropped_ids", [])):
-        if not isinstance(row, list) or len(row) != 3 or not all(isinstance(word, str) for word in row):
-            refuse(where, f"says {short(row)} of a sample that was dropped, expected [id, reason, detail]")
-    source = about.get("source", {})
-    if isinstance(source, str):  # its title alone
-        return
-    for key in _SOURCE:
-        check_text(where, f"{key} of source", check_object(where, "source of about", source).get(key, ""))
-    if not isinstance(source.get("redistribution", False), bool):
-        refuse(where, f"says redistribution {short(source['redistribution'])}")
-
-
-def complete(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What an index says of its corpus besides, with what it leaves out."""
-    source = about.get("source", {})
-    source = {"title": source} if isinstance(source, str) else source
-    rest: dict[str, Any] = {
-        "origin": "",
-        "settings": {},
-        "split": "",
-        "dropped": {},
-        "dropped_ids": [],
-        "encodings": {},
-    }
-    empty = dict.fromkeys(_SOURCE, "") | {"redistribution": False}
-    return rest | {"leaks": []} | dict(about) | {"source": empty | source}
-
-
-def odd_labels(values: np.ndarray, classes: int) -> np.ndarray:
-    """(n,) bool: which rows of labels (n, k) hold one that is no finite number, or where there are `classes`, none of
-    their numbers. NaN is none of these: nobody labelled the sample."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        if classes:
-            good = (values >= 0) & (values < classes) & (values == np.floor(values))
-        else:
-            good = np.abs(values) <= MAX_LABEL
-    return np.asarray((known & ~good).any(axis=1))
-
-
-def segment_attributes(path: Path, samples: int = MAX_SAMPLES) -> dict[str, Any]:
-    """What a segment says of itself, out of its zarr.json. Raises StoreError where a failure is of no sample, and where
-    anything is of another kind than docs/store-format.md says."""
-    found = _attributes(path)
-    check_segment(path, found, samples)
-    return found
-
-
-def check_segment(where: Path | str, found: Mapping[str, Any], samples: int = MAX_SAMPLES) -> None:
-    """Refuse the attributes of a segment, of a corpus of so many samples, that are not of the kinds they should be."""
-    check_run(where, found.get("run"))
-    for given in check_list(where, "failures", found.get("failures")):
-        check_failure(where, given, samples)
-    check_names(where, "counted", found.get("counted", []))
-
-
-def format_of(where: Path | str, root: Mapping[str, Any]) -> object:
-    """Return `msa_format` out of the zarr.json of a store, not yet believed. Raises StoreError without attributes."""
-    return check_object(where, "attributes", root.get("attributes", {})).get("msa_format")
-
-
-def check_failure(where: Path | str, given: object, samples: int = MAX_SAMPLES) -> dict[str, Any]:
-    """Refuse the record of a failure that is of no sample, or says what no record says; return it."""
-    failure = check_object(where, "a failure", given)
-    check_whole(where, "sample of a failure", failure.get("sample"), 0, samples)
-    for key in ("stage", "reason", "digest"):
-        check_text(where, f"{key} of a failure", failure.get(key))
-    if not failure["stage"] or not _DIGEST.fullmatch(failure["digest"]):
-        refuse(where, f"has a failure at {short(failure['stage'])} of {short(failure['digest'])}")
-    check_counts(where, failure.get("counts", {}))
-    return failure
-
-
-def check_run(where: Path | str, found: object) -> None:
-    """Refuse what is no description of the process that encoded a segment."""
-    run = check_object(where, "the run", found)
-    for key in ("device", "platform", "creator", "started"):
-        check_text(where, f"{key} of the run", run.get(key, ""))
-    for key in ("versions", "plan"):
-        check_object(where, f"{key} of the run", run.get(key, {}))
-    for part in check_list(where, "compacted of the run", run.get("compacted", [])):
-        check_whole(
-            where, "samples of a run", check_object(where, "a compacted run", part).get("samples"), 0, MAX_SAMPLES
-        )
-        check_run(where, part | {"compacted": []})
-
-
-def check_counts(where: Path | str, given: object) -> None:
-    """Refuse what was counted of a sample where that is no {name: number}."""
-    for name, number in check_object(where, "counts", given).items():
-        check_printable(where, "what was counted", name)
-        check_whole(where, name, number, 0, 2**63)
-
-
-def _attributes(path: Path) -> dict[str, Any]:
-    try:
-        return check_object(path, "attributes", read_json(path).get("attributes"))
-    except FileNotFoundError:
-        refuse(path, "the file is missing")
-
-
 def check_data(where: Path | str, zarr_json: object) -> None:
     """Refuse the metadata of a `data` array that is not rows of one of our dtypes, or asks for absurd memory."""
     meta = check_object(where, "the metadata", zarr_json)
@@ -513,15 +330,21 @@ def _extent(where: Path | str, what: str, value: object, least: int) -> tuple[in
 def check_name(where: Path | str, what: str, value: object, kind: str) -> str:
     """Refuse what is no name of its `kind`; return it.
 
-    `kind` is "id" (of a dataset or view), "segment", "digest" (of an input, 32 hexadecimal digits) or "SHA-256".
+    `kind` is "id" (of a dataset or view), "segment", "modality", "digest" (of an input, 32 hexadecimal digits) or
+    "SHA-256".
     """
-    kinds = {"id": _ID, "segment": _SEGMENT, "digest": _DIGEST, "SHA-256": _SHA256}
+    kinds = {"id": _ID, "segment": _SEGMENT, "modality": _MODALITY, "digest": _DIGEST, "SHA-256": _SHA256}
     return _matches(where, what, kinds[kind], value)
 
 
 def is_id(name: str) -> bool:
     """Return whether a dataset or a view may be called so."""
     return bool(_ID.fullmatch(name))
+
+
+def is_digest(text: str) -> bool:
+    """Return whether this is the digest of an input, in hexadecimal digits."""
+    return bool(_DIGEST.fullmatch(text))
 
 
 def is_segment(name: str) -> bool:

@@ -17,7 +17,7 @@ from msa.annotations.labels import NEAR
 from msa.cache.format import layout, limits
 from msa.cache.format.fingerprint import DIGEST
 from msa.cache.format.manifest import DatasetEntry, Files
-from msa.cache.index import Index
+from msa.cache.index import Index, odd_labels
 from msa.errors import MsaError
 
 READ_ERRORS = (
@@ -188,7 +188,7 @@ def _values(index: Index, table: Mapping[str, np.ndarray]) -> Iterator[tuple[str
     if odd.any():
         yield "has parts that are none", np.flatnonzero(odd).tolist()
     task, labels = index.task, np.asarray(table["labels"])
-    odd = limits.odd_labels(labels, len(task.classes) if task.single else 0)
+    odd = odd_labels(labels, len(task.classes) if task.single else 0)
     if odd.any():
         yield "has labels that are no class and no number", np.flatnonzero(odd).tolist()
     elif not task.classes and task.low < task.high:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import layout, limits
+from msa.cache.format import layout
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.fingerprint import DIGEST
 from msa.cache.format.manifest import Files, SegmentEntry
 from msa.cache.format.shard import Shard
@@ -43,7 +44,7 @@ class CheckedSegment:
     view: str
     entry: SegmentEntry
     usable: bool = False
-    attributes: dict[str, Any] | None = None
+    attributes: SegmentAttributes | None = None
     sample: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     start: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     length: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -124,14 +125,14 @@ def _check_attributes(
     """
     entry, wrong = checked.entry, ""
     try:
-        own = limits.segment_attributes(folder / "zarr.json", n)
-        failures, counted = own["failures"], own.get("counted", [])
+        own = SegmentAttributes.read(folder / "zarr.json", n)
+        failures, counted = own.failures, own.counted
         table = tables.get("counts", np.zeros((0, len(counted)), np.int64))
         if counted and "counts/zarr.json" not in entry.files:
             wrong = f"has {len(counted)} names for counts, and no counts"
-        for key, named in (("dataset", entry.dataset), ("data_of", entry.data_of)):
-            if own.get(key) != named:
-                wrong = f"says {key} {own.get(key)}, the manifest says {named}"
+        for key in ("dataset", "data_of"):
+            if getattr(own, key) != getattr(entry, key):
+                wrong = f"says {key} {getattr(own, key)}, the manifest says {getattr(entry, key)}"
         if table.ndim != 2 or table.shape[1] != len(counted) or (table < 0).any():
             wrong = f"has {len(counted)} names for counts {list(table.shape)}"
     except READ_ERRORS as error:

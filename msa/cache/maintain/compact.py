@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format import generations, layout, local_files
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.manifest import Manifest, SegmentEntry, in_order
 from msa.cache.maintain import remove
 from msa.cache.read.view import View
@@ -178,7 +179,7 @@ class _Job:
                 for row in segment.table(self._folder / made.id):
                     there[row.digest, mine[row.sample]] = made, row.start, row.length
             for entry, rows in lent.values():
-                about = {"dataset": fingerprint, "run": run, "failures": []}
+                about = SegmentAttributes(fingerprint, run)
                 self._made.append(reuse.lend(self._folder, entry, rows, about))
         return hashes
 
@@ -285,14 +286,14 @@ def _failures(folder: Path, entries: Iterable[SegmentEntry]) -> Iterator[dict[st
     """The records of failures that were not taken back."""
     for entry in entries:
         if entry.failed:
-            yield from limits.segment_attributes(folder / entry.id / "zarr.json")["failures"]
+            yield from SegmentAttributes.read(folder / entry.id / "zarr.json").failures
 
 
 def _run(folder: Path, entries: Iterable[SegmentEntry]) -> dict[str, Any]:
     """What is said of the processes that encoded: all that differ are kept, each with how many samples it brought."""
     found: list[dict[str, Any]] = []
     for entry in entries:
-        run = dict(limits.segment_attributes(folder / entry.id / "zarr.json")["run"])
+        run = dict(SegmentAttributes.read(folder / entry.id / "zarr.json").run)
         parts = run.pop("compacted", None) or [{**run, "samples": entry.samples}]
         for part in parts:
             same = next((one for one in found if one | {"samples": 0} == part | {"samples": 0}), None)

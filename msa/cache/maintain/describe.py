@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import generations, layout, limits
+from msa.cache.format import generations, layout
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.manifest import in_order
 from msa.cache.index import Index
 from msa.cache.maintain.remove import referenced
@@ -113,7 +114,7 @@ def _runs(store: FeatureStore, view: View) -> list[dict[str, Any]]:
     """What each run of a view was made with, the last one last: device, versions, and how many samples are of it."""
     found = []
     for entry in view.entries:
-        run = limits.segment_attributes(store.tables(view.id, entry) / "zarr.json")["run"]
+        run = SegmentAttributes.read(store.tables(view.id, entry) / "zarr.json").run
         found.append(dict(run) | {"segment": entry.id, "samples": entry.samples, "failed": entry.failed})
     return found
 

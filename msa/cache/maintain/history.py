@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from msa.cache.format import generations, layout, limits, local_files, tags
+from msa.cache.format.attributes import SegmentAttributes, of_view
 from msa.cache.format.manifest import DatasetEntry, Files, Manifest, SegmentEntry
 from msa.cache.index import Index
 from msa.cache.read import rounding
@@ -251,7 +252,7 @@ def _compared(
         gone = [entry for entry in was if entry.id not in new] if come else []
         if not gone:
             return change
-        index, attributes = Index.read(store / layout.index_path(dataset)), limits.view_attributes(folder / "zarr.json")
+        index, attributes = Index.read(store / layout.index_path(dataset)), of_view(folder / "zarr.json")
         sides = [
             ViewReader(folder / "seg", View(view_id, dataset, attributes, entries), len(index))
             for entries in (gone, come)
@@ -264,7 +265,7 @@ def _compared(
 
 
 def _is_copy(segment: Path) -> bool:
-    return "compacted" in limits.segment_attributes(segment / "zarr.json")["run"]
+    return "compacted" in SegmentAttributes.read(segment / "zarr.json").run
 
 
 def _samples(folder: Path, entries: Iterable[SegmentEntry]) -> set[int]:

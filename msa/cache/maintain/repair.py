@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache.format import fingerprint, generations, layout, limits, local_files
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.files import TEMPORARY
 from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, SegmentEntry, ViewEntry
 from msa.cache.index import Index
@@ -220,7 +221,7 @@ def _one(made: Plan, part: CheckedSegment, seen: set[int], old: bool) -> None:
         change.entry = replace(
             part.entry,
             samples=len(part.sample),
-            failed=min(part.entry.failed, len(part.attributes["failures"])),
+            failed=min(part.entry.failed, len(part.attributes.failures)),
             files={**part.entry.files, "zarr.json": FileEntry(own.stat().st_size, limits.sha256(own))},
         )
     made.changes.append(change)
@@ -310,7 +311,7 @@ def _written(made: Plan, change: Change) -> list[SegmentEntry]:
     if change.entry is not None:
         return [change.entry]
     part, root = change.part, made.report.path
-    failures = part.attributes["failures"] if part.attributes and part.entry.failed else []
+    failures = part.attributes.failures if part.attributes and part.entry.failed else []
     found = []
     if change.kept.any():
         found.append(_lent(root, part, change.kept, failures))
@@ -320,10 +321,10 @@ def _written(made: Plan, change: Change) -> list[SegmentEntry]:
     return found
 
 
-def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: list[Any]) -> SegmentEntry:
+def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: Sequence[Any]) -> SegmentEntry:
     """A segment without data of its own, for the samples whose shards are whole."""
     parent = root / layout.segments_path(part.view)
-    attributes = {"dataset": part.entry.dataset, "run": _run(part), "failures": failures}
+    attributes = SegmentAttributes(part.entry.dataset, _run(part), failures)
     made = reuse.lend(parent, part.entry, _rows(part, kept), attributes)
     local_files.sync(root, parent)
     first, last = part.start[kept] // part.shard_rows, (part.start + part.length - 1)[kept] // part.shard_rows
@@ -333,7 +334,7 @@ def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: list[Any
     return replace(made, data_files=files)
 
 
-def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: list[Any]) -> list[SegmentEntry]:
+def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: Sequence[Any]) -> list[SegmentEntry]:
     """A new segment of samples that still match their checksums, although their shard is damaged elsewhere."""
     about = limits.read_json(root / layout.view_path(part.view) / "zarr.json")["attributes"]
     parent = root / layout.segments_path(part.view)
@@ -356,7 +357,7 @@ def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: list[
 
 
 def _rows(part: CheckedSegment, chosen: np.ndarray) -> list[Row]:
-    names = part.attributes.get("counted", []) if part.attributes else []
+    names = part.attributes.counted if part.attributes else []
     found = []
     for at in np.flatnonzero(chosen).tolist():
         numbers = part.counts[at].tolist() if names else []
@@ -367,7 +368,7 @@ def _rows(part: CheckedSegment, chosen: np.ndarray) -> list[Row]:
 
 
 def _run(part: CheckedSegment) -> dict[str, Any]:
-    return dict(part.attributes["run"]) if part.attributes else {}
+    return dict(part.attributes.run) if part.attributes else {}
 
 
 def _set_aside(root: Path, path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from msa.cache.format import fingerprint, generations, layout, limits, local_files
+from msa.cache.format.attributes import of_view
 from msa.cache.format.files import TEMPORARY
 from msa.cache.format.layout import FORMAT
 from msa.cache.format.manifest import Manifest, ViewEntry
@@ -153,7 +154,7 @@ def _attributes(found: Report, view: str, about: ViewEntry) -> dict[str, Any] | 
     bad = check_files(found.path, folder, about.files)
     what = "; ".join(bad.values())
     try:
-        attributes = limits.view_attributes(folder / "zarr.json")
+        attributes = of_view(folder / "zarr.json")
         if not what and "identity" in attributes and fingerprint.key(attributes["identity"]) != view:
             what = "does not hold the identity its name, a hash of it, stands for"
     except READ_ERRORS as error:
@@ -187,7 +188,7 @@ def _one_view(
         rows = np.unique(part.sample[(part.sample >= 0) & (part.sample < of.n)])
         there[rows] += 1
         if part.attributes is not None and part.entry.failed:
-            failed[[f["sample"] for f in part.attributes["failures"] if 0 <= f["sample"] < of.n]] = True
+            failed[[f["sample"] for f in part.attributes.failures if 0 <= f["sample"] < of.n]] = True
     known = of.digests.get(str(attributes["modality"])) if attributes else None
     wanted = known.any(1) if known is not None else np.ones(of.n, bool)
     nowhere = np.flatnonzero(wanted & (there == 0) & ~failed)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import limits
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.manifest import Files, SegmentEntry
 from msa.cache.format.shard import Blocks, Shard
 from msa.cache.format.small_arrays import Lazy, damaged
@@ -251,7 +251,7 @@ class _Segment:
         if not self._entry.failed:
             return []
         self._bring(self._home, self._entry.files, "zarr.json")
-        return list(limits.segment_attributes(self._home / "zarr.json", self._of)["failures"])
+        return list(SegmentAttributes.read(self._home / "zarr.json", self._of).failures)
 
     @cached_property
     def _sample(self) -> Lazy:

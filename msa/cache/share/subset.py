@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from msa.annotations import rows as records
-from msa.cache.format import layout, limits, local_files
+from msa.cache.format import layout, local_files
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.manifest import Manifest, SegmentEntry, ViewEntry, in_order
 from msa.cache.format.zarr_array import Data
 from msa.cache.read.view import View, ViewReader
@@ -142,7 +143,7 @@ def _copied(subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray)
     rows, failures = segment.table(home, kept), segment.failures(home, entry, kept)
     if not rows and not failures:
         return None
-    store, run = subset.store, limits.segment_attributes(home / "zarr.json", len(kept))["run"]
+    store, run = subset.store, SegmentAttributes.read(home / "zarr.json", len(kept)).run
     view = View(view_id, entry.dataset, store.attributes(view_id), [entry])
     samples = store.manifest.datasets[view.dataset].samples
     reader = ViewReader(store.path / layout.segments_path(view_id), view, samples, store.blocks)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from msa.cache.format import generations, layout, limits, local_files
-from msa.cache.format.manifest import check_format
+from msa.cache.format import attributes, generations, layout, limits, local_files
 from msa.cache.storage.object_store import Bucket
 from msa.cache.storage.wire import AGAIN, LEAST, PIECE, Body, NoRanges, Refused, Unreachable, Wire, paced
 from msa.errors import ConfigError, StoreError
@@ -405,8 +404,7 @@ def check_root(site: Site) -> None:
             f"there is no store at {site}: the server sends a web page in place of zarr.json",
             fix="check the address; it has to be that of the folder that holds zarr.json",
         )
-    attributes = limits.parse(f"{site}/zarr.json", data).get("attributes")
-    check_format(f"{site}/zarr.json", attributes.get("msa_format") if isinstance(attributes, Mapping) else None)
+    attributes.check_root(f"{site}/zarr.json", limits.parse(f"{site}/zarr.json", data))
 
 
 def _hint(generation: int) -> bytes:

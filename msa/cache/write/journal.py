@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from msa.cache.format import layout, limits
+from msa.cache.format.attributes import check_counts, check_failure
 from msa.errors import StoreError
 
 NAME = "journal.jsonl"
@@ -116,7 +117,7 @@ def _check_lines(path: Path, head: Mapping[str, Any], lines: list[dict[str, Any]
                 _refuse(path, f"lists sample {row[0]} twice")
             seen.add(row[0])
         for failure in _list(path, "failures", line):
-            limits.check_failure(path, failure)
+            check_failure(path, failure)
             limits.check_name(path, "digest of a failure", failure.get("digest"), "digest")
     if rows:
         form, last = head["form"], max(rows)
@@ -131,7 +132,7 @@ def _check_row(path: Path, row: object, rows: Mapping[int, int], shard: int) -> 
     start = limits.check_whole(path, "start", row[1], 0, limits.MAX_BYTES)
     length = limits.check_whole(path, "length", row[2], 1, limits.MAX_SAMPLES)
     limits.check_name(path, "digest of a sample", row[3], "digest")
-    limits.check_counts(path, row[4] if len(row) == 5 else {})
+    check_counts(path, row[4] if len(row) == 5 else {})
     if start % shard + length > rows.get(start // shard, 0):
         _refuse(path, f"has sample {row[0]} in rows {start} to {start + length - 1}, which were not committed")
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from msa.cache.format import layout, limits
+from msa.cache.format import layout
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.manifest import Files, Manifest, SegmentEntry, ViewEntry
 from msa.cache.write import segment
 from msa.errors import StoreError
@@ -76,13 +77,13 @@ def _without(parent: Path, entry: SegmentEntry, samples: set[int]) -> SegmentEnt
     folder = parent / entry.id
     rows = segment.table(folder) if samples else []
     kept = [row for row in rows if row.sample not in samples]
-    attributes = limits.segment_attributes(folder / "zarr.json")
-    failures = [failure for failure in attributes["failures"] if failure["sample"] not in samples]
-    if len(kept) == len(rows) and len(failures) == len(attributes["failures"]):
+    attributes = SegmentAttributes.read(folder / "zarr.json")
+    failures = [failure for failure in attributes.failures if failure["sample"] not in samples]
+    if len(kept) == len(rows) and len(failures) == len(attributes.failures):
         return entry
     if not kept and not failures:
         return None
-    segment.write_small(folder, kept, attributes | {"failures": failures})
+    segment.write_small(folder, kept, replace(attributes, failures=failures))
     return segment.describe(folder)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msa.cache.format import layout, limits, local_files
+from msa.cache.format.attributes import of_view
 from msa.cache.format.manifest import Manifest, SegmentEntry
 from msa.cache.write import heartbeat, journal, liveness
 from msa.cache.write.liveness import SILENT_AFTER_S, whoami
@@ -95,7 +96,7 @@ def check(store: Path, folder: Path, newest: Manifest) -> None:
     noted = Journal.read(folder)
     if noted is None or "form" not in noted.header:
         return  # nothing was committed: sealing removes it
-    about, form = limits.view_attributes(folder.parents[1] / "zarr.json"), Form(**noted.header["form"])
+    about, form = of_view(folder.parents[1] / "zarr.json"), Form(**noted.header["form"])
     if (form.width, form.dtype) != (about["dim"], about.get("dtype", form.dtype)):
         what = f"holds {form.dtype} of width {form.width}, the view {about.get('dtype', 'float16')} of {about['dim']}"
     else:

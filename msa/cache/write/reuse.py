@@ -5,14 +5,16 @@ the hidden states that are there, and nothing is encoded again.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from msa.cache.format import generations, layout, limits, local_files
+from msa.cache.format import generations, layout, local_files
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.fingerprint import DIGEST
 from msa.cache.format.manifest import SegmentEntry
 from msa.cache.index import Index
@@ -108,11 +110,11 @@ def _borrowed(
         table = segment.table(parent / entry.id)
         equal = [held._replace(sample=row) for held in table for row in wanted.pop(held.digest, ())]
         if equal:
-            run = limits.segment_attributes(parent / entry.id / "zarr.json")["run"]
-            yield lend(parent, entry, equal, {"dataset": dataset, "run": run, "failures": []})
+            run = SegmentAttributes.read(parent / entry.id / "zarr.json").run
+            yield lend(parent, entry, equal, SegmentAttributes(dataset, run))
 
 
-def lend(parent: Path, owner: SegmentEntry, rows: Sequence[Row], attributes: Mapping[str, Any]) -> SegmentEntry:
+def lend(parent: Path, owner: SegmentEntry, rows: Sequence[Row], attributes: SegmentAttributes) -> SegmentEntry:
     """Make a segment of `rows` that point into the data of a published one; return its manifest entry.
 
     Until it is published it has a journal, so that others leave it alone while this process lives, and remove it
@@ -122,12 +124,12 @@ def lend(parent: Path, owner: SegmentEntry, rows: Sequence[Row], attributes: Map
         parent: Folder of the view's segments.
         owner: The published segment, which may be borrowed itself.
         rows: Samples, with their places in the owner's data.
-        attributes: `dataset`, `run` and `failures` of the new segment.
+        attributes: Of the new segment.
     """
     folder = parent / segment.new_name()
     store = layout.store_of(folder)
     local_files.make_folder(store, folder, new=True)
-    header = {"dataset": attributes["dataset"], "data_of": owner.data_id, "run": attributes["run"], "writer": whoami()}
+    header = {"dataset": attributes.dataset, "data_of": owner.data_id, "run": attributes.run, "writer": whoami()}
     local_files.write(store, folder / JOURNAL, json.dumps(header).encode() + b"\n")
     heartbeat.keep(folder / JOURNAL)  # until it is published
     return _write(store, folder, owner, rows, attributes)
@@ -152,15 +154,15 @@ def narrow(tables: Path, owner: SegmentEntry, kept: np.ndarray, store: Path, fol
     if folder.exists():
         return _entry(store, folder, owner, len(rows), len(failures), owner.dataset)
     local_files.make_folder(store, folder)
-    attributes = limits.segment_attributes(tables / "zarr.json", len(kept))
-    return _write(store, folder, owner, rows, attributes | {"failures": failures})
+    attributes = SegmentAttributes.read(tables / "zarr.json", len(kept))
+    return _write(store, folder, owner, rows, replace(attributes, failures=failures))
 
 
 def _write(
-    store: Path, folder: Path, owner: SegmentEntry, rows: Sequence[Row], attributes: Mapping[str, Any]
+    store: Path, folder: Path, owner: SegmentEntry, rows: Sequence[Row], attributes: SegmentAttributes
 ) -> SegmentEntry:
-    segment.write_small(folder, rows, {**attributes, "data_of": owner.data_id})
-    return _entry(store, folder, owner, len(rows), len(attributes["failures"]), attributes["dataset"])
+    segment.write_small(folder, rows, replace(attributes, data_of=owner.data_id))
+    return _entry(store, folder, owner, len(rows), len(attributes.failures), attributes.dataset)
 
 
 def _entry(store: Path, folder: Path, owner: SegmentEntry, samples: int, failed: int, dataset: str) -> SegmentEntry:

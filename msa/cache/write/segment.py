@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from msa.cache.format import layout, limits, local_files, shard
+from msa.cache.format.attributes import SegmentAttributes, check_run
 from msa.cache.format.fingerprint import DIGEST
 from msa.cache.format.manifest import FileEntry, SegmentEntry
 from msa.cache.format.small_arrays import Lazy
@@ -83,7 +84,7 @@ class SegmentWriter:
         self._seen: dict[str, tuple[int, int]] = {}  # digest -> start, length: duplicates cost nothing
         self._flushed = time.monotonic()
         with limits.writing(f"segment {folder.name}"):
-            limits.check_run("the run", limits.as_read("the run", run))
+            check_run("the run", limits.as_read("the run", run))
         self._store = layout.store_of(folder)
         try:
             local_files.make_folder(self._store, folder, new=True)
@@ -243,11 +244,7 @@ def seal(folder: Path) -> SegmentEntry | None:
     rows = last * form.shard + noted.shards[last]["rows"] if noted.shards else 0
     metadata = layout.data_metadata(rows, form.width, form.dtype, form.chunk, form.shard)
     local_files.write(store, folder / "data" / "zarr.json", json.dumps(metadata, indent=1).encode())
-    attributes = {
-        "dataset": noted.header["dataset"],
-        "run": noted.header["run"],
-        "failures": noted.failures,
-    }
+    attributes = SegmentAttributes(noted.header["dataset"], noted.header["run"], noted.failures)
     write_small(folder, noted.samples, attributes)
     return describe(folder)
 
@@ -258,7 +255,7 @@ def close(folder: Path) -> None:
     local_files.remove(layout.store_of(folder), folder / JOURNAL, missing_ok=True)
 
 
-def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, Any]) -> None:
+def write_small(folder: Path, samples: Sequence[Row], attributes: SegmentAttributes) -> None:
     """Write `sample`, `start`, `length`, `digest`, `counts` and the attributes of a segment, durably.
 
     They are sorted by sample, so that a reader finds one without reading all. The attribute `counted` names the columns
@@ -274,32 +271,31 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: Mapping[str, A
         "length": table[:, 2].astype(np.int32),
         "digest": digest,
     }
-    attributes = {name: value for name, value in attributes.items() if name != "counted"}
+    attributes = replace(attributes, counted=names)
     if names:
         arrays["counts"] = np.array([[row.counts.get(what, 0) for what in names] for row in samples], np.int64)
-        attributes["counted"] = names
     with limits.writing(f"segment {folder.name}"):
-        limits.check_segment("its zarr.json", limits.as_read("its zarr.json", attributes))
+        attributes.validate()
     store = layout.store_of(folder)
     for name in (*SMALL, "zarr.json"):
         local_files.remove(store, folder / name, missing_ok=True)
     ascending = bool((np.diff(table[:, 0]) > 0).all())
     known = {"sample": {"sorted": True}} if ascending else {}
-    layout.write_group(folder, arrays, attributes, known, root=store)
+    layout.write_group(folder, arrays, attributes.to_json(), known, root=store)
     local_files.sync_tree(store, folder)
 
 
 def describe(folder: Path) -> SegmentEntry:
     """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file. Raises StoreError."""
     store = layout.store_of(folder)
-    attributes = limits.segment_attributes(folder / "zarr.json")
+    attributes = SegmentAttributes.read(folder / "zarr.json")
     samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
-    own, failed = files(store, folder, known=_hashed(folder)), len(attributes["failures"])
-    entry = SegmentEntry(folder.name, attributes["dataset"], samples, failed, own)
-    if "data_of" not in attributes:
+    own, failed = files(store, folder, known=_hashed(folder)), len(attributes.failures)
+    entry = SegmentEntry(folder.name, attributes.dataset, samples, failed, own)
+    if attributes.data_of is None:
         return entry
-    owner = limits.check_name(folder, "data_of", attributes["data_of"], "segment")
-    return replace(entry, data_of=owner, data_files=files(store, folder.parent / owner, "data"))
+    data = files(store, folder.parent / attributes.data_of, "data")
+    return replace(entry, data_of=attributes.data_of, data_files=data)
 
 
 def table(folder: Path, kept: np.ndarray | None = None) -> list[Row]:
@@ -322,7 +318,7 @@ def failures(folder: Path, entry: SegmentEntry, kept: np.ndarray | None = None) 
     if not entry.failed:
         return []
     samples = limits.MAX_SAMPLES if kept is None else len(kept)
-    records: list[dict[str, Any]] = limits.segment_attributes(folder / "zarr.json", samples)["failures"]
+    records = SegmentAttributes.read(folder / "zarr.json", samples).failures
     return [record for record in records if kept is None or kept[record["sample"]]]
 
 
@@ -345,7 +341,7 @@ def counted(folder: Path) -> tuple[list[str], Lazy | None]:
 
     Raises StoreError where the numbers are none of these names.
     """
-    names = limits.segment_attributes(folder / "zarr.json").get("counted", [])
+    names = list(SegmentAttributes.read(folder / "zarr.json").counted)
     if not names:
         return [], None
     values = Lazy(folder / "counts")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from msa import cli
 from msa.cache.format import generations, tags
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.maintain import gc, history, remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
@@ -136,7 +137,7 @@ def test_killed_borrowers_leave_nothing(store, index):
     fill(store, index)
     parent = store.path / "views" / VIEW / "seg"
     entry = store.manifest.views[VIEW].segments[0]
-    about = {"dataset": index.fingerprint, "run": {}, "failures": []}
+    about = SegmentAttributes(index.fingerprint, {})
     for old in (False, True):
         made = reuse.lend(parent, entry, [], about)
         if old:
@@ -253,7 +254,7 @@ def test_who_borrows_from_what_was_swept_meanwhile_borrows_nothing(shrunk, index
     late = FeatureStore.open(shrunk.path, 4)
     dataset = late.add_index(make_index(name="later"))
     entry = generations.read(shrunk.path, 4).views[VIEW].segments[0]
-    about = {"dataset": dataset, "run": {}, "failures": []}
+    about = SegmentAttributes(dataset, {})
     rows = reuse.segment.table(shrunk.path / "views" / VIEW / "seg" / entry.id)
     made = reuse.lend(shrunk.path / "views" / VIEW / "seg", entry, rows, about)
     shutil.rmtree(shrunk.path / "views" / VIEW / "seg" / entry.id)

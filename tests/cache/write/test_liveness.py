@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from msa import cli
 from msa.cache.format import generations, local_files
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.maintain import gc as sweeping
 from msa.cache.maintain import remove
 from msa.cache.maintain.verify import verify
@@ -281,7 +282,7 @@ def test_notes_of_what_is_at_work_beat_too(tmp_path, fast):
 def test_borrowed_segments_and_compactions_beat_too(store, index, fast):
     view = fill(store, index, view_id="v")
     table = reuse.segment.table(store.path / "views" / "v" / "seg" / view.entries[0].id)
-    about = {"dataset": view.dataset, "run": {}, "failures": []}
+    about = SegmentAttributes(view.dataset, {})
     entry = reuse.lend(store.path / "views" / "v" / "seg", view.entries[0], table[:3], about)
     assert beaten(store.path / "views" / "v" / "seg" / entry.id / "journal.jsonl")
 

@@ -12,6 +12,7 @@ import pytest
 from msa.cache.exchange import _import as importing
 from msa.cache.exchange import hdf5, mmsa, npy
 from msa.cache.format import generations, limits
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import Row, write_small
@@ -110,7 +111,7 @@ def test_a_run_that_could_not_be_read_back_is_not_begun(kept, run):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_counted_has_a_name_that_can_be_read(kept, tmp_path, name):
     with pytest.raises(StoreError, match="cannot be written"):
-        write_small(tmp_path, [Row(0, 0, 1, "0" * 32, {name: 3})], {"dataset": "x", "run": {}, "failures": []})
+        write_small(tmp_path, [Row(0, 0, 1, "0" * 32, {name: 3})], SegmentAttributes("x", {}))
     assert list(tmp_path.iterdir()) == [kept[0].path]
 
 
