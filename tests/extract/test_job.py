@@ -132,7 +132,7 @@ def test_reading_a_dataset_is_counted_file_by_file(posts):
 
 def test_tables_of_openface_are_asked_for_where_only_videos_are_named(found):
     asked = Job("table", None, "classic", {TEXT: SKIP, IMAGE: SKIP, FACE: "openface"})
-    with pytest.raises(ConfigError, match="openface reads tables that OpenFace wrote, and posts names videos"):
+    with pytest.raises(ConfigError, match="openface reads tables that OpenFace wrote, and posts has videos"):
         job.recipes(asked, films(found, {FACE: Raw(path=Path("a.mp4"))}), None)
     [recipe] = job.recipes(asked, films(found, {FACE: Raw(path=Path("a.csv"))}), None)
     assert recipe.spec.modality is FACE

@@ -27,6 +27,7 @@ from msa.extract.pipeline import Limits
 from msa.extract.recipe import Recipe
 from msa.extract.scan import of_store, scan
 from msa.extract.work import prefetch
+from msa.progress import Progress
 from msa.types import Modality
 from tests.extract import corpus
 
@@ -152,6 +153,34 @@ def test_a_sample_that_cannot_be_read_is_recorded_and_the_run_goes_on(store, tmp
     view = store.view("posts", Modality.IMAGE)
     assert (view.samples, view.failed) == (21, 3)
     assert extract(store, scan("table", table), recipe, "cpu").written == 0  # recorded failures are not tried again
+
+
+class Recorded(Progress):
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.begun, self.done, self.ended = [], [], 0
+
+    def begin(self, name, total, done=0):
+        self.begun.append((name, total, done))
+
+    def advance(self, done, failed=0):
+        self.done.append((done, failed))
+
+    def end(self):
+        self.ended += 1
+
+
+@pytest.mark.parametrize("engine", [pipeline.PIPELINE, pipeline.SERIAL])
+def test_progress_counts_every_sample_once_as_written_or_failed(store, tmp_path, engine):
+    table = corpus.write(tmp_path / "corpus", pictures=True)
+    for i in (3, 4):
+        (table.parent / f"{i}.png").write_bytes(b"")
+    recipe, progress = Recipe.resolve(Modality.IMAGE, "descriptors"), Recorded()
+    pipeline.extract(store, scan("table", table), [recipe], "cpu", Limits(samples=5), engine=engine)
+    pipeline.extract(store, scan("table", table), [recipe], "cpu", Limits(budget=10), progress, engine)
+    assert (progress.begun, progress.ended) == ([("descriptors.grid", 24, 3)], 1)
+    assert progress.done == [(5, 0), (10, 0), (4, 0)]  # the first batch computes three samples again, and writes none
 
 
 def test_failures_are_tried_again_on_request(store, tmp_path):

@@ -240,6 +240,20 @@ def test_offline_no_connection_is_tried_and_the_way_round_is_shown(cache, no_soc
         assert step in caught.value.fix
 
 
+def test_a_large_file_is_hashed_whole_and_one_of_holes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_module, "SMALL", 1000)
+    whole, holes = tmp_path / "whole", tmp_path / "holes"
+    whole.write_bytes(bytes(range(256)) * 100)
+    assert weights_module.sha256([whole]) == hashlib.sha256(whole.read_bytes()).hexdigest()
+    with open(holes, "wb") as file:
+        file.write(b"w" * 4096)
+        file.truncate(2**24)
+    with pytest.raises(BackboneError, match=r"claims 16,777,216 bytes, [\d,]+ of which were ever written"):
+        weights_module.sha256([holes])
+    monkeypatch.setattr(weights_module, "SMALL", 2**24 + 1)
+    assert weights_module.sha256([holes]) == hashlib.sha256(holes.read_bytes()).hexdigest()
+
+
 def test_an_incomplete_snapshot_is_not_taken_for_whole(cache, no_sockets):
     cached(cache, "org/name", {"config.json": b"{}"})
     with pytest.raises(BackboneError, match="HF_HUB_OFFLINE"):
