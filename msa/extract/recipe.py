@@ -148,14 +148,14 @@ class Recipe:
                 fix="install the msa the run was trained with, or extract and train again",
             )
         spec = replace(spec, revision=known["revision"], options=options)
-        found = weights.resolve(spec)
-        if found.sha256 != known["sha256"]:
+        resolved = weights.resolve(spec)
+        if resolved.sha256 != known["sha256"]:
             raise BackboneError(
-                f"{name}: these weights have SHA-256 {found.sha256[:12]}…, "
+                f"{name}: these weights have SHA-256 {resolved.sha256[:12]}…, "
                 f"the hidden states of the view came from {known['sha256'][:12]}…",
                 fix=f"find the weights of revision {known['revision'] or 'that day'}, or extract and train again",
             )
-        return cls(name, family, spec, found)
+        return cls(name, family, spec, resolved)
 
 
 def _kind(value: object) -> type:

@@ -65,8 +65,8 @@ def load(root: Path, config: Config, source: Source, labels: Labels) -> Iterator
     faces = _Files.below(_openface_folder(config.openface, (root, folder)), ".csv") if config.openface else None
     clip_of = clips.of_rows(rows, "or read the texts alone: --set media=no") if clips else {}
     face_of = faces.of_rows(rows, "or leave openface out") if faces else {}
-    found = [_sample(row, clip_of.get(row.line), face_of.get(row.line), labels, config) for row in rows]
-    return in_order([*_in_their_videos(_once(rows, found)), *(clips.others(clip_of) if clips else ())])
+    samples = [_sample(row, clip_of.get(row.line), face_of.get(row.line), labels, config) for row in rows]
+    return in_order([*_in_their_videos(_once(rows, samples)), *(clips.others(clip_of) if clips else ())])
 
 
 # label.csv
@@ -140,10 +140,12 @@ def _rows(table: Path, labels: Labels, config: Config) -> list[Row]:
 
 def _column(table: Path, header: Sequence[str], name: str) -> str | None:
     """Return what the column is called here: `happy` or `label_happy`."""
-    found = [each for each in (name, f"label_{name}") if each in header]
-    if len(found) == 2:
-        raise SourceError(f"{table} has the columns {found[0]} and {found[1]}", fix="delete the one that is not meant")
-    return found[0] if found else None
+    columns = [each for each in (name, f"label_{name}") if each in header]
+    if len(columns) == 2:
+        raise SourceError(
+            f"{table} has the columns {columns[0]} and {columns[1]}", fix="delete the one that is not meant"
+        )
+    return columns[0] if columns else None
 
 
 def _refuse_finer_labels(rows: Sequence[Row], labels: Labels) -> None:
@@ -182,14 +184,14 @@ class _Files:
         for path, key in self.paths.items():
             if key:
                 alike[_bare(key)].append((key, path))
-        found = {row.line: self._of(row, alike[_bare(_key(row))]) for row in rows}
-        if rows and not any(path in self.paths for _, path in found.values()):
+        clip_of = {row.line: self._of(row, alike[_bare(_key(row))]) for row in rows}
+        if rows and not any(path in self.paths for _, path in clip_of.values()):
             raise SourceError(
                 f"{self.root}: none of the {len(rows)} clips in {LABELS} has a file, not even "
                 f"{'/'.join(_key(rows[0]))}{self.suffix}",
                 fix=f"lay them as VIDEO/CLIP{self.suffix}, with the names that {LABELS} has, {otherwise}",
             )
-        return found
+        return clip_of
 
     def _of(self, row: Row, alike: Sequence[tuple[Key, Path]]) -> tuple[Key, Path]:
         own = _key(row)
@@ -251,7 +253,7 @@ def _openface_folder(name: str, bases: Iterable[Path]) -> Path:
 def _sample(
     row: Row, clip: tuple[Key, Path] | None, face: tuple[Key, Path] | None, labels: Labels, config: Config
 ) -> Sample | Dropped:
-    spellings = [_key(row), *(found[0] for found in (clip, face) if found)]
+    spellings = [_key(row), *(match[0] for match in (clip, face) if match)]
     video, name = (max(names, key=len) for names in zip(*spellings, strict=True))
     id = f"{video}{JOINT}{name}"
     raw = {Modality.TEXT: Raw(text=text)} if (text := row.text("text").strip()) else {}
@@ -273,10 +275,10 @@ def _sample(
     )
 
 
-def _once(rows: Sequence[Row], found: Sequence[Sample | Dropped]) -> Iterator[Sample | Dropped]:
+def _once(rows: Sequence[Row], items: Sequence[Sample | Dropped]) -> Iterator[Sample | Dropped]:
     """Yield each clip once; a row that repeats another is dropped, one that says something else is an error."""
     first: dict[str, tuple[Row, Sample | Dropped]] = {}
-    for row, item in zip(rows, found, strict=True):
+    for row, item in zip(rows, items, strict=True):
         other, kept = first.setdefault(item.id, (row, item))
         if other is row:
             yield item
@@ -286,10 +288,10 @@ def _once(rows: Sequence[Row], found: Sequence[Sample | Dropped]) -> Iterator[Sa
             raise row.error(f"{item.id} is in line {other.line} too, and not the same", fix="delete the wrong line")
 
 
-def _in_their_videos(found: Iterable[Sample | Dropped]) -> Iterator[Sample | Dropped]:
+def _in_their_videos(items: Iterable[Sample | Dropped]) -> Iterator[Sample | Dropped]:
     """Yield the same, each sample with its number among the clips of its video, from 0."""
     before: Counter[str] = Counter()
-    for item in sorted(found, key=lambda item: natural(item.id)):
+    for item in sorted(items, key=lambda item: natural(item.id)):
         if isinstance(item, Sample):
             yield replace(item, position=before[item.group])
             before[item.group] += 1

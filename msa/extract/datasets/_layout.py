@@ -20,9 +20,9 @@ def misplaced(source: Source, root: Path, found: str) -> SourceError:
     )
 
 
-def in_order(found: Iterable[Sample | Dropped]) -> Iterator[Sample | Dropped]:
+def in_order(items: Iterable[Sample | Dropped]) -> Iterator[Sample | Dropped]:
     """Yield the items by natural id, whatever the order in which the file system listed them."""
-    return iter(sorted(found, key=lambda item: natural(item.id)))
+    return iter(sorted(items, key=lambda item: natural(item.id)))
 
 
 def files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -31,7 +31,7 @@ def files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     Links to folders are followed, each folder once. Names that begin with a dot are left out: macOS puts a
     `._NAME.wav`, which is no sound, beside every file of an archive it packs.
     """
-    found, seen = [], set()
+    paths, seen = [], set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
@@ -39,8 +39,8 @@ def files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
             continue
         seen.add(real)
         below.sort()  # which of two links to a folder counts must not depend on the file system
-        found += [Path(folder, name) for name in names if name[0] != "." and name.lower().endswith(suffixes)]
-    return sorted(path for path in found if path.is_file())
+        paths += [Path(folder, name) for name in names if name[0] != "." and name.lower().endswith(suffixes)]
+    return sorted(path for path in paths if path.is_file())
 
 
 def recordings(

@@ -92,9 +92,11 @@ def _rows(root: Path, config: Config) -> tuple[list[Row], list[Dropped]]:
         _, rows = labels.rows(path, config.names())
         named = _named(path, rows)
     whole = [_whole(row, named[row.id], clips, root) for row in rows]
-    found = [part for row in whole for part in (_cues(row, clips) if config.cues else [row])]
+    rows_of_clips = [part for row in whole for part in (_cues(row, clips) if config.cues else [row])]
     unused = sorted(clips.keys() - set(map(_clip, named.values())), key=natural)
-    return found, [Dropped(stem, "no row in the table", clips[stem].relative_to(root).as_posix()) for stem in unused]
+    return rows_of_clips, [
+        Dropped(stem, "no row in the table", clips[stem].relative_to(root).as_posix()) for stem in unused
+    ]
 
 
 def _stem(path: Path) -> str:
@@ -105,13 +107,13 @@ def _table(root: Path, config: Config) -> Path | None:
     """Return the table of the folder; None where there is none. Raises SourceError where there are several."""
     if config.table:
         return root / config.table
-    there = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES and _counts(path)]
-    if len(there) > 1:
+    tables = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES and _counts(path)]
+    if len(tables) > 1:
         raise SourceError(
-            f"{root} has several tables: {', '.join(path.name for path in there)}",
-            fix=f"say which one has the labels: --set table={there[0].name}",
+            f"{root} has several tables: {', '.join(path.name for path in tables)}",
+            fix=f"say which one has the labels: --set table={tables[0].name}",
         )
-    return there[0] if there else None
+    return tables[0] if tables else None
 
 
 def _counts(path: Path) -> bool:
@@ -127,13 +129,13 @@ def _named(path: Path, rows: Sequence[Row]) -> dict[str, str]:
             f"{path} names no clip: it has none of the columns {', '.join(NAMING)}",
             fix="add a column file, or say which column it is: --set columns=file:NAME,label:NAME,text:NAME",
         )
-    found = {}
+    file_of = {}
     for row in rows:
         cell = row.text(column).strip().replace("\\", "/").removeprefix("./")
         if not cell:
             raise row.error(f"{column} is empty", fix="name the clip, or delete the line")
-        found[row.id] = cell
-    return found
+        file_of[row.id] = cell
+    return file_of
 
 
 def _clip(cell: str) -> str:
@@ -164,7 +166,7 @@ def _transcript(path: Path) -> str:
 def _cues(row: Row, clips: dict[str, Path]) -> list[Row]:
     """Return a row for each subtitle of a clip, or the row itself where it has none."""
     path = Path(row.text("video") or row.text("audio"))
-    found = _subtitles(path)
+    subtitles = _subtitles(path)
     facts = {"group": row.group or row.id}
     return [
         Row(
@@ -175,7 +177,7 @@ def _cues(row: Row, clips: dict[str, Path]) -> list[Row]:
             | facts
             | {"id": f"{row.id}_{n}", "text": text, "start": str(start), "end": str(end), "position": str(n - 1)},
         )
-        for n, (start, end, text) in enumerate(found, start=1)
+        for n, (start, end, text) in enumerate(subtitles, start=1)
     ] or [row]
 
 
@@ -184,7 +186,7 @@ def _subtitles(clip: Path) -> list[tuple[float, float, str]]:
     path = next((p for p in (clip.with_suffix(".srt"), clip.with_suffix(".vtt")) if p.exists()), None)
     if path is None:
         return []
-    found = []
+    subtitles = []
     whole = records.text_of(path, LARGEST_TRANSCRIPT).replace("\r\n", "\n").replace("\r", "\n")
     for block in re.split(r"\n\s*\n", whole):
         lines = block.strip().split("\n")
@@ -196,8 +198,8 @@ def _subtitles(clip: Path) -> list[tuple[float, float, str]]:
         start, end = _seconds(span.groups()[:4]), _seconds(span.groups()[4:])
         text = " ".join(_MARKUP.sub("", " ".join(lines[at + 1 :])).split())
         if text and end > start:
-            found.append((start, end, text))
-    return found
+            subtitles.append((start, end, text))
+    return subtitles
 
 
 def _seconds(parts: Sequence[str | None]) -> float:

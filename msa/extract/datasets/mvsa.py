@@ -73,10 +73,10 @@ def _folder(root: Path, source: Source, annotators: int) -> Path:
         return fitting[0]
     if fitting:
         raise SourceError(f"{root} holds {source.title} twice: {fitting[0]} and {fitting[1]}", fix="name one of them")
-    found = _annotators(holds[0] / LABELS)
+    columns = _annotators(holds[0] / LABELS)
     raise SourceError(
-        f"{holds[0] / LABELS} has {found} annotator column(s), {source.title} has {annotators}",
-        fix=f"use --dataset {VARIANTS[found]}" if found in VARIANTS else f"get the original from {source.home}",
+        f"{holds[0] / LABELS} has {columns} annotator column(s), {source.title} has {annotators}",
+        fix=f"use --dataset {VARIANTS[columns]}" if columns in VARIANTS else f"get the original from {source.home}",
     )
 
 

@@ -77,7 +77,7 @@ def model(folder: Path, modality: Modality) -> "torch.nn.Module":
         config = AutoConfig.from_pretrained(inside, local_files_only=True, trust_remote_code=False)
         kind = _kind(folder, config, modality)
         _check_parameters(folder, kind, config)
-        found, info = kind.from_pretrained(
+        network, info = kind.from_pretrained(
             inside,
             config=config,
             dtype=torch.float32,
@@ -86,11 +86,11 @@ def model(folder: Path, modality: Modality) -> "torch.nn.Module":
             weights_only=True,
             output_loading_info=True,
         )
-    found.config.name_or_path = str(folder)
-    if getattr(found.config, "use_cache", False):
-        found.config.use_cache = False  # of keys and values for a next token, which nothing here asks for
+    network.config.name_or_path = str(folder)
+    if getattr(network.config, "use_cache", False):
+        network.config.use_cache = False  # of keys and values for a next token, which nothing here asks for
     complete(folder, [*info["missing_keys"], *info["mismatched_keys"]])
-    return found
+    return network
 
 
 def tokenizer(folder: Path) -> Any:
@@ -100,16 +100,16 @@ def tokenizer(folder: Path) -> Any:
     _check_tokenizer(folder)
     try:
         with sealed(folder, Modality.TEXT) as inside, quiet():
-            found = AutoTokenizer.from_pretrained(inside, local_files_only=True, trust_remote_code=False)
+            loaded = AutoTokenizer.from_pretrained(inside, local_files_only=True, trust_remote_code=False)
     except BackboneError as error:
         settings = folder / "tokenizer_config.json"
         if settings.is_file() and weights.json_object(settings).get("auto_map"):
             raise _code(folder, "its tokenizer is Python code in that folder or on the hub") from error
         _refuse_incomplete(folder, _declared(folder), error)
         raise
-    _refuse_incomplete(folder, type(found))
-    found.name_or_path = str(folder)
-    return found
+    _refuse_incomplete(folder, type(loaded))
+    loaded.name_or_path = str(folder)
+    return loaded
 
 
 def feature_extractor(folder: Path) -> Any:
@@ -120,16 +120,16 @@ def feature_extractor(folder: Path) -> Any:
         return AutoFeatureExtractor.from_pretrained(inside, local_files_only=True, trust_remote_code=False)
 
 
-def check_vocabulary(folder: Path, tokens: Any, found: Any) -> None:
+def check_vocabulary(folder: Path, tokens: Any, network: Any) -> None:
     """Refuse a tokenizer with numbers beyond the model's embeddings: it is not the model's.
 
     Args:
         folder: where both come from, for the message.
         tokens: the tokenizer.
-        found: the model; one without a table of embeddings, such as CANINE, takes any number.
+        network: the model; one without a table of embeddings, such as CANINE, takes any number.
     """
     try:
-        rows = getattr(found.get_input_embeddings(), "num_embeddings", None)
+        rows = getattr(network.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):
         return
     if rows is None:
@@ -181,11 +181,15 @@ def _kind(folder: Path, config: Any, modality: Modality) -> Any:
             f"{folder}: {config.model_type} is an encoder-decoder, which has no encoder-only forward", fix=ENCODERS
         )
     try:
-        found = MODEL_MAPPING[type(config)]
+        network_class = MODEL_MAPPING[type(config)]
     except KeyError:
-        found = None
-    found = found[0] if isinstance(found, tuple) else found
-    if found is None or getattr(found, "main_input_name", "") not in ("input_ids", "input_values", "input_features"):
+        network_class = None
+    network_class = network_class[0] if isinstance(network_class, tuple) else network_class
+    if network_class is None or getattr(network_class, "main_input_name", "") not in (
+        "input_ids",
+        "input_values",
+        "input_features",
+    ):
         raise BackboneError(f"{folder}: {config.model_type} reads neither text nor a waveform", fix=ENCODERS)
     return AutoModel
 
@@ -266,9 +270,9 @@ def _check_tokenizer(folder: Path) -> None:
     for path in weights.beside(folder, Modality.TEXT):
         if path.suffix != ".json" or not path.name.startswith("tokenizer"):
             continue
-        found = weights.json_object(path, limit=weights.MAX_TOKENIZER)
-        parts = found.get("model")
-        options = found.get("sp_model_kwargs")
+        settings = weights.json_object(path, limit=weights.MAX_TOKENIZER)
+        parts = settings.get("model")
+        options = settings.get("sp_model_kwargs")
         random = isinstance(parts, dict) and parts.get("dropout")
         random = random or (isinstance(options, dict) and options.get("enable_sampling"))
         if random:
@@ -276,7 +280,7 @@ def _check_tokenizer(folder: Path) -> None:
                 f"{path} cuts the same text differently each time (dropout or sampling)",
                 fix='set "dropout" to null and "enable_sampling" to false in it',
             )
-        if (growth := _growth(found.get("normalizer"))) > GROWTH:
+        if (growth := _growth(settings.get("normalizer"))) > GROWTH:
             raise BackboneError(f"{path} makes each letter of a text into up to {growth:,.0f}", fix=DAMAGED)
 
 
@@ -314,7 +318,7 @@ def _refuse_incomplete(folder: Path, kind: Any, error: Exception | None = None) 
 
 def _growth(normalizer: Any) -> float:
     """Return how many times longer all replacements of a tokenizer's normaliser may make a text."""
-    found, todo = 1.0, [normalizer]
+    factor, todo = 1.0, [normalizer]
     while todo:
         part = todo.pop()
         if not isinstance(part, dict):
@@ -324,5 +328,5 @@ def _growth(normalizer: Any) -> float:
         if part.get("type") == "Replace":
             pattern = part.get("pattern")
             literal = pattern.get("String") if isinstance(pattern, dict) else None
-            found *= max(1.0, len(str(part.get("content", ""))) / max(1, len(literal or "")) + (not literal))
-    return found
+            factor *= max(1.0, len(str(part.get("content", ""))) / max(1, len(literal or "")) + (not literal))
+    return factor

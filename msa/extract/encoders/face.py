@@ -15,7 +15,7 @@ import numpy as np
 from msa.errors import BackboneError, UnknownNameError
 from msa.extract.backbone import Backbone, BackboneSpec
 from msa.extract.encoders import library_versions, rows
-from msa.extract.encoders.apart import Apart, ApartError
+from msa.extract.encoders.process import ProcessError, ProcessObject
 
 if TYPE_CHECKING:
     from msa.extract.media.decode import Frames
@@ -42,7 +42,7 @@ FEWEST = 3  # frames from which the movement of a mouth can be told
 class FaceEncoder(Backbone):
     """py-feat behind a pipe. `columns` names what stands in each of the `dim` columns."""
 
-    process: Apart
+    process: ProcessObject
     track: str
     dtype: str
     versions: Mapping[str, str]
@@ -53,7 +53,7 @@ class FaceEncoder(Backbone):
     def encode(self, clips: Sequence["Frames"]) -> list[np.ndarray]:
         """Turn clips into rows, each (frames with the followed face, dim).
 
-        Raises MediaError for a clip without any face, ApartError where the process fails or dies over a clip, and
+        Raises MediaError for a clip without any face, ProcessError where the process fails or dies over a clip, and
         BackboneError where it cannot be started again after that.
         """
         return rows((self._encode(clip) for clip in clips), self.dtype)
@@ -73,7 +73,7 @@ class FaceEncoder(Backbone):
         if not isinstance(clip, Frames):
             raise MediaError("a table, not a video: --face openface.csv reads what OpenFace wrote")
         boxes = ask(self.process, "find", clip.pixels)  # per frame (n, 5)
-        faces = [len(found) for found in boxes]
+        faces = [len(frame_boxes) for frame_boxes in boxes]
         self._counts["frames"] += len(faces)
         self._counts["frames without a face"] += faces.count(0)
         if not any(faces):
@@ -121,19 +121,19 @@ def linked(boxes: Sequence[np.ndarray]) -> np.ndarray:
     """
     tracks: list[np.ndarray] = []  # each (frames,)
     last: list[np.ndarray] = []  # each (4,)
-    for t, found in enumerate(boxes):
-        found = found[:, :4]
-        shared = overlap(np.reshape(last, (-1, 4)), found)  # (tracks, n)
-        new = set(range(len(found)))
+    for t, frame_boxes in enumerate(boxes):
+        frame_boxes = frame_boxes[:, :4]
+        shared = overlap(np.reshape(last, (-1, 4)), frame_boxes)  # (tracks, n)
+        new = set(range(len(frame_boxes)))
         while shared.size and shared.max() >= SAME:
-            k, i = divmod(int(shared.argmax()), len(found))
-            tracks[k][t], last[k] = i, found[i]
+            k, i = divmod(int(shared.argmax()), len(frame_boxes))
+            tracks[k][t], last[k] = i, frame_boxes[i]
             shared[k], shared[:, i] = -1, -1
             new.discard(i)
         for i in sorted(new):
             tracks.append(np.full(len(boxes), -1))
             tracks[-1][t] = i
-            last.append(found[i])
+            last.append(frame_boxes[i])
     return np.reshape(tracks, (-1, len(boxes)))
 
 
@@ -188,7 +188,7 @@ def load(spec: BackboneSpec, reader: Path, finder: Path, device: str) -> FaceEnc
     options = {**OPTIONS, **spec.options}
     if options["track"] not in TRACKS:
         raise UnknownNameError("value of track", options["track"], TRACKS)
-    process = Apart(
+    process = ProcessObject(
         WORKER,
         *(str(reader.absolute()), str(finder.absolute()), device, options["confidence"], torch.get_num_threads()),
         environment={"HF_HUB_OFFLINE": "1"},  # everything is on disk already
@@ -198,17 +198,17 @@ def load(spec: BackboneSpec, reader: Path, finder: Path, device: str) -> FaceEnc
     return FaceEncoder(process, options["track"], spec.dtype, versions, columns, len(columns))
 
 
-def ask(process: Apart, method: str, *args: Any) -> Any:
-    """Call py-feat's process. Raises BackboneError where it does not start, ApartError for later failures."""
+def ask(process: ProcessObject, method: str, *args: Any) -> Any:
+    """Call py-feat's process. Raises BackboneError where it does not start, ProcessError for later failures."""
     try:
         return process.ask(method, *args)
-    except ApartError as error:
+    except ProcessError as error:
         if not error.starting:
             raise
         raise BackboneError(f"py-feat does not start: {error}", fix=_way_out(error, *process.args[:2])) from error
 
 
-def _way_out(error: ApartError, reader: str = "", finder: str = "") -> str:
+def _way_out(error: ProcessError, reader: str = "", finder: str = "") -> str:
     if "torchcodec" in str(error).lower():  # older ones look for FFmpeg as soon as they are imported
         return "install FFmpeg (apt-get install ffmpeg, brew install ffmpeg), or a newer torchcodec"
     if error.kind in ("ImportError", "ModuleNotFoundError", "AttributeError"):

@@ -25,9 +25,9 @@ class PyFeat:
         if sys.platform != "darwin":  # there py-feat wants one thread, because two OpenMP libraries meet
             torch.set_num_threads(threads)
         on = torch.device(device)
-        found = library.Retinaface(device=on, pretrained="", detection_threshold=confidence, top_k=EVERY_BOX)
-        found.net.load_state_dict(load_file(finder))
-        library.Retinaface = lambda device: found  # its own would be fetched from the hub, into the package's folder
+        detector = library.Retinaface(device=on, pretrained="", detection_threshold=confidence, top_k=EVERY_BOX)
+        detector.net.load_state_dict(load_file(finder))
+        library.Retinaface = lambda device: detector  # its own would be fetched from the hub, into the package's folder
         # fp32 on every device: bf16, py-feat's choice for a GPU, moves action units by up to 0.01
         self.detector = library.Detectorv2(device=on, identity_model=None, multitask_weights=reader, amp=False)
         self.together = TOGETHER if on.type == "cuda" else 1
@@ -55,10 +55,10 @@ class PyFeat:
         import torch
 
         self.frames = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, 3, H, W)
-        found: list[Any] = []
+        faces: list[Any] = []
         for start in range(0, len(pixels), self.together):
-            found += self.detector.face_detector(self.frames[start : start + self.together].float())
-        return [np.array(boxes, dtype=np.float64).reshape(-1, 5) for boxes in found]
+            faces += self.detector.face_detector(self.frames[start : start + self.together].float())
+        return [np.array(boxes, dtype=np.float64).reshape(-1, 5) for boxes in faces]
 
     def describe(self, faces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
         """Describe each face, given as (frame number, (4,) box), by (faces, columns).

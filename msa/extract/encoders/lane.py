@@ -88,12 +88,12 @@ class CardLane(Lane):
         import torch
 
         with torch.cuda.stream(self.inward):
-            there = torch.empty(host.shape, dtype=host.dtype, device=self.device)
-            there.copy_(host, non_blocking=True)
+            device_tensor = torch.empty(host.shape, dtype=host.dtype, device=self.device)
+            device_tensor.copy_(host, non_blocking=True)
         model = torch.cuda.current_stream(self.device)
         model.wait_stream(self.inward)
-        there.record_stream(model)
-        return there
+        device_tensor.record_stream(model)
+        return device_tensor
 
     def forward(self, run: Run, dtype: str) -> "Landing":
         """Queue `run()` in half precision, and the way back of what it returns. In fp32 again if a value overflows."""
@@ -121,9 +121,9 @@ class CardLane(Lane):
             self.outward.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self.outward):
                 hosts = []
-                for there in (states, fine):
-                    hosts.append(self.empty(there.shape, there.dtype).copy_(there, non_blocking=True))
-                    there.record_stream(self.outward)
+                for tensor in (states, fine):
+                    hosts.append(self.empty(tensor.shape, tensor.dtype).copy_(tensor, non_blocking=True))
+                    tensor.record_stream(self.outward)
                 done = torch.cuda.Event(blocking=True)  # to wait for it shall cost no core: decoders need them
                 done.record(self.outward)
         return hosts[0], hosts[1], done

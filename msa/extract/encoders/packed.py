@@ -54,15 +54,15 @@ class Spans:
     @cached_property
     def blocks(self) -> "list[Block]":
         """The texts in rectangles, none more than twice as long as the shortest in it; made once for all layers."""
-        found: list[Block] = []
+        blocks: list[Block] = []
         lengths = np.array(self.lengths)
         starts = np.cumsum(lengths) - lengths
         first = 0
         while first < len(lengths):
             last = first + int(np.searchsorted(lengths[first:], 2 * lengths[first], side="right"))
-            found.append(Block.of(starts[first:last], lengths[first:last], self.device))
+            blocks.append(Block.of(starts[first:last], lengths[first:last], self.device))
             first = last
-        return found
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Block:
         place = np.arange(lengths[-1])  # the longest is the last
         inside = place < lengths[:, None]  # (texts, longest)
         rows = starts[:, None] + np.minimum(place, lengths[:, None] - 1)
-        there = lane(device)
-        mask = there.numbers(inside[:, None, None], np.bool_)
-        return cls(there.numbers(rows, np.int64), mask, there.numbers(np.flatnonzero(inside), np.int64))
+        device_lane = lane(device)
+        mask = device_lane.numbers(inside[:, None, None], np.bool_)
+        return cls(device_lane.numbers(rows, np.int64), mask, device_lane.numbers(np.flatnonzero(inside), np.int64))
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Pack:
         ids = [token for i in order for token in texts[i]]
         places = [place for i in order for place in positions(texts[i], padding)]
         spans = Spans(tuple(len(texts[i]) for i in order), device)
-        there = lane(device)
-        return cls(tuple(order), there.numbers([ids], np.int64), there.numbers([places], np.int64), spans)
+        device_lane = lane(device)
+        return cls(tuple(order), device_lane.numbers([ids], np.int64), device_lane.numbers([places], np.int64), spans)
 
     def split(self, rows: Any) -> list[Any]:
         """Return the (tokens, dim) of each text from (total, dim), in the order of the call."""
@@ -179,13 +179,13 @@ def _by_length(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: S
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    found = []
+    attended = []
     for start, length, texts in spans.runs():
         shape = (texts, length, *q.shape[1:])
         q_i, k_i, v_i = (x[start : start + texts * length].view(shape).transpose(1, 2) for x in (q, k, v))
         states = scaled_dot_product_attention(q_i, k_i, v_i, scale=scaling)  # (texts, H, length, D)
-        found.append(states.transpose(1, 2).reshape(-1, *q.shape[1:]))
-    return torch.cat(found)
+        attended.append(states.transpose(1, 2).reshape(-1, *q.shape[1:]))
+    return torch.cat(attended)
 
 
 def _in_blocks(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Spans, scaling: float) -> "torch.Tensor":
@@ -193,12 +193,12 @@ def _in_blocks(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: S
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    found = []
+    attended = []
     for block in spans.blocks:
         q_i, k_i, v_i = (x[block.rows].transpose(1, 2) for x in (q, k, v))  # (texts, H, longest, D)
         states = scaled_dot_product_attention(q_i, k_i, v_i, attn_mask=block.mask, scale=scaling)
-        found.append(states.transpose(1, 2).flatten(0, 1)[block.own])
-    return torch.cat(found)
+        attended.append(states.transpose(1, 2).flatten(0, 1)[block.own])
+    return torch.cat(attended)
 
 
 def _varlen(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Spans, scaling: float) -> "torch.Tensor":
@@ -209,9 +209,9 @@ def _varlen(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", spans: Span
     if scaling != usual:
         q = q * (scaling / usual)  # torch 2.10 takes no scale
     longest, bounds = max(spans.lengths), spans.bounds
-    found = varlen_attn(q, k, v, bounds, bounds, longest, longest)
-    assert not isinstance(found, tuple), "nothing but the states was asked for"
-    return found
+    attended = varlen_attn(q, k, v, bounds, bounds, longest, longest)
+    assert not isinstance(attended, tuple), "nothing but the states was asked for"
+    return attended
 
 
 @cache
@@ -225,8 +225,8 @@ def _knows_varlen(device: "torch.device", dtype: "torch.dtype", width: int) -> b
     q, k, v = (torch.linspace(0, turn, 12 * width, device=device).sin().view(12, 1, width) for turn in (90, 80, 70))
     q, k, v = (x.to(dtype) for x in (q, k, v))
     try:
-        found = _varlen(q, k, v, spans, 1.0)
+        varlen = _varlen(q, k, v, spans, 1.0)
     except (ImportError, RuntimeError, TypeError, ValueError):  # each release and card refuses in its own way
         return False
     plain = _by_length(q, k, v, spans, 1.0)
-    return bool((found - plain).norm() <= HALF * plain.norm())
+    return bool((varlen - plain).norm() <= HALF * plain.norm())

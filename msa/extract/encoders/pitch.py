@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.extract.encoders.apart import Apart
+from msa.extract.encoders.process import ProcessObject
 
 RATE = 16_000  # Hz
 FLOOR_HZ, CEILING_HZ = 75.0, 600.0  # Praat's range for voices
@@ -24,8 +24,8 @@ class Praat:
         self._lock = threading.Lock()
         self._askers: set[int] = set()  # threads
         self._heard = 0  # samples
-        self._idle: list[Apart] = []
-        self._all: list[Apart] = []
+        self._idle: list[ProcessObject] = []
+        self._all: list[ProcessObject] = []
 
     def track(self, wave: np.ndarray, hop: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (count,) pitch in Hz every `hop` samples, 0 where unvoiced; and (count,) 1 where voiced, else 0."""
@@ -39,7 +39,7 @@ class Praat:
                 self._idle.append(process)
         return f0, voiced
 
-    def _process(self, samples: int) -> Apart | None:
+    def _process(self, samples: int) -> ProcessObject | None:
         """Return an idle process or a new one; None: track in this process."""
         with self._lock:
             self._heard += samples
@@ -47,7 +47,7 @@ class Praat:
             if len(self._askers) == 1 or self._heard < PATIENCE_S * RATE:
                 return None
             if not self._idle:
-                self._all.append(Apart(f"{__name__}:Praat"))
+                self._all.append(ProcessObject(f"{__name__}:Praat"))
                 self._idle.append(self._all[-1])
             return self._idle.pop()
 

@@ -76,16 +76,16 @@ def clips(
     raws: Mapping[Modality, Raw], sampling: Sampling = FRAMES, bounds: Bounds = BOUNDS
 ) -> dict[Modality, Clip | Exception]:
     """Decode several modalities of one sample; sound and frames of the same span of a video in one pass."""
-    found: dict[Modality, Clip | Exception] = {}
+    decoded: dict[Modality, Clip | Exception] = {}
     audio, face = raws.get(Modality.AUDIO), raws.get(Modality.FACE)
     if audio is not None and audio == face and not is_table(face):
-        found = _sound_and_frames(audio, sampling, bounds)
-    for modality in raws.keys() - found.keys():
+        decoded = _sound_and_frames(audio, sampling, bounds)
+    for modality in raws.keys() - decoded.keys():
         try:
-            found[modality] = clip(modality, raws[modality], sampling, bounds)
+            decoded[modality] = clip(modality, raws[modality], sampling, bounds)
         except Exception as error:
-            found[modality] = error
-    return found
+            decoded[modality] = error
+    return decoded
 
 
 def versions(modality: Modality, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str | int]:
@@ -208,7 +208,7 @@ def _seen(raw: Raw, pictures: Pictures) -> Frames:
 def _sound_and_frames(raw: Raw, sampling: Sampling, bounds: Bounds) -> dict[Modality, Clip | Exception]:
     wave = Wave(bounds)
     track, pictures = Sound(raw.start, raw.end, wave), Pictures(raw.start, raw.end, sampling, bounds)
-    found: dict[Modality, Clip | Exception] = {}
+    decoded: dict[Modality, Clip | Exception] = {}
 
     def heard() -> Clip:
         track.check()
@@ -225,10 +225,10 @@ def _sound_and_frames(raw: Raw, sampling: Sampling, bounds: Bounds) -> dict[Moda
         return dict.fromkeys(wanted, error)
     for modality, take in wanted.items():
         try:
-            found[modality] = take()
+            decoded[modality] = take()
         except MediaError as error:
-            found[modality] = error
-    return found
+            decoded[modality] = error
+    return decoded
 
 
 def read_columns(raw: Raw) -> Columns:

@@ -82,8 +82,8 @@ def _bits(image: Any, file: BinaryIO) -> int:
         depth = file.read(1)
         file.seek(at)
         return depth[0] if depth else 8
-    found = _tag(image, BITS)
-    return int(found[0]) if found else 16 if image.mode.startswith("I;16") else 8
+    depths = _tag(image, BITS)
+    return int(depths[0]) if depths else 16 if image.mode.startswith("I;16") else 8
 
 
 def _pixels(image: Any, bits: int, inverted: bool) -> np.ndarray:
@@ -117,10 +117,10 @@ def _of_16_bits(image: Image.Image, bits: int, inverted: bool, key: int | None) 
     """Return grey of 9 to 16 bits scaled to 8, which convert() would clip; the value `key` is transparent."""
     values = np.asarray(image)
     grey = (values >> (bits - 8)).astype(np.uint8)
-    found = Image.fromarray(255 - grey if inverted else grey)
+    picture = Image.fromarray(255 - grey if inverted else grey)
     if key is not None:
-        found.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
-    return found
+        picture.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return picture
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from msa.errors import BackboneError
-from msa.extract.encoders.apart import Apart, ApartError
+from msa.extract.encoders.process import ProcessError, ProcessObject
 from msa.extract.media.decode import BOUNDS, Bounds
 from msa.extract.recipe import Recipe
 from msa.extract.work.forward import Encoded, Failure, device_lost, encode
@@ -59,7 +59,7 @@ class IsolatedModel:
     """A model in another process, which is started again after each crash."""
 
     def __init__(self, recipe: Recipe, device: str, timeout_s: float, bounds: Bounds = BOUNDS) -> None:
-        self._process = Apart(f"{__name__}:Worker", recipe, device, timeout_s, bounds, environment=_threads())
+        self._process = ProcessObject(f"{__name__}:Worker", recipe, device, timeout_s, bounds, environment=_threads())
         self._recipe, self._timeout_s = recipe, timeout_s
         self._fresh = True  # the process has done nothing yet
 
@@ -92,7 +92,7 @@ class IsolatedModel:
         began = time.monotonic()
         try:
             return self._process.ask(stage, *args)
-        except ApartError as error:
+        except ProcessError as error:
             self._fresh = True
             if error.kind and device_lost(error):
                 self._process.close()  # it can do nothing more

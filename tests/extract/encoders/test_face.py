@@ -21,8 +21,8 @@ from msa.extract import job, presets
 from msa.extract.backbone import Weights
 from msa.extract.backbones import openface
 from msa.extract.encoders import face
-from msa.extract.encoders.apart import Apart, ApartError
 from msa.extract.encoders.face import largest, linked, overlap, regular
+from msa.extract.encoders.process import ProcessError, ProcessObject
 from msa.extract.media.decode import Columns, Frames, MediaError, read_columns
 from msa.extract.weights import resolve
 from msa.extract.work.forward import Failure, hidden_states
@@ -97,7 +97,7 @@ def encoder():
 
 def stand_in(track: str) -> face.FaceEncoder:
     columns = (*face.FIRST, *COLUMNS)
-    return face.FaceEncoder(Apart(FAKE), track, "float32", {}, columns, len(columns))
+    return face.FaceEncoder(ProcessObject(FAKE), track, "float32", {}, columns, len(columns))
 
 
 def test_rows_are_the_frames_of_the_followed_face_and_never_zeros_for_the_others(encoder):
@@ -174,7 +174,7 @@ def test_the_speaking_face_is_the_one_whose_mouth_moves_not_the_largest():
 
 @pytest.fixture
 def process():
-    made = Apart(FAKE)
+    made = ProcessObject(FAKE)
     yield made
     made.close()
 
@@ -194,7 +194,7 @@ def test_what_the_other_process_prints_reaches_neither_the_terminal_nor_the_answ
 
 def test_an_exception_there_is_an_error_here_and_the_process_lives_on(process):
     pid = process.ask("pid")
-    with pytest.raises(ApartError, match=r"^ValueError: this clip is too much$") as caught:
+    with pytest.raises(ProcessError, match=r"^ValueError: this clip is too much$") as caught:
         process.ask("find", painted({BROKEN: LEFT}))
     assert caught.value.kind == "ValueError"
     assert process.ask("pid") == pid
@@ -202,7 +202,7 @@ def test_an_exception_there_is_an_error_here_and_the_process_lives_on(process):
 
 def test_a_crash_is_the_error_of_one_clip_and_the_next_one_has_a_new_process(process):
     pid = process.ask("pid")
-    with pytest.raises(ApartError, match=r"was killed by SIGKILL; its last words: a last cry") as caught:
+    with pytest.raises(ProcessError, match=r"was killed by SIGKILL; its last words: a last cry") as caught:
         process.ask("find", painted({CRASH: LEFT}))
     assert caught.value.kind == ""
     assert process.ask("pid") != pid
@@ -217,9 +217,9 @@ def test_a_crash_becomes_the_record_of_its_clip(encoder):
 
 
 def test_an_object_that_cannot_be_made_is_told_each_time_it_is_asked():
-    process = Apart("tests.extract.faces:Nobody")
+    process = ProcessObject("tests.extract.faces:Nobody")
     for _ in range(2):
-        with pytest.raises(ApartError, match=r"^AttributeError: .*Nobody") as caught:
+        with pytest.raises(ProcessError, match=r"^AttributeError: .*Nobody") as caught:
             process.ask("columns")
         assert caught.value.starting
 
@@ -241,7 +241,7 @@ def test_close_ends_the_process_and_may_be_called_twice(process):
 
 
 def test_a_forgotten_process_ends_too():
-    process = Apart(FAKE)
+    process = ProcessObject(FAKE)
     pid = process.ask("pid")
     del process
     assert not psutil.pid_exists(pid)
@@ -249,14 +249,14 @@ def test_a_forgotten_process_ends_too():
 
 def test_half_a_question_is_the_end():
     """What a parent leaves that is killed while it writes."""
-    words = [sys.executable, "-m", "msa.extract.encoders.apart"]
+    words = [sys.executable, "-m", "msa.extract.encoders.process"]
     question = pickle.dumps(("", (FAKE, (np.zeros(1000),))))
     assert subprocess.run(words, input=question[:-100], timeout=60, capture_output=True).stdout == b""
 
 
 PARENT = f"""
-from msa.extract.encoders.apart import Apart
-process = Apart({FAKE!r})
+from msa.extract.encoders.process import ProcessObject
+process = ProcessObject({FAKE!r})
 try:
     print(process.ask("pid"), flush=True)
     process.ask("wait", 600)
@@ -355,9 +355,9 @@ def test_without_the_extra_the_error_names_the_command_before_anything_is_fetche
 )
 def test_why_pyfeat_does_not_start_is_told_with_the_way_out(two_files, installed, monkeypatch, kind, text, fix):
     def fail(*_: object) -> None:
-        raise ApartError(text, kind, starting=True)
+        raise ProcessError(text, kind, starting=True)
 
-    monkeypatch.setattr(Apart, "ask", fail)
+    monkeypatch.setattr(ProcessObject, "ask", fail)
     _, spec = presets.spec_of(Modality.FACE, f"pyfeat:{two_files}")
     with pytest.raises(BackboneError, match=text[:20]) as caught:
         catalog.load("backbone", "pyfeat").load(spec, resolve(spec), "cpu")

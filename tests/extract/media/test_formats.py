@@ -178,6 +178,14 @@ def test_an_mp3_without_a_count_of_its_frames_is_read_to_its_end(tmp_path):
     close(found, plainly(path))
 
 
+@pytest.mark.parametrize("name", ["s.mp3", "s.flac", "s.ogg", "s.wav"])
+def test_blocks_of_any_size_give_the_same_samples(tmp_path, monkeypatch, name):
+    soundfile.write(tmp_path / name, np.random.default_rng(0).uniform(-0.5, 0.5, (40_000, 2)), 22_050)
+    whole, _ = ours(tmp_path / name)
+    monkeypatch.setattr(sound, "BLOCK", 6_000)
+    assert np.array_equal(ours(tmp_path / name)[0], whole)
+
+
 def test_joined_mp3_are_read_to_the_end_of_the_last(tmp_path):
     first, second = mp3(tmp_path / "a.mp3"), mp3(tmp_path / "b.mp3", seconds=2.0)
     (tmp_path / "ab.mp3").write_bytes(first + second)

@@ -22,7 +22,7 @@ from typing import IO, Any
 LOG_BYTES = 4096  # of the end of the log, in which its last line is looked for
 
 
-class ApartError(RuntimeError):
+class ProcessError(RuntimeError):
     """What went wrong in the other process: an exception of the type `kind`, or its end, where `kind` is empty.
 
     `starting`: it failed while the object was made, so that another call would fail, too.
@@ -34,7 +34,7 @@ class ApartError(RuntimeError):
         self.starting = starting
 
 
-class Apart:
+class ProcessObject:
     """A remote `MODULE:NAME(*args)`. After a crash or `close` the next call starts it again."""
 
     def __init__(self, factory: str, *args: Any, environment: Mapping[str, str] | None = None) -> None:
@@ -46,7 +46,7 @@ class Apart:
         self._ended: Any = None
 
     def ask(self, method: str, *args: Any) -> Any:
-        """Return what `method(*args)` of the object returns. Raises ApartError for what it raises, and when it dies."""
+        """Return what `method(*args)` of the object returns. Raises ProcessError where it raises or dies."""
         if self._process is None:
             self._start()
             self._exchange("", (self.factory, self.args))
@@ -77,14 +77,14 @@ class Apart:
             self._process.stdin.flush()
             succeeded, result = pickle.load(self._process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            raise ApartError(self._obituary(), starting=not method) from None
+            raise ProcessError(self._obituary(), starting=not method) from None
         except BaseException:  # interrupted: the answer still to come would be taken for that of the next call
             self.close()
             raise
         if not succeeded:
             if not method:
                 self.close()  # there is no object to ask
-            raise ApartError(result[1], result[0], starting=not method)
+            raise ProcessError(result[1], result[0], starting=not method)
         return result
 
     def _obituary(self) -> str:
