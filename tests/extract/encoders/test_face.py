@@ -25,7 +25,7 @@ from msa.extract.encoders.face import largest, linked, overlap, regular
 from msa.extract.encoders.process import ProcessError, ProcessObject
 from msa.extract.media.decode import Columns, Frames, MediaError, read_columns
 from msa.extract.weights import resolve
-from msa.extract.work.forward import Failure, hidden_states
+from msa.extract.work.forward import Failure, encode, hidden_states
 from msa.types import Modality, Raw
 from tests.extract.faces import BROKEN, COLUMNS, CRASH, LOUD, needs_pyfeat, painted, write_weights
 
@@ -140,8 +140,9 @@ def test_shares_of_the_frame_do_not_depend_on_its_size(encoder):
 def test_a_clip_without_a_face_fails_alone_and_is_counted(encoder):
     encoder.counts()
     assert presets.spec_of(Modality.FACE, "pyfeat")[1].batch == 1  # so that no clip is counted twice
-    assert hidden_states(encoder, [4], [frames({}, {})])[4] == Failure("encode", "no face in 2 frames")
-    assert encoder.counts() == {"frames": 2, "frames without a face": 2, "clips without a face": 1}
+    encoded = encode(encoder, [4], [frames({}, {})])[4]
+    assert encoded.states == Failure("encode", "no face in 2 frames")
+    assert encoded.counts == {"frames": 2, "frames without a face": 2, "clips without a face": 1}
     found = hidden_states(encoder, [4, 5], [frames({}, {}), frames({9: LEFT})])
     assert isinstance(found[4], Failure)
     assert isinstance(found[5], np.ndarray)
