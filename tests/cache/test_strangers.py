@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from msa.cache.format import limits
 from msa.cache.format.manifest import checksum
-from msa.cache.maintain.verify import report
+from msa.cache.maintain.verify import check_store
 from msa.cache.store import FeatureStore
 from msa.errors import MsaError
 from tests.cache import sample_store
@@ -295,7 +295,7 @@ def test_verify_never_gives_up(ground, way, seed):
     shutil.copytree(ground, path)
     way(path, Random(seed))
     with watched(path):
-        found = report(path, deep=True)
+        found = check_store(path, deep=True)
     assert not any("cannot be checked" in problem.what for problem in found.problems), found.problems
 
 

@@ -17,7 +17,7 @@ from msa.cache.format.manifest import SegmentEntry, checksum
 from msa.cache.format.shard import Buffer, Grid
 from msa.cache.format.small_arrays import CRC
 from msa.cache.maintain import repair
-from msa.cache.maintain.verify import Report, report
+from msa.cache.maintain.verify import Report, check_store
 from msa.cache.store import FeatureStore
 from tests.cache import sample_store
 
@@ -435,7 +435,7 @@ def trial(ground: Ground, kind: str, path: Path, seed: int, repaired: bool = Tru
     """Plant a fault in a copy of the store at `path` and look for it; then repair the store and extract again."""
     shutil.copytree(ground.path, path)
     planted = KINDS[kind](ground, path, random.Random(seed))
-    seen = report(path, deep=repaired or planted.unseen)
+    seen = check_store(path, deep=repaired or planted.unseen)
     named = {id for problem in seen.problems for id in problem.samples}
     right = planted.least <= named and (planted.most is None or named <= planted.most)
     return Verdict(kind, planted, bool(seen.problems), right, whole_again(ground, path) if repaired else None)
@@ -453,7 +453,7 @@ def whole_again(ground: Ground, path: Path) -> bool:
     if [problem for problem in left.problems if "index/" not in problem.where]:
         return False  # an index is there again once it is extracted; all else at once
     store = FeatureStore.open(path)
-    return not report(path, deep=True).problems and all(equal(store, index) for index in (first, again))
+    return not check_store(path, deep=True).problems and all(equal(store, index) for index in (first, again))
 
 
 def equal(store: FeatureStore, index: Any) -> bool:

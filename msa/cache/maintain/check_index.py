@@ -1,6 +1,6 @@
-"""What is left of a part of a store, whatever was done to it: an index here, a segment in examine_segment.py.
+"""Check an index of a dataset; and what both checks, of an index and of a segment, have in common.
 
-Nothing here raises for damage: it is what these functions return.
+Nothing here raises for damage: problems are what these functions return.
 """
 
 import os
@@ -43,7 +43,7 @@ def reason(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """A fault: where it lies, what is wrong, and whose hidden states, labels or texts it touches."""
+    """A fault: file or folder, what is wrong with it, and the ids of the samples it touches."""
 
     where: str
     what: str
@@ -56,7 +56,7 @@ class Problem:
 
 @dataclass
 class CheckedIndex:
-    """An index as far as it can be read. `ids` is None where it says nothing reliable about who its samples are."""
+    """An index of n samples, as far as it can be read. `ids` is None where they are damaged."""
 
     name: str
     n: int
@@ -65,54 +65,54 @@ class CheckedIndex:
     problems: list[Problem] = field(default_factory=list)
 
     def named(self, rows: Iterable[int]) -> tuple[str, ...]:
-        """Ids of rows, or their numbers where ids cannot be had."""
+        """Return the ids of rows, or their numbers where there are no ids."""
         ids = self.ids
         return tuple(ids[row] if ids is not None and 0 <= row < len(ids) else f"row {row}" for row in rows)
 
 
 def check_files(root: Path, folder: Path, files: Files) -> dict[str, str]:
-    """Published file -> what is wrong with it: missing, of another size, other bytes, or no file at all."""
+    """Return published file -> what is wrong with it: missing, another size, other bytes, or not a regular file."""
     known = {digest: name for name, (_, digest) in files.items()}
-    found = {}
+    problems = {}
     for name, (size, digest) in files.items():
         path = folder / name
         try:
             limits.check_inside(root, path)
-            about = path.lstat()
-            if not stat.S_ISREG(about.st_mode):
-                found[name] = "is not a regular file"
-            elif about.st_size != size:
-                found[name] = f"has {about.st_size} bytes, the manifest says {size}"
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                problems[name] = "is not a regular file"
+            elif status.st_size != size:
+                problems[name] = f"has {status.st_size} bytes, the manifest says {size}"
             elif (actual := limits.sha256(path)) != digest:
-                found[name] = f"{MISMATCH} the SHA-256 in the manifest"
-                if other := known.get(actual):
-                    found[name] += f": it holds what belongs into {other}"
+                problems[name] = f"{MISMATCH} the SHA-256 in the manifest"
+                if belongs_to := known.get(actual):
+                    problems[name] += f": it holds what belongs into {belongs_to}"
         except (FileNotFoundError, NotADirectoryError):
-            found[name] = "is missing"
+            problems[name] = "is missing"
         except (OSError, MsaError) as error:
-            found[name] = f"cannot be read: {reason(error)}"
-    return found
+            problems[name] = f"cannot be read: {reason(error)}"
+    return problems
 
 
 def read_arrays(folder: Path, files: Files, bad: Mapping[str, str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The small arrays of a folder that can be believed, and of the others why they cannot."""
-    found, why = {}, {}
+    """Return the sound small arrays of a folder by name, and name -> what is wrong with the others."""
+    arrays, unreadable = {}, {}
     for name in sorted({file.partition("/")[0] for file in files if "/" in file} - {"data"}):
         if any(file.startswith(f"{name}/") for file in bad):
-            continue  # its files were named already
+            continue  # its files are problems already
         try:
             missing = next((chunk for chunk in chunks(folder / name) if f"{name}/{chunk}" not in files), None)
             if missing is not None:
-                why[name] = f"needs {missing}, which the manifest does not name"
+                unreadable[name] = f"needs {missing}, which the manifest does not name"
             else:
-                found[name] = layout.read_array(folder / name)
+                arrays[name] = layout.read_array(folder / name)
         except READ_ERRORS as error:
-            why[name] = f"cannot be read: {reason(error)}"
-    return found, why
+            unreadable[name] = f"cannot be read: {reason(error)}"
+    return arrays, unreadable
 
 
 def chunks(path: Path) -> Iterator[str]:
-    """The files of an array besides its zarr.json. Raises StoreError and OSError."""
+    """Yield the files of an array besides its zarr.json. Raises StoreError and OSError."""
     meta = limits.read_json(path / "zarr.json")
     shape = limits.check_array(path / "zarr.json", meta)
     size = meta["chunk_grid"]["configuration"]["chunk_shape"]
@@ -123,32 +123,34 @@ def chunks(path: Path) -> Iterator[str]:
 
 
 def check_index(root: Path, fingerprint: str, entry: DatasetEntry) -> CheckedIndex:
-    """Everything that can be said of an index."""
+    """Check one index, as a manifest describes it."""
     where = layout.index_path(fingerprint)
-    folder, found = root / where, CheckedIndex(entry.name, entry.samples)
-    if not os.path.lexists(folder):  # said once, not of every file
-        found.problems.append(Problem(where, "is missing", found.named(range(found.n))))
-        return found
+    folder, checked = root / where, CheckedIndex(entry.name, entry.samples)
+    if not os.path.lexists(folder):  # one problem, not one for every file
+        checked.problems.append(Problem(where, "is missing", checked.named(range(checked.n))))
+        return checked
     bad = check_files(root, folder, entry.files)
-    table, why = read_arrays(folder, entry.files, bad)
-    found.ids = _ids(table, found.n)
+    table, unreadable = read_arrays(folder, entry.files, bad)
+    checked.ids = _ids(table, checked.n)
     for file, what in bad.items():
-        rows = _rows_of(folder, file, table, found.n)
-        found.problems.append(Problem(f"{where}/{file}", what, found.named(rows)))
-    found.problems += [Problem(f"{where}/{name}", what, found.named(range(found.n))) for name, what in why.items()]
+        rows = _rows_of(folder, file, table, checked.n)
+        checked.problems.append(Problem(f"{where}/{file}", what, checked.named(rows)))
+    checked.problems += [
+        Problem(f"{where}/{name}", what, checked.named(range(checked.n))) for name, what in unreadable.items()
+    ]
     digests = {name.removeprefix("digest_"): values for name, values in table.items() if name.startswith("digest_")}
-    found.digests = {name: values for name, values in digests.items() if values.shape == (found.n, DIGEST)}
-    if not found.problems:
-        found.problems += [
-            Problem(where, what, found.named(rows)) for what, rows in _contents(folder, fingerprint, entry, table)
+    checked.digests = {name: values for name, values in digests.items() if values.shape == (checked.n, DIGEST)}
+    if not checked.problems:
+        checked.problems += [
+            Problem(where, what, checked.named(rows)) for what, rows in _contents(folder, fingerprint, entry, table)
         ]
-    return found
+    return checked
 
 
 def _contents(
     folder: Path, fingerprint: str, entry: DatasetEntry, table: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, Iterable[int]]]:
-    """What is wrong with an index all of whose files are those that were written, and the rows it concerns."""
+    """Yield (what is wrong, rows) of an index whose files have the SHA-256 of the manifest."""
     n = entry.samples
     wanted = {
         "split": n,
@@ -167,30 +169,30 @@ def _contents(
         if not {f"{name}_bytes", f"{name}_offsets"} <= table.keys():
             continue
         if rows := _unreadable(table[f"{name}_bytes"], table[f"{name}_offsets"]):
-            yield f"has offsets in {name}_offsets that cut no text out of {name}_bytes", rows
+            yield f"has offsets in {name}_offsets that do not fit {name}_bytes", rows
     try:
         index = Index.read(folder)
         if index.name != entry.name:
             yield f"is called {index.name!r}, the manifest says {entry.name!r}", range(n)
         yield from _values(index, table)
         if index.fingerprint != fingerprint:
-            yield "does not hold what its name, a hash of its contents, stands for", range(n)
+            yield "has contents of another fingerprint", range(n)
     except READ_ERRORS as error:
         yield f"cannot be read: {reason(error)}", range(n)
 
 
 def _values(index: Index, table: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Iterable[int]]]:
-    """Ids, parts and labels that no index may hold."""
-    often = {id for id, count in Counter(index.ids).items() if count > 1}
-    if often:
-        yield "has sample ids that stand twice", [row for row, id in enumerate(index.ids) if id in often]
+    """Yield (what is wrong, rows) of ids, splits and labels that no index may hold."""
+    repeated = {id for id, count in Counter(index.ids).items() if count > 1}
+    if repeated:
+        yield "has sample ids that stand twice", [row for row, id in enumerate(index.ids) if id in repeated]
     odd = ~np.isin(table["split"], [*range(len(layout.SPLITS)), layout.NO_SPLIT])
     if odd.any():
-        yield "has parts that are none", np.flatnonzero(odd).tolist()
+        yield "has splits of unknown numbers", np.flatnonzero(odd).tolist()
     task, labels = index.task, np.asarray(table["labels"])
     odd = odd_labels(labels, len(task.classes) if task.single else 0)
     if odd.any():
-        yield "has labels that are no class and no number", np.flatnonzero(odd).tolist()
+        yield "has labels that are neither a class nor finite", np.flatnonzero(odd).tolist()
     elif not task.classes and task.low < task.high:
         outside = (labels < task.low - NEAR) | (labels > task.high + NEAR)
         if outside.any():
@@ -207,30 +209,30 @@ def _ids(table: Mapping[str, np.ndarray], n: int) -> list[str] | None:
 
 
 def _unreadable(data: np.ndarray, offsets: np.ndarray) -> list[int]:
-    """Rows whose bytes are not in there or no UTF-8."""
+    """Return the rows whose offsets are out of order or out of bounds, or whose bytes are not UTF-8."""
     bounds, joined = offsets.astype(np.int64), data.tobytes()
     wrong = (bounds[:-1] < 0) | (bounds[1:] < bounds[:-1]) | (bounds[1:] > len(joined))
     if len(bounds) and (bounds[0] != 0 or bounds[-1] != len(joined)):
         wrong[:] = True
     if wrong.any():
         return np.flatnonzero(wrong).tolist()
-    found = []
+    wrong_rows = []
     for row, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
         try:
             joined[a:b].decode()
         except UnicodeDecodeError:
-            found.append(row)
-    return found
+            wrong_rows.append(row)
+    return wrong_rows
 
 
 def _rows_of(folder: Path, file: str, table: Mapping[str, np.ndarray], n: int) -> Iterable[int]:
-    """The rows of an index that one of its files concerns."""
+    """Return the rows of an index that one of its files concerns."""
     name, _, number = file.partition("/c/")
     try:
         size = limits.read_json(folder / name / "zarr.json")["chunk_grid"]["configuration"]["chunk_shape"][0]
         low = int(number.partition("/")[0]) * size
     except READ_ERRORS:
-        return range(n)  # its attributes, or an array whose zarr.json says nothing any more
+        return range(n)  # its attributes, or an array whose zarr.json is damaged
     if name.endswith("_offsets"):
         return range(max(0, low - 1), min(n, low + size))
     if not name.endswith("_bytes"):

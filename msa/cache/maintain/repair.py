@@ -24,7 +24,7 @@ from msa.cache.format.manifest import DatasetEntry, FileEntry, Files, Manifest, 
 from msa.cache.index import Index
 from msa.cache.maintain.check_index import READ_ERRORS, CheckedIndex, Problem, check_index
 from msa.cache.maintain.check_segment import CheckedSegment, check_segment, shard_number, sound_states
-from msa.cache.maintain.verify import LINK, Report, report
+from msa.cache.maintain.verify import LINK, Report, check_store
 from msa.cache.write import reuse, segment
 from msa.cache.write.segment import Form, Row, SegmentWriter
 from msa.errors import MsaError, StoreError
@@ -34,134 +34,132 @@ from msa.progress import Progress
 
 @dataclass
 class Change:
-    """What becomes of one segment: `kept` (m,) bool stay where they are, `moved` (m,) are copied to a new one.
+    """What becomes of one segment of m samples; samples that are neither kept nor moved are dropped."""
 
-    `entry` is what a manifest shall say instead where nothing has to be written; `old` is False for a segment that is
-    in no manifest.
-    """
-
-    part: CheckedSegment
-    kept: np.ndarray
-    moved: np.ndarray
-    entry: SegmentEntry | None = None
-    old: bool = True
+    segment: CheckedSegment
+    kept: np.ndarray  # (m,) bool: samples whose data stays where it is
+    moved: np.ndarray  # (m,) bool: samples that are copied to a new segment
+    entry: SegmentEntry | None = None  # replaces the one in the manifest, where nothing has to be written
+    published: bool = True  # a manifest names the segment
 
 
 @dataclass
 class Plan:
-    """What can be done about what was found. `steps` say it; `dropped` holds corpus and view of samples to come."""
+    """What a repair will do. `steps` say it for people, `commands` bring back what is dropped or missing."""
 
     report: Report
     steps: list[Problem] = field(default_factory=list)
     groups: dict[Path, bytes] = field(default_factory=dict)  # zarr.json files that are written again
-    aside: list[Path] = field(default_factory=list)
+    aside: list[Path] = field(default_factory=list)  # files and folders that get a temporary name
     changes: list[Change] = field(default_factory=list)
-    datasets: dict[str, DatasetEntry] = field(default_factory=dict)  # entries that take the place of older ones
-    views: dict[str, Files] = field(default_factory=dict)  # the same: their `files`
+    datasets: dict[str, DatasetEntry] = field(default_factory=dict)  # entries to publish
+    views: dict[str, Files] = field(default_factory=dict)  # `files` of views to publish
     lost_views: set[str] = field(default_factory=set)
-    lost_datasets: set[str] = field(default_factory=set)  # whose index has to be made again
+    lost_datasets: set[str] = field(default_factory=set)  # their index has to be written again by `msa extract`
     commands: list[str] = field(default_factory=list)
 
     @property
     def publishes(self) -> bool:
-        """Does it need a new generation?"""
+        """Whether a new generation is needed."""
         newest = max(self.report.damaged, default=0) > self.report.generation
         return bool(self.changes or self.datasets or self.views or self.lost_views or newest)
 
 
-def plan(path: Path, progress: Progress = Progress(), corpora: Sequence[str] | None = None) -> Plan:
-    """Examine a store to the last number and say what would be done about every fault.
+def plan(path: Path, progress: Progress = Progress(), known: Sequence[str] | None = None) -> Plan:
+    """Check a store in depth and return what would be done about every fault.
 
-    `corpora` are the names `msa extract` knows, where that is known: what bears another name was somebody's own table.
+    `known` are the names of datasets that `msa extract` has a reader for; others are taken for tables of the user.
     """
-    return _plan(report(path, deep=True, progress=progress), corpora)
+    return _plan(check_store(path, deep=True, progress=progress), known)
 
 
-def carry_out(found: Plan, progress: Progress = Progress()) -> Report:
-    """Do it, and examine what is there then. Raises StoreError where the store cannot be written."""
-    path = found.report.path
-    if links := [path / problem.where for problem in found.report.problems if problem.what == LINK]:
+def carry_out(plan: Plan, progress: Progress = Progress()) -> Report:
+    """Carry out a plan and check the store again. Raises StoreError where the store cannot be written."""
+    path = plan.report.path
+    if links := [path / problem.where for problem in plan.report.problems if problem.what == LINK]:
         for link in links:
             _set_aside(path, link)
-        found = _plan(report(path, deep=True, progress=progress), None)  # of what is really there
-    for file, data in found.groups.items():
+        plan = _plan(check_store(path, deep=True, progress=progress), None)  # without what lay behind links
+    for file, data in plan.groups.items():
         local_files.make_folder(path, file.parent)
         local_files.write(path, file, data)
-    if found.publishes:
-        _publish(found)
-    for file in found.aside:
+    if plan.publishes:
+        _publish(plan)
+    for file in plan.aside:
         _set_aside(path, file)
-    return report(path, deep=True, progress=progress)
+    return check_store(path, deep=True, progress=progress)
 
 
-def _plan(found: Report, corpora: Sequence[str] | None) -> Plan:
-    made = Plan(found)
-    _groups(made)
-    _manifests(made)
-    _datasets(made)
-    _views(made)
-    _segments(made)
-    for problem in found.problems:
+def _plan(report: Report, known: Sequence[str] | None) -> Plan:
+    plan = Plan(report)
+    _groups(plan)
+    _manifests(plan)
+    _datasets(plan)
+    _views(plan)
+    _segments(plan)
+    for problem in report.problems:
         if problem.what in ("not named by any manifest", LINK) or problem.where.startswith("tags/"):
-            made.aside.append(found.path / problem.where)
-            made.steps.append(Problem(problem.where, "is set aside"))
-    made.commands = list(_commands(made, corpora))
-    return made
+            plan.aside.append(report.path / problem.where)
+            plan.steps.append(Problem(problem.where, "is set aside"))
+    plan.commands = list(_commands(plan, known))
+    return plan
 
 
-def _groups(made: Plan) -> None:
-    """The groups around everything have no content of their own."""
-    for problem in made.report.problems:
+def _groups(plan: Plan) -> None:
+    """Plan to write damaged Zarr groups again: they have no content of their own."""
+    for problem in plan.report.problems:
         if problem.where in ("zarr.json", "index/zarr.json", "views/zarr.json"):
             if "msa_format" in problem.what:
                 raise StoreError(
-                    f"{made.report.path}: {problem}", fix="repair it with the version of msa that wrote it"
+                    f"{plan.report.path}: {problem}", fix="repair it with the version of msa that wrote it"
                 )
             attributes = {"msa_format": layout.FORMAT} if problem.where == "zarr.json" else {}
-            made.groups[made.report.path / problem.where] = json.dumps(layout.group_metadata(attributes)).encode()
-            made.steps.append(Problem(problem.where, "is written again"))
+            plan.groups[plan.report.path / problem.where] = json.dumps(layout.group_metadata(attributes)).encode()
+            plan.steps.append(Problem(problem.where, "is written again"))
 
 
-def _manifests(made: Plan) -> None:
-    for number, what in made.report.damaged.items():
-        path = made.report.path / layout.manifest_path(number)
-        made.aside.append(path)
-        newest = number > made.report.generation
-        again = f"generation {made.report.generation} is published again, with what came after it"
-        again = again if made.report.generation else "what is whole on the disk is published again"
+def _manifests(plan: Plan) -> None:
+    """Plan to set damaged manifests aside."""
+    for number, what in plan.report.damaged.items():
+        path = plan.report.path / layout.manifest_path(number)
+        plan.aside.append(path)
+        newest = number > plan.report.generation
+        again = f"generation {plan.report.generation} is published again, with what came after it"
+        again = again if plan.report.generation else "what is whole on the disk is published again"
         then = f"; {again}" if newest else ""
-        made.steps.append(Problem(f"manifests/{path.name}", f"{what}: it is set aside{then}"))
+        plan.steps.append(Problem(f"manifests/{path.name}", f"{what}: it is set aside{then}"))
 
 
-def _datasets(made: Plan) -> None:
-    """An index is named after its contents: where these are proved, so is it, whatever its files are said to be."""
-    for dataset, of in made.report.corpora.items():
-        if not of.problems:
+def _datasets(plan: Plan) -> None:
+    """Plan to accept a damaged index whose contents still have its fingerprint, and to set others aside."""
+    for dataset, index in plan.report.indices.items():
+        if not index.problems:
             continue
         where = layout.index_path(dataset)
-        folder = made.report.path / where
-        everyone = of.named(range(of.n))
+        folder = plan.report.path / where
+        ids = index.named(range(index.n))
         try:
             proved = Index.read(folder).fingerprint == dataset
         except READ_ERRORS:
             proved = False
         if proved:
-            made.datasets[dataset] = DatasetEntry(of.name, of.n, segment.files(made.report.path, folder))
-            made.steps.append(Problem(where, "still is what its name, a hash of its contents, says: accepted as it is"))
+            plan.datasets[dataset] = DatasetEntry(index.name, index.n, segment.files(plan.report.path, folder))
+            plan.steps.append(Problem(where, "its contents still have its fingerprint: accepted as it is"))
         else:
-            made.lost_datasets.add(dataset)
+            plan.lost_datasets.add(dataset)
             what = "is missing"
             if os.path.lexists(folder):
-                made.aside.append(folder)
+                plan.aside.append(folder)
                 what = "is set aside"
-            made.steps.append(
-                Problem(where, f"{what}; its hidden states stay, and fit it once it is made again", everyone)
+            plan.steps.append(
+                Problem(where, f"{what}; its hidden states stay, and are used once it is extracted again", ids)
             )
 
 
-def _views(made: Plan) -> None:
-    for view, what in made.report.views.items():
-        path = made.report.path / layout.view_path(view) / "zarr.json"
+def _views(plan: Plan) -> None:
+    """Plan to accept damaged attributes of a view whose identity still has its id, and to drop other views."""
+    for view, what in plan.report.views.items():
+        path = plan.report.path / layout.view_path(view) / "zarr.json"
         where = f"{layout.view_path(view)}/zarr.json"
         try:
             about = limits.read_json(path)["attributes"]
@@ -169,180 +167,195 @@ def _views(made: Plan) -> None:
         except READ_ERRORS:
             proved = False
         if proved:
-            made.views[view] = {"zarr.json": FileEntry(path.stat().st_size, limits.sha256(path))}
-            made.steps.append(
-                Problem(where, "still holds the identity its name, a hash of it, says: accepted as it is")
-            )
+            plan.views[view] = {"zarr.json": FileEntry(path.stat().st_size, limits.sha256(path))}
+            plan.steps.append(Problem(where, "its identity still has its id: accepted as it is"))
         else:
-            made.lost_views.add(view)
+            plan.lost_views.add(view)
             if path.exists():
-                made.aside.append(path)
-            made.steps.append(Problem(where, f"{what}: without it the view means nothing, and all of it is dropped"))
+                plan.aside.append(path)
+            plan.steps.append(Problem(where, f"{what}: all samples of the view are dropped"))
 
 
-def _segments(made: Plan) -> None:
-    """Of every view and corpus: what each segment keeps, and what no manifest names although it is whole."""
-    found = made.report
+def _segments(plan: Plan) -> None:
+    """Plan what each segment keeps, and which whole segments that no manifest names are published again."""
+    report = plan.report
     seen: dict[tuple[str, str], set[int]] = {}
-    for part in found.segments:
-        if part.view in made.lost_views:
-            made.changes.append(Change(part, np.zeros(len(part.sample), bool), np.zeros(len(part.sample), bool)))
+    for segment_ in report.segments:
+        if segment_.view in plan.lost_views:
+            plan.changes.append(
+                Change(segment_, np.zeros(len(segment_.sample), bool), np.zeros(len(segment_.sample), bool))
+            )
             continue
-        _one(made, part, seen.setdefault((part.view, part.entry.dataset), set()), old=True)
-    for where in [p.where for p in found.problems if p.what.endswith("no generation names it")]:
-        folder = found.path / where
-        orphan = _adoptable(made, folder)
+        _segment(plan, segment_, seen.setdefault((segment_.view, segment_.entry.dataset), set()), published=True)
+    for where in [p.where for p in report.problems if p.what.endswith("no generation names it")]:
+        folder = report.path / where
+        orphan = _orphan(plan, folder)
         if orphan is not None:
-            _one(made, orphan, seen.setdefault((orphan.view, orphan.entry.dataset), set()), old=False)
-            if made.changes and made.changes[-1].part is orphan:
+            _segment(plan, orphan, seen.setdefault((orphan.view, orphan.entry.dataset), set()), published=False)
+            if plan.changes and plan.changes[-1].segment is orphan:
                 continue
-        made.aside.append(folder)
-        made.steps.append(Problem(where, "is set aside: nothing in it is missing elsewhere"))
+        plan.aside.append(folder)
+        plan.steps.append(Problem(where, "is set aside: it has no sample that others lack"))
 
 
-def _one(made: Plan, part: CheckedSegment, seen: set[int], old: bool) -> None:
-    root = made.report.path
-    where = layout.segment_path(part.view, part.entry.id)
-    good = ~part.lost & ~np.isin(part.sample, list(seen))
-    if part.attributes is None and part.usable and part.counts.size:
-        good &= ~part.counts.any(1)  # what was counted has lost its name
-    if part.usable and not part.shard_rows:
+def _segment(plan: Plan, checked: CheckedSegment, seen: set[int], published: bool) -> None:
+    """Plan what one segment keeps.
+
+    Args:
+        made: Takes the change.
+        part: The segment.
+        seen: Rows of the dataset that an earlier segment of the view keeps; its own are added.
+        published: A manifest names it.
+    """
+    root = plan.report.path
+    where = layout.segment_path(checked.view, checked.entry.id)
+    good = ~checked.lost & ~np.isin(checked.sample, list(seen))
+    if checked.attributes is None and checked.usable and checked.counts.size:
+        good &= ~checked.counts.any(1)  # the names of its counts are lost
+    if checked.usable and not checked.shard_rows:
         good[:] = False
-    seen.update(part.sample[good].tolist())
-    if old and not part.findings and good.all() and part.usable:
+    seen.update(checked.sample[good].tolist())
+    if published and not checked.findings and good.all() and checked.usable:
         return
-    if not old and not good.any():
+    if not published and not good.any():
         return
-    in_bad = np.isin(part.start // max(part.shard_rows, 1), list(part.damaged_shards)) if part.usable else good
-    change = Change(part, good & ~in_bad, good & in_bad, old=old)
+    in_bad = (
+        np.isin(checked.start // max(checked.shard_rows, 1), list(checked.damaged_shards)) if checked.usable else good
+    )
+    change = Change(checked, good & ~in_bad, good & in_bad, published=published)
     home = {where, f"{where}/zarr.json"}
-    if good.all() and part.usable and part.attributes is not None and {one[0] for one in part.findings} <= home:
+    if (
+        good.all()
+        and checked.usable
+        and checked.attributes is not None
+        and {one[0] for one in checked.findings} <= home
+    ):
         own = root / where / "zarr.json"
         change.entry = replace(
-            part.entry,
-            samples=len(part.sample),
-            failed=min(part.entry.failed, len(part.attributes.failures)),
-            files={**part.entry.files, "zarr.json": FileEntry(own.stat().st_size, limits.sha256(own))},
+            checked.entry,
+            samples=len(checked.sample),
+            failed=min(checked.entry.failed, len(checked.attributes.failures)),
+            files={**checked.entry.files, "zarr.json": FileEntry(own.stat().st_size, limits.sha256(own))},
         )
-    made.changes.append(change)
-    of = made.report.corpora.get(part.entry.dataset, CheckedIndex("", 0))
-    gone = part.sample[~good] if part.usable else np.zeros(0, np.int64)
-    said = [f"{int(change.kept.sum())} samples stay"]
+    plan.changes.append(change)
+    index = plan.report.indices.get(checked.entry.dataset, CheckedIndex("", 0))
+    dropped_rows = checked.sample[~good] if checked.usable else np.zeros(0, np.int64)
+    words = [f"{int(change.kept.sum())} samples stay"]
     if change.moved.any():
-        said.append(f"{int(change.moved.sum())} are copied out of damaged shards")
-    dropped = len(gone) if part.usable else part.entry.samples
-    said.append(f"{dropped} are dropped")
-    made.steps.append(Problem(where, ", ".join(said), of.named(gone.tolist())))
+        words.append(f"{int(change.moved.sum())} are copied out of damaged shards")
+    dropped = len(dropped_rows) if checked.usable else checked.entry.samples
+    words.append(f"{dropped} are dropped")
+    plan.steps.append(Problem(where, ", ".join(words), index.named(dropped_rows.tolist())))
 
 
-def _adoptable(made: Plan, folder: Path) -> CheckedSegment | None:
-    """A whole segment whose manifest is gone, as if one named it."""
-    found, view = made.report, folder.parent.parent.name
+def _orphan(plan: Plan, folder: Path) -> CheckedSegment | None:
+    """Return a whole segment whose manifest is gone, checked like a published one; None where it is of no use."""
+    report, view = plan.report, folder.parent.parent.name
     try:
         entry = segment.describe(folder)
-        attributes = limits.read_json(found.path / layout.view_path(view) / "zarr.json")["attributes"]
-        if view not in found.manifest.views:
+        attributes = limits.read_json(report.path / layout.view_path(view) / "zarr.json")["attributes"]
+        if view not in report.manifest.views:
             if fingerprint.key(attributes["identity"]) != view:
                 return None
-            about = found.path / layout.view_path(view) / "zarr.json"
-            made.views[view] = {"zarr.json": FileEntry(about.stat().st_size, limits.sha256(about))}
+            about = report.path / layout.view_path(view) / "zarr.json"
+            plan.views[view] = {"zarr.json": FileEntry(about.stat().st_size, limits.sha256(about))}
         dataset = entry.dataset
-        if dataset not in found.corpora:
-            home = found.path / layout.index_path(dataset)
-            index = Index.read(home)
-            known = DatasetEntry(index.name, len(index), segment.files(found.path, home))
-            of = check_index(found.path, dataset, known)
-            if of.problems:
+        if dataset not in report.indices:
+            index_folder = report.path / layout.index_path(dataset)
+            index = Index.read(index_folder)
+            dataset_entry = DatasetEntry(index.name, len(index), segment.files(report.path, index_folder))
+            checked = check_index(report.path, dataset, dataset_entry)
+            if checked.problems:
                 return None
-            found.corpora[dataset] = of
-            made.datasets[dataset] = known
-            made.steps.append(Problem(layout.index_path(dataset), f"{index.name} is published again"))
-        return check_segment(found.path, view, attributes, entry, found.corpora[dataset], deep=True)
+            report.indices[dataset] = checked
+            plan.datasets[dataset] = dataset_entry
+            plan.steps.append(Problem(layout.index_path(dataset), f"{index.name} is published again"))
+        return check_segment(report.path, view, attributes, entry, report.indices[dataset], deep=True)
     except READ_ERRORS:
         return None
 
 
-def _publish(made: Plan) -> None:
-    """Write the segments that take the place of damaged ones, and a generation that names them."""
-    ready = [(change, _written(made, change)) for change in made.changes]
+def _publish(plan: Plan) -> None:
+    """Write the segments that replace damaged ones, and a generation that names them."""
+    ready = [(change, _written(plan, change)) for change in plan.changes]
 
     def change(new: Manifest) -> Manifest:
         number = new.generation + 1
-        for dataset, entry in made.datasets.items():
+        for dataset, entry in plan.datasets.items():
             old = new.datasets.get(dataset, replace(entry, published=number))
             new = new.with_dataset(dataset, replace(old, name=entry.name, samples=entry.samples, files=entry.files))
-        for view, files in made.views.items():
+        for view, files in plan.views.items():
             new = new.with_view(view, replace(new.views.get(view, ViewEntry(files, published=number)), files=files))
-        for one, entries in ready:
-            segments = list(new.segments_of(one.part.view))
+        for replaced, entries in ready:
+            segments = list(new.segments_of(replaced.segment.view))
             ids = [segment.id for segment in segments]
-            if one.part.entry.id in ids:
-                at = ids.index(one.part.entry.id)
+            if replaced.segment.entry.id in ids:
+                at = ids.index(replaced.segment.entry.id)
                 segments[at : at + 1] = entries
-            elif not one.old:
+            elif not replaced.published:
                 segments += entries
-            if one.part.view in new.views:
-                new = new.with_segments(one.part.view, segments)
+            if replaced.segment.view in new.views:
+                new = new.with_segments(replaced.segment.view, segments)
         return replace(new, views={view: entry for view, entry in new.views.items() if entry.segments})
 
     note = "repaired"
-    if max(made.report.damaged, default=0) > made.report.generation:
-        _publish_past(made, change, note)
+    if max(plan.report.damaged, default=0) > plan.report.generation:
+        _publish_past(plan, change, note)
     else:
-        generations.publish(made.report.path, change, note)
-    for one, entries in ready:
+        generations.publish(plan.report.path, change, note)
+    for replaced, entries in ready:
         for entry in entries:
-            folder = made.report.path / layout.segment_path(one.part.view, entry.id)
+            folder = plan.report.path / layout.segment_path(replaced.segment.view, entry.id)
             segment.close(folder)
 
 
-def _publish_past(made: Plan, change: Callable[[Manifest], Manifest], note: str) -> None:
-    """Publish what follows from the newest generation that can be read, under a number nobody has had."""
-    place = generations.place(made.report.path)
+def _publish_past(plan: Plan, change: Callable[[Manifest], Manifest], note: str) -> None:
+    """Publish a change of the newest generation that can be read, under a number that was never used."""
+    place = generations.place(plan.report.path)
     while True:
-        number = max([*place.numbers(), *made.report.damaged])
-        new = change(replace(made.report.manifest, generation=number))
+        number = max([*place.numbers(), *plan.report.damaged])
+        new = change(replace(plan.report.manifest, generation=number))
         if place.create(number + 1, generations.stamped(new, number + 1, note).encode()):
             return
 
 
-def _written(made: Plan, change: Change) -> list[SegmentEntry]:
-    """The entries that take the place of a segment's, written where they have to be."""
+def _written(plan: Plan, change: Change) -> list[SegmentEntry]:
+    """Write the segments that replace one, where any has to be written, and return their entries."""
     if change.entry is not None:
         return [change.entry]
-    part, root = change.part, made.report.path
-    failures = part.attributes.failures if part.attributes and part.entry.failed else []
-    found = []
+    checked, root = change.segment, plan.report.path
+    failures = checked.attributes.failures if checked.attributes and checked.entry.failed else []
+    entries = []
     if change.kept.any():
-        found.append(_lent(root, part, change.kept, failures))
+        entries.append(_lent(root, checked, change.kept, failures))
         failures = []
-    if change.moved.any() or (failures and part.view not in made.lost_views):
-        found += _copied(root, part, change.moved, failures)
-    return found
+    if change.moved.any() or (failures and checked.view not in plan.lost_views):
+        entries += _copied(root, checked, change.moved, failures)
+    return entries
 
 
-def _lent(root: Path, part: CheckedSegment, kept: np.ndarray, failures: Sequence[Any]) -> SegmentEntry:
-    """A segment without data of its own, for the samples whose shards are whole."""
-    parent = root / layout.segments_path(part.view)
-    attributes = SegmentAttributes(part.entry.dataset, _run(part), failures)
-    made = reuse.lend(parent, part.entry, _rows(part, kept), attributes)
+def _lent(root: Path, checked: CheckedSegment, kept: np.ndarray, failures: Sequence[Any]) -> SegmentEntry:
+    """Write a borrowed segment of the samples whose shards are whole."""
+    parent = root / layout.segments_path(checked.view)
+    attributes = SegmentAttributes(checked.entry.dataset, _run(checked), failures)
+    entry = reuse.lend(parent, checked.entry, _rows(checked, kept), attributes)
     local_files.sync(root, parent)
-    first, last = part.start[kept] // part.shard_rows, (part.start + part.length - 1)[kept] // part.shard_rows
-    needed = {int(n) for n in np.r_[first, last]}
-    known = made.data_files.items()
-    files = {name: facts for name, facts in known if name == "data/zarr.json" or shard_number(name) in needed}
-    return replace(made, data_files=files)
+    start, end = checked.start[kept], (checked.start + checked.length)[kept]
+    needed = {-1, *(np.r_[start, end - 1] // checked.shard_rows).tolist()}  # -1: data/zarr.json
+    return replace(
+        entry, data_files={name: of for name, of in entry.data_files.items() if shard_number(name) in needed}
+    )
 
 
-def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: Sequence[Any]) -> list[SegmentEntry]:
-    """A new segment of samples that still match their checksums, although their shard is damaged elsewhere."""
-    about = limits.read_json(root / layout.view_path(part.view) / "zarr.json")["attributes"]
-    parent = root / layout.segments_path(part.view)
+def _copied(root: Path, checked: CheckedSegment, moved: np.ndarray, failures: Sequence[Any]) -> list[SegmentEntry]:
+    """Write a segment of the samples of damaged shards whose chunks match their checksums."""
+    about = limits.read_json(root / layout.view_path(checked.view) / "zarr.json")["attributes"]
+    parent = root / layout.segments_path(checked.view)
     form = Form.of(about["dim"], about.get("dtype", "float16"))
-    writer = SegmentWriter(parent / segment.new_name(), part.entry.dataset, form, _run(part))
-    owner = parent / part.entry.data_id
-    rows = dict(zip(np.flatnonzero(moved).tolist(), _rows(part, moved), strict=True))
-    for position, states in sound_states(owner / "data", part, moved):
+    writer = SegmentWriter(parent / segment.new_name(), checked.entry.dataset, form, _run(checked))
+    owner = parent / checked.entry.data_id
+    rows = dict(zip(np.flatnonzero(moved).tolist(), _rows(checked, moved), strict=True))
+    for position, states in sound_states(owner / "data", checked, moved):
         writer.write(rows[position].sample, bytes.fromhex(rows[position].digest), states, rows[position].counts)
     for failure in failures:
         writer.fail(
@@ -356,74 +369,75 @@ def _copied(root: Path, part: CheckedSegment, moved: np.ndarray, failures: Seque
     return [entry] if entry else []
 
 
-def _rows(part: CheckedSegment, chosen: np.ndarray) -> list[Row]:
-    names = part.attributes.counted if part.attributes else []
-    found = []
-    for at in np.flatnonzero(chosen).tolist():
-        numbers = part.counts[at].tolist() if names else []
+def _rows(checked: CheckedSegment, chosen: np.ndarray) -> list[Row]:
+    """Return what the tables say of `chosen` (m,) samples."""
+    names = checked.attributes.counted if checked.attributes else []
+    rows = []
+    for position in np.flatnonzero(chosen).tolist():
+        numbers = checked.counts[position].tolist() if names else []
         counts = {name: n for name, n in zip(names, numbers, strict=True) if n}
-        place = int(part.sample[at]), int(part.start[at]), int(part.length[at])
-        found.append(Row(*place, part.digest[at].tobytes().hex(), counts))
-    return found
+        place = int(checked.sample[position]), int(checked.start[position]), int(checked.length[position])
+        rows.append(Row(*place, checked.digest[position].tobytes().hex(), counts))
+    return rows
 
 
-def _run(part: CheckedSegment) -> dict[str, Any]:
-    return dict(part.attributes.run) if part.attributes else {}
+def _run(checked: CheckedSegment) -> dict[str, Any]:
+    return dict(checked.attributes.run) if checked.attributes else {}
 
 
 def _set_aside(root: Path, path: Path) -> None:
-    """Give it a temporary name: nothing reads it any more, and nothing is lost."""
+    """Give a file or folder a temporary name, under which it is not read and not lost."""
     with suppress(FileNotFoundError):
         local_files.rename(root, path, path.with_name(f"{TEMPORARY}aside-{uuid.uuid4().hex[:8]}-{path.name[:50]}"))
         local_files.sync(root, path.parent)
 
 
-def _commands(made: Plan, corpora: Sequence[str] | None) -> Iterator[str]:
-    """What brings back what is dropped: a command per corpus."""
+def _commands(plan: Plan, known: Sequence[str] | None) -> Iterator[str]:
+    """Yield the commands that bring back what is dropped: one per dataset, and one per imported view."""
     wanted: dict[str, dict[str, str]] = {}
     imported: list[str] = []
-    in_store = set()  # corpora that were imported, whose texts are nowhere else
-    dropping = [c.part for c in made.changes if not (c.part.usable and bool((c.kept | c.moved).all()))]
-    of_lost = [part for part in made.report.segments if part.entry.dataset in made.lost_datasets]
-    for part in [*dropping, *of_lost]:
-        known_dataset = made.report.manifest.datasets.get(part.entry.dataset)
-        name = known_dataset.name if known_dataset else "?"
-        if _origin(made, part.entry.dataset):
-            in_store.add(name)
+    imported_datasets = set()  # `msa extract` finds their texts in the store
+    dropping = [c.segment for c in plan.changes if not (c.segment.usable and bool((c.kept | c.moved).all()))]
+    of_lost = [checked for checked in plan.report.segments if checked.entry.dataset in plan.lost_datasets]
+    for checked in [*dropping, *of_lost]:
+        entry = plan.report.manifest.datasets.get(checked.entry.dataset)
+        name = entry.name if entry else "?"
+        if _origin(plan, checked.entry.dataset):
+            imported_datasets.add(name)
         try:
-            about = limits.read_json(made.report.path / layout.view_path(part.view) / "zarr.json")["attributes"]
-            if known := about["identity"].get("imported"):
-                into = ["--name", name, "--store", made.report.path]
-                told = shell_command("msa", "cache", "import", known, "FILE", *into)
-                imported.append(f"{told}  # {shell_command(about['source'])}")
+            about = limits.read_json(plan.report.path / layout.view_path(checked.view) / "zarr.json")["attributes"]
+            if origin := about["identity"].get("imported"):
+                into = ["--name", name, "--store", plan.report.path]
+                command = shell_command("msa", "cache", "import", origin, "FILE", *into)
+                imported.append(f"{command}  # {shell_command(about['source'])}")
             else:
                 wanted.setdefault(name, {})[about["modality"]] = _backbone(about)
         except (MsaError, *READ_ERRORS):
             wanted.setdefault(name, {})
-    for dataset in made.lost_datasets - {part.entry.dataset for part in of_lost}:
-        wanted.setdefault(made.report.corpora[dataset].name, {})
+    for dataset in plan.lost_datasets - {checked.entry.dataset for checked in of_lost}:
+        wanted.setdefault(plan.report.indices[dataset].name, {})
     for name, backbones in wanted.items():
         of_each = [word for m in ("text", "image", "audio", "face") for word in (f"--{m}", backbones.get(m, "none"))]
-        rest = [*(of_each if backbones else ()), "--store", made.report.path]
-        if corpora is None or name in corpora or name in in_store:
+        rest = [*(of_each if backbones else ()), "--store", plan.report.path]
+        if known is None or name in known or name in imported_datasets:
             yield shell_command("msa", "extract", "--dataset", name, *rest)
         else:
-            told = shell_command("msa", "extract", "--dataset", "table", "--root", "FILE", *rest)
-            yield f"{told}  # FILE: the table that {shell_command(name)} was read from"
+            command = shell_command("msa", "extract", "--dataset", "table", "--root", "FILE", *rest)
+            yield f"{command}  # FILE: the table that {shell_command(name)} was read from"
     yield from dict.fromkeys(imported)
 
 
-def _origin(made: Plan, dataset: str) -> str:
-    """The foreign format a corpus was imported from; empty where it was not, or nobody can tell any more."""
+def _origin(plan: Plan, dataset: str) -> str:
+    """Return the foreign format that a dataset was imported from; empty where it was not, or cannot be read."""
     try:
-        about = limits.read_json(made.report.path / layout.index_path(dataset) / "zarr.json")["attributes"]["about"]
+        about = limits.read_json(plan.report.path / layout.index_path(dataset) / "zarr.json")["attributes"]["about"]
         return str(about.get("origin", ""))
     except READ_ERRORS:
         return ""
 
 
 def _backbone(about: Mapping[str, Any]) -> str:
-    """How the command line calls the backbone of a view."""
+    """Return the name of a view's backbone on the command line."""
     weights = about.get("weights", {})
     free = re.match(r"(hf|timm):", about["backbone"])
     return str(weights.get("name") or about["backbone"]) if free else str(about["backbone"])

@@ -1,4 +1,4 @@
-"""Is a store what it says it is? Every fault is found and named with the samples it concerns; nothing is printed.
+"""Check a store: find every fault and name the samples it concerns.
 
 Every published file is compared with the manifest (size, SHA-256), every table with the index. `deep` also compares
 every chunk with its checksum and with what zarr-python reads, and looks for NaN and infinity. No damage stops it.
@@ -26,7 +26,7 @@ from msa.cache.write.segment import JOURNAL
 from msa.errors import StoreError
 from msa.progress import Progress
 
-__all__ = ["Problem", "Report", "report", "verify"]
+__all__ = ["Problem", "Report", "check_store", "verify"]
 
 _GENERATION = re.compile(r"([0-9]{8})\.json")
 LINK = "is a symbolic link, and nothing in a store is one: it is not followed"
@@ -34,220 +34,220 @@ LINK = "is a symbolic link, and nothing in a store is one: it is not followed"
 
 @dataclass
 class Report:
-    """What was found in one generation of a store. `remarks` are no faults: what has not been extracted yet, litter."""
+    """Result of checking one generation of a store. `remarks` are no faults: samples not extracted yet, garbage."""
 
     path: Path
     generation: int
     manifest: Manifest
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Problem] = field(default_factory=list)
-    damaged: dict[int, str] = field(default_factory=dict)  # generations that cannot be read
-    corpora: dict[str, CheckedIndex] = field(default_factory=dict)
-    views: dict[str, str] = field(default_factory=dict)  # whose zarr.json is damaged -> how
+    damaged: dict[int, str] = field(default_factory=dict)  # generation that cannot be read -> why
+    indices: dict[str, CheckedIndex] = field(default_factory=dict)  # by fingerprint
+    views: dict[str, str] = field(default_factory=dict)  # view whose zarr.json is damaged -> what is wrong
     segments: list[CheckedSegment] = field(default_factory=list)
 
 
 def verify(store: FeatureStore | Path, deep: bool = False) -> list[Problem]:
-    """Every fault of a store: of the generation it is pinned to, or, of a path, the newest that can be read."""
-    return report(store, deep).problems
+    """Return every fault of a store: of the generation it is pinned to, or, of a path, the newest that can be read."""
+    return check_store(store, deep).problems
 
 
-def report(store: FeatureStore | Path, deep: bool = False, progress: Progress = Progress()) -> Report:
-    """Examine everything that is published. Raises StoreError only where there is no store on this disk."""
+def check_store(store: FeatureStore | Path, deep: bool = False, progress: Progress = Progress()) -> Report:
+    """Check everything that is published. Raises StoreError only where there is no store on this disk."""
     path = store.path if isinstance(store, FeatureStore) else store
     if getattr(store, "blocks", None) is not None:
         raise StoreError(f"{path} is a cache of a remote store", fix="bring it here first: msa cache pull URL")
     if not (path / "manifests").is_dir() and not (path / "zarr.json").exists():
         raise StoreError(f"there is no store at {path}", fix="name the folder `msa extract` wrote to")
-    found = _newest(path)
+    report = _newest(path)
     if isinstance(store, FeatureStore):
-        found.generation, found.manifest = store.manifest.generation, store.manifest
-    _root(found)
-    found.problems += _links(found)
-    _tags(found)
-    datasets, entries = found.manifest.datasets, list(found.manifest.segments)
+        report.generation, report.manifest = store.manifest.generation, store.manifest
+    _check_groups(report)
+    report.problems += _links(report)
+    _check_tags(report)
+    datasets, entries = report.manifest.datasets, list(report.manifest.segments)
     progress.begin("verify", len(datasets) + len(entries), 0)
     try:
         for dataset, about in datasets.items():
-            found.corpora[dataset] = _guarded(
-                found, layout.index_path(dataset), check_index, path, dataset, about
+            report.indices[dataset] = _guarded(
+                report, layout.index_path(dataset), check_index, path, dataset, about
             ) or CheckedIndex(about.name, about.samples)
-            found.problems += found.corpora[dataset].problems
+            report.problems += report.indices[dataset].problems
             progress.advance(1, 0)
-        attributes = {view: _attributes(found, view, about) for view, about in found.manifest.views.items()}
+        attributes = {view: _attributes(report, view, about) for view, about in report.manifest.views.items()}
         for view, entry in entries:
-            where, of = layout.segment_path(view, entry.id), found.corpora[entry.dataset]
-            one = _guarded(found, where, check_segment, path, view, attributes[view], entry, of, deep)
-            found.segments.append(one or CheckedSegment(view, entry))
+            where, index = layout.segment_path(view, entry.id), report.indices[entry.dataset]
+            segment = _guarded(report, where, check_segment, path, view, attributes[view], entry, index, deep)
+            report.segments.append(segment or CheckedSegment(view, entry))
             progress.advance(1, 0)
     finally:
         progress.end()
-    _samples(found, attributes)
-    found.problems += _strangers(found)
-    found.problems += _unnamed(found)
-    return found
+    _name_samples(report, attributes)
+    report.problems += _unexpected_files(report)
+    report.problems += _unnamed_segments(report)
+    return report
 
 
 def _newest(path: Path) -> Report:
-    """The newest generation that can be read; every one that cannot is a problem."""
-    numbers = sorted(int(m[1]) for name in _names(path / "manifests", path) if (m := _GENERATION.fullmatch(name)))
-    found, newer = Report(path, 0, Manifest()), False
+    """Return a report of the newest generation that can be read, with a problem for each that cannot."""
+    numbers = sorted(int(m[1]) for name in _listed(path / "manifests", path) if (m := _GENERATION.fullmatch(name)))
+    report, too_new = Report(path, 0, Manifest()), False
     for number in numbers:
         where = layout.manifest_path(number)
         try:
-            known = limits.read_json(path / where)
-            newer |= type(known.get("msa_format")) is int and known["msa_format"] > FORMAT
+            decoded_json = limits.read_json(path / where)
+            too_new |= type(decoded_json.get("msa_format")) is int and decoded_json["msa_format"] > FORMAT
             limits.check_inside(path, path / where)
-            decoded = Manifest.from_json(where, known)
+            decoded = Manifest.from_json(where, decoded_json)
         except READ_ERRORS as error:
-            found.damaged[number] = reason(error)
+            report.damaged[number] = reason(error)
         else:
-            found.generation, found.manifest = number, decoded
-    if newer:
+            report.generation, report.manifest = number, decoded
+    if too_new:
         generations.read(path)  # says which format, and that this version is too old to judge it
-    for number, what in found.damaged.items():
-        instead = "" if number < found.generation else f"; what follows is of generation {found.generation}"
-        found.problems.append(Problem(layout.manifest_path(number), what + instead))
-    if found.damaged and not found.generation:
-        found.problems.append(Problem("manifests", "no generation can be read"))
+    for number, what in report.damaged.items():
+        instead = "" if number < report.generation else f"; what follows is of generation {report.generation}"
+        report.problems.append(Problem(layout.manifest_path(number), what + instead))
+    if report.damaged and not report.generation:
+        report.problems.append(Problem("manifests", "no generation can be read"))
     if gaps := sorted(set(range(1, max(numbers, default=0))) - set(numbers)):
-        told = ", ".join(map(str, gaps[:5])) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
-        found.remarks.append(Problem("manifests", f"generation {told} is missing: it can no longer be opened"))
-    return found
+        numbers_text = ", ".join(map(str, gaps[:5])) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
+        report.remarks.append(Problem("manifests", f"generation {numbers_text} is missing: it can no longer be opened"))
+    return report
 
 
-def _root(found: Report) -> None:
-    """The group the whole store is."""
+def _check_groups(report: Report) -> None:
+    """Check the Zarr groups of the store, of its indices and of its views."""
     for name in ("zarr.json", "index/zarr.json", "views/zarr.json"):
         try:
-            root = limits.read_json(found.path / name)
+            root = limits.read_json(report.path / name)
             number = root.get("attributes", {}).get("msa_format")
             if root.get("zarr_format") != 3 or root.get("node_type") != "group":
-                found.problems.append(Problem(name, "is not the metadata of a Zarr v3 group"))
+                report.problems.append(Problem(name, "is not the metadata of a Zarr v3 group"))
             elif name == "zarr.json" and (type(number) is not int or number > FORMAT):
-                found.problems.append(Problem(name, f"has msa_format {number!r}, expected {FORMAT}"))
+                report.problems.append(Problem(name, f"has msa_format {number!r}, expected {FORMAT}"))
         except FileNotFoundError:
-            found.problems.append(Problem(name, "is missing"))
+            report.problems.append(Problem(name, "is missing"))
         except READ_ERRORS as error:
-            found.problems.append(Problem(name, f"cannot be read: {reason(error)}"))
+            report.problems.append(Problem(name, f"cannot be read: {reason(error)}"))
 
 
-def _tags(found: Report) -> None:
-    """Names of generations: each must say one that is there."""
-    for path in (found.path / "tags" / name for name in _names(found.path / "tags", found.path)):
-        if path.name.startswith(TEMPORARY) or path.suffix != ".json":  # set aside by a repair; none of ours
+def _check_tags(report: Report) -> None:
+    """Check that each tag names a generation that is there."""
+    for path in (report.path / "tags" / name for name in _listed(report.path / "tags", report.path)):
+        if path.name.startswith(TEMPORARY) or path.suffix != ".json":  # set aside by a repair, or not written by msa
             continue
         where = f"tags/{path.name}"
         try:
             number = limits.read_json(path).get("generation")
-            if number in found.damaged:
-                found.problems.append(Problem(where, f"names generation {number}, which cannot be read"))
-            elif type(number) is not int or not (found.path / layout.manifest_path(number)).is_file():
-                found.problems.append(Problem(where, f"names generation {number!r}, which is not there"))
+            if number in report.damaged:
+                report.problems.append(Problem(where, f"names generation {number}, which cannot be read"))
+            elif type(number) is not int or not (report.path / layout.manifest_path(number)).is_file():
+                report.problems.append(Problem(where, f"names generation {number!r}, which is not there"))
         except READ_ERRORS as error:
-            found.problems.append(Problem(where, f"cannot be read: {reason(error)}"))
+            report.problems.append(Problem(where, f"cannot be read: {reason(error)}"))
 
 
-def _attributes(found: Report, view: str, about: ViewEntry) -> dict[str, Any] | None:
-    """The provenance of a view, None where it is damaged, which concerns all its samples."""
-    folder = found.path / layout.view_path(view)
-    bad = check_files(found.path, folder, about.files)
+def _attributes(report: Report, view: str, about: ViewEntry) -> dict[str, Any] | None:
+    """Return the attributes of a view; None where they are damaged, which concerns all its samples."""
+    folder = report.path / layout.view_path(view)
+    bad = check_files(report.path, folder, about.files)
     what = "; ".join(bad.values())
     try:
         attributes = of_view(folder / "zarr.json")
         if not what and "identity" in attributes and fingerprint.key(attributes["identity"]) != view:
-            what = "does not hold the identity its name, a hash of it, stands for"
+            what = "holds another identity than the one its name is a hash of"
     except READ_ERRORS as error:
         attributes, what = {}, what or f"cannot be read: {reason(error)}"
     if not what:
         return attributes
-    found.views[view] = what
+    report.views[view] = what
     return None
 
 
-def _samples(found: Report, attributes: Mapping[str, dict[str, Any] | None]) -> None:
-    """Say whom each finding concerns, and look across the segments of a view: who stands twice, who is missing."""
-    for view in found.manifest.views:
-        parts = [part for part in found.segments if part.view == view]
+def _name_samples(report: Report, attributes: Mapping[str, dict[str, Any] | None]) -> None:
+    """Name the samples of each finding, and those that stand in several segments of a view, or in none."""
+    for view in report.manifest.views:
+        parts = [part for part in report.segments if part.view == view]
         for dataset in dict.fromkeys(part.entry.dataset for part in parts):
-            mine = [part for part in parts if part.entry.dataset == dataset]
-            _one_view(found, found.corpora[dataset], mine, attributes[view])
-        if view in found.views:
-            of = [found.corpora[part.entry.dataset].named(part.sample.tolist()) for part in parts]
-            touched = tuple(dict.fromkeys(id for ids in of for id in ids))
-            found.problems.append(Problem(f"views/{view}/zarr.json", found.views[view], touched))
+            of_dataset = [part for part in parts if part.entry.dataset == dataset]
+            _check_view(report, report.indices[dataset], of_dataset, attributes[view])
+        if view in report.views:
+            ids = [report.indices[part.entry.dataset].named(part.sample.tolist()) for part in parts]
+            touched = tuple(dict.fromkeys(id for ids in ids for id in ids))
+            report.problems.append(Problem(f"views/{view}/zarr.json", report.views[view], touched))
 
 
-def _one_view(
-    found: Report, of: CheckedIndex, parts: list[CheckedSegment], attributes: Mapping[str, Any] | None
+def _check_view(
+    report: Report, index: CheckedIndex, parts: list[CheckedSegment], attributes: Mapping[str, Any] | None
 ) -> None:
-    where = f"{of.name}/{parts[0].view}"
-    there = np.zeros(of.n, np.int64)
-    failed = np.zeros(of.n, bool)
+    where = f"{index.name}/{parts[0].view}"
+    copies = np.zeros(index.n, np.int64)
+    failed = np.zeros(index.n, bool)
     for part in parts:
-        rows = np.unique(part.sample[(part.sample >= 0) & (part.sample < of.n)])
-        there[rows] += 1
+        rows = np.unique(part.sample[(part.sample >= 0) & (part.sample < index.n)])
+        copies[rows] += 1
         if part.attributes is not None and part.entry.failed:
-            failed[[f["sample"] for f in part.attributes.failures if 0 <= f["sample"] < of.n]] = True
-    known = of.digests.get(str(attributes["modality"])) if attributes else None
-    wanted = known.any(1) if known is not None else np.ones(of.n, bool)
-    nowhere = np.flatnonzero(wanted & (there == 0) & ~failed)
+            failed[[f["sample"] for f in part.attributes.failures if 0 <= f["sample"] < index.n]] = True
+    digests = index.digests.get(str(attributes["modality"])) if attributes else None
+    wanted = digests.any(1) if digests is not None else np.ones(index.n, bool)
+    missing = np.flatnonzero(wanted & (copies == 0) & ~failed)
     for part in parts:
         for file, what, positions in part.findings:
             rows = part.sample if positions is None else part.sample[positions]
-            # whom a table named that cannot be read: it is among those that stand in no other
-            rows = nowhere if positions is None and not part.usable else rows
-            found.problems.append(Problem(file, what, of.named(rows.tolist())))
-    if len(twice := np.flatnonzero(there > 1)):
-        found.problems.append(
-            Problem(where, f"{len(twice)} samples stand in more than one segment", of.named(twice.tolist()))
+            # samples of a table that cannot be read are among those that are in no other segment
+            rows = missing if positions is None and not part.usable else rows
+            report.problems.append(Problem(file, what, index.named(rows.tolist())))
+    if len(twice := np.flatnonzero(copies > 1)):
+        report.problems.append(
+            Problem(where, f"{len(twice)} samples stand in more than one segment", index.named(twice.tolist()))
         )
-    if len(nowhere) and all(part.usable for part in parts):
-        found.remarks.append(
-            Problem(where, f"{len(nowhere)} samples are not extracted yet", of.named(nowhere.tolist()))
+    if len(missing) and all(part.usable for part in parts):
+        report.remarks.append(
+            Problem(where, f"{len(missing)} samples are not extracted yet", index.named(missing.tolist()))
         )
 
 
-def _guarded(found: Report, where: str, examine: Any, *arguments: Any) -> Any:
-    """Whatever no check foresaw is a problem of what was checked, and of all it holds."""
+def _guarded(report: Report, where: str, check: Any, *arguments: Any) -> Any:
+    """Return what a check returns; an exception it did not foresee becomes a problem, and None is returned."""
     try:
-        return examine(*arguments)
+        return check(*arguments)
     except Exception as error:
-        found.problems.append(Problem(where, f"cannot be checked: {type(error).__name__}: {error}"))
+        report.problems.append(Problem(where, f"cannot be checked: {type(error).__name__}: {error}"))
         return None
 
 
-def _strangers(found: Report) -> Iterator[Problem]:
-    """Files in published folders that no manifest names."""
-    named, folders = _named(found)
+def _unexpected_files(report: Report) -> Iterator[Problem]:
+    """Yield a problem for each file in a published folder that no manifest names."""
+    named, folders = _published(report)
     for folder, open_segment in folders.items():
-        for path in _below(found.path, folder, deep=folder.parent.name != "views"):
+        for path in _below(report.path, folder, deep=folder.parent.name != "views"):
             if path in named or open_segment or path.name.startswith(TEMPORARY) or path.name == JOURNAL:
                 continue
             if path.is_symlink():
-                continue  # named already
-            yield Problem(path.relative_to(found.path).as_posix(), "not named by any manifest")
+                continue  # a problem of its own, see _links
+            yield Problem(path.relative_to(report.path).as_posix(), "not named by any manifest")
 
 
-def _named(found: Report) -> tuple[set[Path], dict[Path, bool]]:
-    """Every published file; every folder that is published itself, and whether somebody writes in it still.
+def _published(report: Report) -> tuple[set[Path], dict[Path, bool]]:
+    """Return the published files, and published folder -> whether a writer still has a journal in it.
 
-    Of a segment that only lends its data, whatever else it holds is of no concern.
+    Of a segment that is published only as the owner of borrowed data, no other file is looked at.
     """
     named: set[Path] = set()
     folders: dict[Path, bool] = {}
-    for name in (*map(layout.index_path, found.manifest.datasets), *map(layout.view_path, found.manifest.views)):
-        folders[found.path / name] = False
-    for view, entry in found.manifest.segments:
-        folder = found.path / layout.segment_path(view, entry.id)
+    for name in (*map(layout.index_path, report.manifest.datasets), *map(layout.view_path, report.manifest.views)):
+        folders[report.path / name] = False
+    for view, entry in report.manifest.segments:
+        folder = report.path / layout.segment_path(view, entry.id)
         folders[folder] = (folder / JOURNAL).exists()
-    for name, files in found.manifest.needed.items():
-        named |= {found.path / name / file for file in files}
+    for name, files in report.manifest.needed.items():
+        named |= {report.path / name / file for file in files}
     return named, folders
 
 
 def _below(root: Path, folder: Path, deep: bool) -> list[Path]:
-    """Everything in a folder that is no folder; links are not followed. Of a view only what lies in it directly."""
+    """Return everything in a folder but folders, without following links; with `deep`, at every depth."""
     try:
         if deep:
             return [
@@ -256,68 +256,68 @@ def _below(root: Path, folder: Path, deep: bool) -> list[Path]:
         below = {path.name for path in local_files.folders(root, folder)}
         return [folder / name for name in local_files.listed(root, folder) if name not in below]
     except (StoreError, OSError):
-        return []  # a link or a file in its place: said where it is examined
+        return []  # a link or a file in its place, which is a problem already
 
 
-def _names(folder: Path, root: Path) -> list[str]:
-    """What lies in a folder; nothing where a link or a file is in its place."""
+def _listed(folder: Path, root: Path) -> list[str]:
+    """Return the names in a folder; none where a link or a file is in its place."""
     try:
         return local_files.listed(root, folder)
     except (StoreError, OSError):
         return []
 
 
-def _links(found: Report) -> Iterator[Problem]:
-    """Links among the folders and files that make a store: all that is behind one counts as missing."""
+def _links(report: Report) -> Iterator[Problem]:
+    """Yield a problem for each link among the files of a store: everything behind it counts as missing."""
     for top in ("zarr.json", "index", "views", "manifests", "tags"):
         try:
-            for path, about in local_files.tree(found.path, found.path / top):
-                below = path.relative_to(found.path).parts
+            for path, about in local_files.tree(report.path, report.path / top):
+                below = path.relative_to(report.path).parts
                 if S_ISLNK(about.st_mode) and not any(name.startswith(TEMPORARY) for name in below):
                     yield Problem("/".join(below), LINK)
         except (StoreError, OSError) as error:
             yield Problem(top, f"cannot be listed: {reason(error)}")
 
 
-def _unnamed(found: Report) -> Iterator[Problem]:
-    """Whole segments that no generation names, although nobody writes them any more: the manifest that did is gone."""
+def _unnamed_segments(report: Report) -> Iterator[Problem]:
+    """Yield a problem for each whole segment without a writer that no generation names: its manifest is gone."""
     folders = []
     with suppress(StoreError):
-        views = local_files.folders(found.path, found.path / "views")
+        views = local_files.folders(report.path, report.path / "views")
         for view in views:
             with suppress(StoreError):
-                folders += [p for p in local_files.folders(found.path, view / "seg") if limits.is_segment(p.name)]
-    known = _ever_named(found)
+                folders += [p for p in local_files.folders(report.path, view / "seg") if limits.is_segment(p.name)]
+    named = _ever_named(report)
     for folder in folders:
-        if (folder.parent.parent.name, folder.name) in known or (folder / JOURNAL).exists():
+        if (folder.parent.parent.name, folder.name) in named or (folder / JOURNAL).exists():
             continue
-        where = folder.relative_to(found.path).as_posix()
+        where = folder.relative_to(report.path).as_posix()
         try:
             about = limits.read_json(folder / "zarr.json")["attributes"]
-            of = found.corpora.get(about["dataset"])
+            index = report.indices.get(about["dataset"])
             rows = limits.read_json(folder / "sample" / "zarr.json")["shape"][0]
-            yield Problem(where, f"holds {rows} samples, and no generation names it", _whose(folder, of))
+            yield Problem(where, f"holds {rows} samples, and no generation names it", _ids_in(folder, index))
         except READ_ERRORS:
-            found.remarks.append(Problem(where, "is half a segment that nobody writes any more"))
+            report.remarks.append(Problem(where, "is half a segment without a writer"))
 
 
-def _whose(folder: Path, of: CheckedIndex | None) -> tuple[str, ...]:
+def _ids_in(folder: Path, index: CheckedIndex | None) -> tuple[str, ...]:
     from msa.cache.format.layout import read_array
 
     rows = read_array(folder / "sample").tolist()
-    return of.named(rows) if of else tuple(f"row {row}" for row in rows)
+    return index.named(rows) if index else tuple(f"row {row}" for row in rows)
 
 
-def _ever_named(found: Report) -> set[tuple[str, str]]:
-    """View and segment of everything any generation names, also one that was published a moment ago."""
-    known: set[tuple[str, str]] = set()
-    for path in (found.path / "manifests" / name for name in _names(found.path / "manifests", found.path)):
+def _ever_named(report: Report) -> set[tuple[str, str]]:
+    """Return (view, segment) of everything that any generation names, also one that was published a moment ago."""
+    named: set[tuple[str, str]] = set()
+    for path in (report.path / "manifests" / name for name in _listed(report.path / "manifests", report.path)):
         number = _GENERATION.fullmatch(path.name)
-        if number is None or int(number[1]) in found.damaged:
+        if number is None or int(number[1]) in report.damaged:
             continue
         try:
             for view, entry in Manifest.decode(path, limits.read_bytes(path, limits.MAX_JSON)).segments:
-                known |= {(view, entry.id), (view, entry.data_id)}
+                named |= {(view, entry.id), (view, entry.data_id)}
         except READ_ERRORS:
-            continue  # it was named as a problem already
-    return known
+            continue  # a problem already
+    return named

@@ -27,9 +27,9 @@ def verify(
 
     Each problem names the samples that it affects. The exit code is 1 if there are problems.
     """
-    from msa.cache.maintain.verify import report
+    from msa.cache.maintain.verify import check_store
 
-    result = report(folder_of(store or store_), deep, Bar())
+    result = check_store(folder_of(store or store_), deep, Bar())
     if json_:
         as_json([asdict(problem) for problem in result.problems])
     else:

@@ -10,7 +10,7 @@ import pytest
 
 from msa.cache.format.layout import FORMAT
 from msa.cache.maintain.describe import describe
-from msa.cache.maintain.verify import report
+from msa.cache.maintain.verify import check_store
 from msa.cache.store import FeatureStore
 from msa.types import SENTIMENT, Modality
 
@@ -67,7 +67,7 @@ def assert_views(store, corpus):
 
 def test_it_is_sound_and_what_was_counted_is_there(kept):
     path, expected = kept
-    assert report(path, deep=True).problems == []
+    assert check_store(path, deep=True).problems == []
     known = {corpus["fingerprint"]: corpus["views"] for corpus in expected["corpora"]}
     for dataset in describe(FeatureStore.open(path))["datasets"]:
         for view in dataset["views"]:

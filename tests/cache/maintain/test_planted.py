@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from msa.cache.maintain.verify import report
+from msa.cache.maintain.verify import check_store
 from tests.faults import planted
 
 
@@ -27,7 +27,7 @@ def copy(ground, tmp_path):
 @pytest.mark.parametrize("kind", planted.KINDS)
 def test_a_planted_fault_is_found_and_the_right_samples_are_named(ground, copy, kind, seed):
     fault = planted.KINDS[kind](ground, copy, random.Random(seed))
-    found = report(copy, deep=fault.unseen).problems
+    found = check_store(copy, deep=fault.unseen).problems
     assert found, fault
     named = {id for problem in found for id in problem.samples}
     assert fault.least <= named
@@ -35,7 +35,7 @@ def test_a_planted_fault_is_found_and_the_right_samples_are_named(ground, copy, 
 
 
 def test_where_nothing_is_planted_nothing_is_found(ground):
-    found = report(ground.path, deep=True)
+    found = check_store(ground.path, deep=True)
     assert (found.problems, found.remarks) == ([], [])
 
 

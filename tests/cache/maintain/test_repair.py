@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from msa.cache.format import generations
 from msa.cache.maintain import history, repair
-from msa.cache.maintain.verify import report, verify
+from msa.cache.maintain.verify import check_store, verify
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import Form
 from msa.cli import app
@@ -213,7 +213,7 @@ def test_the_commands_verify_and_repair_say_what_they_found_and_did(path):
     assert dry.exit_code == 0
     assert "are dropped" in dry.stdout
     assert run(app, ["cache", "repair", str(path)], input="n\n").exit_code == 1
-    assert report(path).problems
+    assert check_store(path).problems
     done = run(app, ["cache", "repair", "--yes", str(path)])
     assert done.exit_code == 0
     assert "msa extract --dataset table --root FILE --text made.words" in done.output.replace("\n", " ")
@@ -224,13 +224,11 @@ def test_the_commands_verify_and_repair_say_what_they_found_and_did(path):
 @pytest.mark.parametrize("damage", [shutil.rmtree, lambda index: spoil(index / "labels" / "c" / "0" / "0", 1, 2)])
 def test_a_lost_index_is_one_problem_and_repair_says_what_makes_it_again(path, damage):
     damage(next((path / "index").glob("[0-9a-f]*[0-9a-f]")))
-    plan = repair.plan(path, corpora=["mosi"])
+    plan = repair.plan(path, known=["mosi"])
     assert "its hidden states stay" in plan.steps[0].what
     (command,) = plan.commands
     assert command.startswith("msa extract --dataset table --root FILE --text made.words --image none")
-    assert (
-        repair.plan(path, corpora=["voices"]).commands[0].startswith("msa extract --dataset voices --text made.words")
-    )
+    assert repair.plan(path, known=["voices"]).commands[0].startswith("msa extract --dataset voices --text made.words")
     (left,) = repair.carry_out(plan).problems
     assert (left.what, len(left.samples)) == ("is missing", N)
     store = FeatureStore.open(path)
@@ -243,7 +241,7 @@ def test_a_lost_index_is_one_problem_and_repair_says_what_makes_it_again(path, d
 def test_a_tag_that_names_nothing_any_more_is_set_aside_at_once(path, file):
     history.tag(path, "v1")
     (path / file).write_text("{")
-    assert any(problem.where == "tags/v1.json" for problem in report(path).problems)
+    assert any(problem.where == "tags/v1.json" for problem in check_store(path).problems)
     assert repair.carry_out(repair.plan(path)).problems == []
     assert repair.plan(path).steps == []
     assert FeatureStore.open(path).views("voices")[0].samples == N - 1
