@@ -21,18 +21,18 @@ HEAD = """# Families
 
 Every model type of transformers {transformers} that reads text or sound, and the smallest network of every module of
 timm {timm}, with random weights in a tiny configuration, loaded as `msa extract` loads them. Written by
-`python -m benchmarks.families` with torch {torch}; a network of real size behaves as its family does, since what is
-chosen is chosen by trying each checkpoint when it is loaded.
+`python -m benchmarks.families` with torch {torch}; a network of real size behaves like its family, because msa
+tries each checkpoint when it is loaded and chooses the batching from that.
 
-- **packed**: several texts in one forward without padding. **padded**: side by side with a mask; sound only on a GPU.
-  **one by one**: several in one forward would not give the numbers of each alone. **batched**: pictures of one size.
+- **packed**: several texts in one forward pass without padding. **padded**: several clips with padding and a mask; sound
+  only on a GPU. **one by one**: a batch would change the numbers. **batched**: pictures of one size.
 - **distance**: largest relative distance (2-norm, fp32) between a clip's states in a batch and alone, over texts of 3
-  to 128 tokens with special tokens among them, recordings of 20 ms to 1 s, pictures of 31 to 500 px. At most
-  {tolerance:g} is held to; a checkpoint whose texts come out further than 1e-5 goes one by one.
+  to 128 tokens with special tokens among them, recordings of 20 ms to 1 s, pictures of 31 to 500 px. The
+  limit is {tolerance:g}; a checkpoint whose texts differ by more than 1e-5 is encoded one by one.
 - **refused**: `msa extract` ends with this reason before anything is encoded.
-- **no answer**: not done within {timeout:.0f} s on a busy machine.
-- **not built**: this script found no small configuration that constructs, so nothing is known here; a checkpoint of
-  that type is tried like any other when it is loaded.
+- **no answer**: not finished within {timeout:.0f} s on a busy machine.
+- **not built**: this script found no small configuration that can be built; a checkpoint of that type is tried like any
+  other when it is loaded.
 
 {summary}
 """

@@ -1,1 +1,1 @@
-"""Demo data the project makes itself, in the layouts of MVSA-Single and TESS."""
+"""Generated demo data in the layouts of MVSA-Single and TESS."""

@@ -1,6 +1,6 @@
-"""What the demo's pictures are drawn on: PIL in fractions of the picture, and chance with a few habits.
+"""Canvas for the demo's pictures: PIL in fractions of the picture, with random helpers.
 
-x and y run from 0 to 1 from the upper left corner; radii and widths are parts of the height, so that discs stay round.
+x and y run from 0 to 1 from the upper left corner; radii and widths are fractions of the height, so discs stay round.
 """
 
 from __future__ import annotations  # PIL is imported where it is used, so its types stay names

@@ -1,7 +1,7 @@
-"""Make a small MVSA-Single and a small TESS, so that every command can be tried without anybody's data.
+"""Generate a small MVSA-Single and a small TESS, so that every command can be tried without a dataset.
 
-Both stand in the official layout and are read by the ordinary loaders. Nothing in them is real: sentences are filled
-into templates, pictures drawn and voices synthesised by the files beside this one.
+Both have the official layout and are read by the ordinary loaders. Nothing in them is real: the other modules of this
+folder fill sentences into templates, draw pictures and synthesise voices.
 """
 
 import hashlib
@@ -18,20 +18,19 @@ import numpy as np
 from msa.demo import pictures, posts, sentences, voices
 from msa.errors import ConfigError, SourceError
 
-RECIPE = "made_by_msa_demo.json"  # beside the data: says that it is artificial, and how to make it again
-CLIPS = len(voices.WORDS) * len(voices.MOODS) * len(voices.SPEAKERS)  # as many as the word list has room for
+RECIPE = "made_by_msa_demo.json"  # beside the data: marks it as artificial and states its arguments
+CLIPS = len(voices.WORDS) * len(voices.MOODS) * len(voices.SPEAKERS)  # the most that the word list allows
 
 
 def make(folder: Path, posts: int = 400, clips: int = 210, seed: int = 0) -> None:
     """Write `folder`/mvsa_single with `posts` posts and `folder`/tess with `clips` clips.
 
-    The same arguments give the same bytes, with the same numpy and Pillow. A corpus that is there already is kept when
-    it was made from the same arguments by the same code, replaced when it was not, and refused when it did not come
-    from here.
+    The same arguments give the same bytes, with the same numpy and Pillow. An existing dataset is kept if it was made
+    from the same arguments by the same code, replaced if not, and refused if the demo did not make it.
     """
     if posts < 1 or not 1 <= clips <= CLIPS:
         raise ConfigError(
-            f"{posts} posts and {clips} clips are not a demo corpus",
+            f"{posts} posts and {clips} clips are not a possible demo dataset",
             fix=f"ask for at least 1 post and between 1 and {CLIPS} clips",
         )
     for root in (folder / "mvsa_single", folder / "tess"):
@@ -69,7 +68,7 @@ def write_clips(root: Path, count: int, seed: int) -> None:
 
 
 def generator(seed: int, *about: str) -> np.random.Generator:
-    """A source of chance of its own for each thing made, so that no thing depends on what was drawn before it."""
+    """Return a random generator for one object, so that it does not depend on what was generated before."""
     digest = hashlib.sha256("/".join((str(seed), *about)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
@@ -78,12 +77,12 @@ def _refuse_foreign(root: Path) -> None:
     if root.exists() and not (root / RECIPE).is_file():
         raise SourceError(
             f"{root} exists and was not made by the demo ({RECIPE} is not in it)",
-            fix="give another folder: the demo never writes over other people's data",
+            fix="name another folder: the demo never overwrites other data",
         )
 
 
 def _once(root: Path, arguments: dict[str, int], write: Callable[[Path], None]) -> None:
-    """Make the corpus at `root`, all of it or nothing, unless this very one is there."""
+    """Make the dataset at `root`, completely or not at all, unless it exists already."""
     recipe = json.dumps({"artificial": True, "corpus": root.name, **arguments, "code": _code()}, indent=2) + "\n"
     if root.exists() and (root / RECIPE).read_text("utf-8") == recipe:
         return
@@ -94,7 +93,7 @@ def _once(root: Path, arguments: dict[str, int], write: Callable[[Path], None]) 
 
 @contextmanager
 def _replacing(root: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the name `root` at the end; after an error nothing has changed."""
+    """Yield an empty folder that replaces `root` at the end; an error changes nothing."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-", suffix=".partial") as beside:
         fresh = Path(beside, root.name)
@@ -106,7 +105,7 @@ def _replacing(root: Path) -> Iterator[Path]:
 
 
 def _code() -> str:
-    """A hash of the files beside this one: a demo made by an older version is made again."""
+    """Return a hash of the modules of this folder: data made by another version is made again."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

@@ -1,7 +1,7 @@
-"""Pictures for the demo corpus: small drawn scenes that are cheerful, sad or neither, as a camera would see them.
+"""Pictures of the demo dataset: small drawn scenes that are cheerful, sad or neither, with the noise of a camera.
 
 A scene is drawn at twice its size and reduced, which smooths every edge. Light, tint, contrast, blur and noise are
-drawn without a look at the label: colour is a hint, not the answer.
+independent of the label: colour is a hint, not the answer.
 """
 
 from __future__ import annotations  # PIL is imported where it is used, so its types stay names

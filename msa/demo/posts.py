@@ -1,8 +1,8 @@
-"""Posts for the demo corpus: which labels text and picture get, and what they really show.
+"""Plan of the demo's posts: the labels of text and picture, and what they really show.
 
 Nearly half of the posts carry their sentiment in one modality alone, so that neither suffices; one in twenty
 contradicts itself, as in MVSA, and has to be dropped by the loader; one in twelve shows something other than its
-labels say, for so do posts that people have labelled.
+labels say, as in posts labelled by people.
 """
 
 from dataclasses import dataclass

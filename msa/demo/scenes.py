@@ -1,6 +1,6 @@
 """Eighteen scenes for the demo's pictures: six cheerful, six sad, six neither.
 
-Each draws itself on a canvas, with layout and colours left to chance. Faces occur in all three kinds.
+Each draws itself on a canvas, with random layout and colours. Faces occur in all three kinds.
 """
 
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def smile(c: Canvas) -> None:
     c.glow(c.between(0, 1), 0.1, 0.7, (255, 246, 206), 0.7)
     confetti(c)
     heads = len(c.some(1, 3))
-    room = 0.44 * c.w / c.h / heads  # so that nobody stands before somebody
+    room = 0.44 * c.w / c.h / heads  # so that no figure hides another
     for n in range(heads):
         face(c, (n + 0.5) / heads, c.between(0.42, 0.56), min(c.between(0.26, 0.34), room), mood=1)
 

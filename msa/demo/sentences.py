@@ -1,7 +1,7 @@
-"""Sentences for the demo corpus: templates with many fillers, in the manner of posts.
+"""Sentences of the demo dataset: templates with many fillers, in the style of posts.
 
-Some of the words that carry sentiment are in every lexicon, some in none; a part of them is negated, and now and then
-the words say the opposite of what is meant. Neutral posts hold a few words that a lexicon takes for sentiment.
+Some words that carry sentiment are in every lexicon, some in none. Some are negated, and a few sentences mean the
+opposite of their words. Neutral posts contain a few words that a lexicon counts as sentiment.
 """
 
 import re

@@ -87,8 +87,8 @@ def tune(
     """Search settings for each head, then compare the best.
 
     The search uses the validation split; its table has no test samples. Every head gets the same number of trials. They
-    vary learning rate, weight decay, batch size, every dropout, and the settings in the head's SEARCH. A trial without
-    prospects is stopped early; it counts, as does one whose settings cannot be trained.
+    vary learning rate, weight decay, batch size, every dropout, and the settings in the head's SEARCH. A hopeless
+    trial is stopped early; it counts, and so does one whose settings cannot be trained.
 
     The best settings of each head are then trained with all seeds. Each number of trials has its own table, such as
     runs/tune-DATA/20-trials.
