@@ -24,8 +24,8 @@ timm {timm}, with random weights in a tiny configuration, loaded as `msa extract
 `python -m benchmarks.families` with torch {torch}; a network of real size behaves like its family, because msa
 tries each checkpoint when it is loaded and chooses the batching from that.
 
-- **packed**: several texts in one forward pass without padding. **padded**: several clips with padding and a mask; sound
-  only on a GPU. **one by one**: a batch would change the numbers. **batched**: pictures of one size.
+- **packed**: several texts in one forward pass without padding. **padded**: several clips with padding and a mask;
+  sound only on a GPU. **one by one**: a batch would change the numbers. **batched**: pictures of one size.
 - **distance**: largest relative distance (2-norm, fp32) between a clip's states in a batch and alone, over texts of 3
   to 128 tokens with special tokens among them, recordings of 20 ms to 1 s, pictures of 31 to 500 px. The
   limit is {tolerance:g}; a checkpoint whose texts differ by more than 1e-5 is encoded one by one.
