@@ -189,6 +189,7 @@ def test_processes_share_the_cores_unless_the_number_of_threads_is_given(monkeyp
 
 def test_a_process_that_dies_takes_no_other_with_it(monkeypatch):
     lines, failed = [], {}
+    monkeypatch.setattr(sweep, "QUIET_S", 1e9)  # on a busy machine processes take seconds to begin
     monkeypatch.setattr(sweep.Task, "do", dying.do)
     monkeypatch.setattr(sweep, "_settle_in", dying.settle_in)
     sweep._train([dying.Task(name, 1) for name in ("victim", "refused", "survivor")], HERE, lines.append, failed)
