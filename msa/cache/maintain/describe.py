@@ -12,7 +12,7 @@ from msa.cache.format.manifest import in_order
 from msa.cache.index import Index
 from msa.cache.maintain.remove import referenced
 from msa.cache.read.view import View
-from msa.cache.share import sync
+from msa.cache.share import licences
 from msa.cache.store import FeatureStore
 from msa.cache.write import segment
 from msa.errors import StoreError
@@ -88,7 +88,7 @@ def _view(store: FeatureStore, view: View, index: Index) -> dict[str, Any]:
         "created": "",
         **view.attributes,
         "id": view.id,
-        "weights": weights | {"redistribution": sync.may_be_handed_on(view)},
+        "weights": weights | {"redistribution": licences.may_be_shared(view)},
         "recipe": dict(identity.get("decoding", {})) | dict(identity.get("options", {})),
         "samples": view.samples,
         "failed": len(failures),

@@ -1,4 +1,4 @@
-"""Two corpora of one name become one: the union of their samples by id, where both say the same of what both have."""
+"""Unite two datasets of one name: the union of their samples by id, if they agree on the samples that both have."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,23 +20,23 @@ NAMED = 5  # samples in a message
 
 
 def unite(mine: FeatureStore, theirs: FeatureStore) -> list[Index]:
-    """The union of every corpus that both stores have in different versions; nothing is written.
+    """Return the union of every dataset that both stores have in different versions; nothing is written.
 
-    Raises StoreError where they cannot be one, and names the samples.
+    Raises StoreError where they disagree, and names the samples.
     """
-    found = []
+    united = []
     for name, fingerprint in theirs.datasets.items():
         if name in mine.datasets and mine.datasets[name] != fingerprint:
             old, new = mine.index(name), theirs.index(name)
             if set(new.ids) <= set(old.ids):
                 check(mine.where, old, theirs.where, new)
-                found.append(old)
+                united.append(old)
             elif set(old.ids) <= set(new.ids):
                 check(mine.where, old, theirs.where, new)
-                found.append(new)
+                united.append(new)
             else:
-                found.append(union(mine.where, old, theirs.where, new))
-    return found
+                united.append(union(mine.where, old, theirs.where, new))
+    return united
 
 
 def agreed(mine: FeatureStore, theirs: FeatureStore) -> rounding.Compared:
@@ -44,19 +44,19 @@ def agreed(mine: FeatureStore, theirs: FeatureStore) -> rounding.Compared:
 
     Raises StoreError where they differ by more than rounding; it names the samples and how far they are apart.
     """
-    found = rounding.between(mine, theirs)
-    if found.apart:
+    compared = rounding.between(mine, theirs)
+    if compared.apart:
         raise StoreError(
-            f"{mine.where} and {theirs.where} differ in {'; '.join(rounding.told(found.apart, NAMED))}: more than the "
-            "rounding of other threads or processors",
+            f"{mine.where} and {theirs.where} differ in {'; '.join(rounding.told(compared.apart, NAMED))}: "
+            "more than the rounding of other threads or processors",
             fix="`msa cache verify --deep` and `msa cache info` (device, threads, versions) on both sides tell which "
             "is wrong; remove that view (`msa cache rm`), and merge again",
         )
-    return found
+    return compared
 
 
 def publish(store: FeatureStore, united: Sequence[Index]) -> None:
-    """Add united corpora, and serve them from the hidden states of every version of them that is there."""
+    """Add united datasets, and serve them from the hidden states of all their versions in the store."""
     for index in united:
         fingerprint = store.add_index(index)
         for view_id in list(store.manifest.views):
@@ -70,13 +70,13 @@ def publish(store: FeatureStore, united: Sequence[Index]) -> None:
 
 
 def _is_of(store: FeatureStore, view_id: str, name: str) -> bool:
-    """Does a view hold anything of a corpus of this name?"""
+    """Return whether a view has a segment of a dataset of this name."""
     datasets = {f for f, entry in store.manifest.datasets.items() if entry.name == name}
     return any(entry.dataset in datasets for entry in store.manifest.segments_of(view_id))
 
 
 def union(here: str, mine: Index, there: str, theirs: Index) -> Index:
-    """My samples, then those I lack. Raises StoreError where both have a sample and say different things of it."""
+    """Return my samples, then those that I lack. Raises StoreError where both have a sample and disagree on it."""
     check(here, mine, there, theirs)
     known = set(mine.ids)
     new = np.array([i for i, id in enumerate(theirs.ids) if id not in known], np.int64)
@@ -106,13 +106,13 @@ def union(here: str, mine: Index, there: str, theirs: Index) -> Index:
 
 
 def check(here: str, mine: Index, there: str, theirs: Index) -> None:
-    """Refuse corpora that are labelled differently, or say different things of a sample that both have."""
+    """Refuse datasets that are labelled differently, or disagree on a sample that both have. Raises StoreError."""
     if (mine.task, mine.label_names) != (theirs.task, theirs.label_names):
-        told = [f"{', '.join(i.task.classes) or f'[{i.task.low:g}, {i.task.high:g}]'} ({', '.join(i.label_names)})"
+        labels = [f"{', '.join(i.task.classes) or f'[{i.task.low:g}, {i.task.high:g}]'} ({', '.join(i.label_names)})"
                 for i in (mine, theirs)]  # fmt: skip
         raise StoreError(
-            f"{mine.name} has the labels {told[0]} in {here} and {told[1]} in {there}",
-            fix="give one of them another name: they are two corpora",
+            f"{mine.name} has the labels {labels[0]} in {here} and {labels[1]} in {there}",
+            fix="give one of them another name: they are two datasets",
         )
     other = {id: i for i, id in enumerate(theirs.ids)}
     pairs = [(i, other[id]) for i, id in enumerate(mine.ids) if id in other]
@@ -132,28 +132,28 @@ def check(here: str, mine: Index, there: str, theirs: Index) -> None:
 
 
 def differ(here: str, there: str, differing: Mapping[str, Sequence[str]]) -> StoreError:
-    """The error for samples both stores have and say different things of, {"label": ids, "text": ids}."""
-    told = []
+    """Return the error for samples on which two stores disagree, {"label": ids, "text": ids}."""
+    differences = []
     for what, ids in differing.items():
         more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-        told.append(f"the {what} of {', '.join(ids[:NAMED])}{more}")
+        differences.append(f"the {what} of {', '.join(ids[:NAMED])}{more}")
     return StoreError(
-        f"{here} and {there} differ in {'; '.join(told)}",
+        f"{here} and {there} differ in {'; '.join(differences)}",
         fix="mend the one that is wrong and extract it again, or `msa cache pull` the other: it becomes the newest "
         "version of its name, beside yours, which stays as name@fingerprint",
     )
 
 
 def _digests(index: Index, modality: Modality) -> np.ndarray:
-    found = index.digests.get(modality)
-    return np.zeros((len(index), 16), np.uint8) if found is None else np.asarray(found)
+    digests = index.digests.get(modality)
+    return np.zeros((len(index), 16), np.uint8) if digests is None else np.asarray(digests)
 
 
 def _about(joined: Index, mine: Index, theirs: Index) -> dict[str, Any]:
-    """What is shown of a union: mine, what is left out of both, and what now leaks between its parts."""
-    there = set(joined.ids)
+    """Return `about` of a union: mine, what both dropped, and what now leaks between its splits."""
+    ids = set(joined.ids)
     dropped = {row[0]: row for about in (theirs.about, mine.about) for row in about.get("dropped_ids", [])}
-    left = [row for id, row in dropped.items() if id not in there]
+    left = [row for id, row in dropped.items() if id not in ids]
     parts = dict(enumerate(Split))
     samples = [
         Sample(id, None, {}, split=parts.get(int(part)), group=group)
@@ -161,10 +161,10 @@ def _about(joined: Index, mine: Index, theirs: Index) -> dict[str, Any]:
     ]
     kinds = {str(m): [row.tobytes() if row.any() else None for row in d] for m, d in joined.digests.items()}
     assert tuple(split.value for split in Split) == layout.SPLITS
-    told = {index.about.get("split", "") for index in (mine, theirs)}
+    splits_said = {index.about.get("split", "") for index in (mine, theirs)}
     encodings = Counter(mine.about.get("encodings", {})) + Counter(theirs.about.get("encodings", {}))
     return dict(mine.about) | {
-        "split": " and ".join(sorted(map(str, told))),
+        "split": " and ".join(sorted(map(str, splits_said))),
         "dropped": dict(Counter(row[1] for row in left).most_common()),
         "dropped_ids": left,
         "encodings": dict(encodings),

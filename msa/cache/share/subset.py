@@ -1,8 +1,8 @@
-"""Which part of a store is meant, as a manifest of its own: whole segments where all of one is wanted, else made anew.
+"""Subsets of a store: a manifest of whole segments where all of one is selected, else of new ones.
 
-Of a segment some samples are wanted of: where they hold most of its rows its data is taken as it is, under a small
-borrowed segment that names those samples alone; else their rows are copied into a smaller segment. Either has a name
-that follows from what it was made of, so that the same selection gives the same files, on any machine and on any day.
+Where the selected samples of a segment hold most of its rows its data is taken as it is, under a small borrowed
+segment that names those samples alone; else their rows are copied into a smaller segment. Either has a name that
+follows from what it was made of, so that the same selection gives the same files, on any machine and on any day.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.types import Split
 
-MOST = 0.75  # of a segment's rows: from here on its data travels whole
+MOST = 0.75  # share of a segment's rows from which on its data is sent whole
 PIECE_BYTES = 2**24  # of hidden states that are copied at a time
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was asked for; nothing said means all."""
+    """Selection of datasets, views and samples; an empty field selects all."""
 
     datasets: Sequence[str] = ()  # names, or name@fingerprint
     views: Sequence[str] = ()  # backbone, id, or backbone@id
@@ -39,13 +39,16 @@ class Selection:
 
     @property
     def by_sample(self) -> bool:
-        """Are there samples to be left out?"""
+        """Whether samples are left out."""
         return bool(self.splits or self.samples)
+
+
+ALL = Selection()
 
 
 @dataclass
 class Subset:
-    """A part of a store: a manifest, and where files lie that were made for it."""
+    """Subset of a store: its manifest, and the folder of files that were made for it."""
 
     store: FeatureStore
     staging: Path  # laid out like a store
@@ -53,7 +56,7 @@ class Subset:
     made: set[str] = field(default_factory=set)  # folders that lie in `staging`
 
     def tables(self, view_id: str, entry: SegmentEntry) -> Path:
-        """The folder of a segment of this subset, with its small arrays."""
+        """Return the folder with the small arrays of a segment of the subset."""
         name = layout.segment_path(view_id, entry.id)
         return self.staging / name if name in self.made else self.store.tables(view_id, entry)
 
@@ -67,9 +70,13 @@ class Subset:
 def select(
     store: FeatureStore, wanted: Selection, staging: Path, known: Mapping[str, SegmentEntry] | None = None
 ) -> Subset:
-    """The part of a store that is meant. Raises UnknownNameError or ConfigError where there is no such part.
+    """Return a subset of a store. Raises UnknownNameError or ConfigError where the selection is empty.
 
-    `known` are segments, by id, that the other side has: they are not made again.
+    Args:
+        store: The store.
+        wanted: The selection.
+        staging: Folder for new segments, laid out like a store.
+        known: Segments, by id, that the target has; they are not made again.
     """
     subset = Subset(store, staging)
     datasets, views, rows = meant(store, wanted)
@@ -87,10 +94,10 @@ def select(
 
 
 def meant(store: FeatureStore, wanted: Selection) -> tuple[set[str], set[str], dict[str, np.ndarray] | None]:
-    """Which corpora, which views, and of each corpus which samples, (n,) bool; None: all of them.
+    """Return the datasets, the views and, for each dataset, the samples (n,) bool of a selection; None for all samples.
 
-    A corpus of which no sample is meant is left out: texts and labels of others are nobody's business. Raises
-    UnknownNameError or ConfigError where there is no such part.
+    A dataset without a selected sample is left out: its texts and labels were not selected either. Raises
+    UnknownNameError or ConfigError where the selection is empty.
     """
     datasets = {store.dataset(name) for name in wanted.datasets} or set(store.manifest.datasets)
     views = _views(store, wanted.views)
@@ -116,7 +123,7 @@ def narrow(subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray) 
 def _part(
     subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray, known: Mapping[str, SegmentEntry]
 ) -> SegmentEntry | None:
-    """What travels of a segment, of which the samples in `kept` (n,) bool are wanted; None: nothing."""
+    """Return a segment with the samples `kept`, (n,) bool, of another; None for no samples."""
     home = subset.tables(view_id, entry)
     sample, start, length = segment.places(home, len(kept))
     wanted = kept[sample]
@@ -131,14 +138,14 @@ def _part(
 
 
 def _share(start: np.ndarray, length: np.ndarray, wanted: np.ndarray) -> float:
-    """How much of the rows of a segment are those of the samples wanted, each row once."""
+    """Return the share of a segment's rows that the selected samples have, each row counted once."""
     _, first = np.unique(start, return_index=True)
-    _, mine = np.unique(start[wanted], return_index=True)
-    return float(length[wanted][mine].sum() / max(1, length[first].sum()))
+    _, selected = np.unique(start[wanted], return_index=True)
+    return float(length[wanted][selected].sum() / max(1, length[first].sum()))
 
 
 def _copied(subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray) -> SegmentEntry | None:
-    """A new segment with the hidden states of some samples of another."""
+    """Copy the hidden states of some samples of a segment into a new one."""
     home = subset.tables(view_id, entry)
     rows, failures = segment.table(home, kept), segment.failures(home, entry, kept)
     if not rows and not failures:
@@ -172,7 +179,7 @@ def _copied(subset: Subset, view_id: str, entry: SegmentEntry, kept: np.ndarray)
 
 
 def _form(store: FeatureStore, view: View, entry: SegmentEntry) -> Form:
-    """How the data of a segment is cut, where it is cut as we do it; else how we would."""
+    """Return chunk and shard sizes of a segment's data, or the usual ones where another program wrote it."""
     data = Data(store.path / layout.segment_path(view.id, entry.data_id) / "data", store.blocks)
     if data.grid is None:
         return Form.of(view.dim, str(view.attributes["dtype"]))
@@ -186,7 +193,7 @@ def _as_stored(values: np.ndarray, form: Form) -> np.ndarray:
 
 
 def _name(entry: SegmentEntry, kept: np.ndarray, how: str) -> str:
-    """A name that follows from a segment and the samples kept of it: its time, and a hash in place of chance."""
+    """Return a segment name that depends on a segment and the samples kept of it: its time, and a hash."""
     what = hashlib.sha256(f"{how} {entry.id} {entry.failed} ".encode() + np.packbits(kept).tobytes())
     return entry.id[:16] + what.hexdigest()[:8]
 
@@ -195,21 +202,21 @@ def _views(store: FeatureStore, wanted: Sequence[str]) -> set[str]:
     known = {v.id: v for fingerprint in store.manifest.datasets for v in store.views(fingerprint)}
     if not wanted:
         return set(store.manifest.views)
-    found = set()
+    selected = set()
     for text in wanted:
         fit = {view_id for view_id, view in known.items() if view.is_called(text)}
         if not fit:
             raise UnknownNameError("view in this store", text, sorted({v.name for v in known.values()} | set(known)))
-        found |= fit
-    return found
+        selected |= fit
+    return selected
 
 
 def _rows(store: FeatureStore, wanted: Selection, datasets: set[str]) -> dict[str, np.ndarray]:
-    """Dataset -> (n,) bool: which samples are wanted."""
+    """Return the selected samples of each dataset, (n,) bool."""
     ids = sorted(_ids(wanted.samples)) if wanted.samples else None
     if unknown := [split for split in wanted.splits if split not in list(Split)]:
         raise UnknownNameError("split", unknown[0], list(Split))
-    found, seen = {}, set[str]()
+    selected, seen = {}, set[str]()
     for fingerprint in datasets:
         index = store.index(fingerprint)
         kept = np.isin(index.split, [layout.SPLITS.index(Split(s)) for s in wanted.splits or list(Split)])
@@ -221,27 +228,27 @@ def _rows(store: FeatureStore, wanted: Selection, datasets: set[str]) -> dict[st
             named[rows[rows >= 0]] = True
             kept &= named
             seen.update(id for id, row in zip(ids, rows.tolist(), strict=True) if row >= 0)
-        found[fingerprint] = kept
+        selected[fingerprint] = kept
     if ids is not None and (lost := [id for id in ids if id not in seen]):
         raise ConfigError(
             f"{wanted.samples} names {len(lost)} of {len(ids)} samples that {store.where} does not have: "
             f"{', '.join(lost[:5])}{' ...' if len(lost) > 5 else ''}",
             fix="take them out, or name the dataset they are of",
         )
-    if not any(kept.any() for kept in found.values()):
-        raise ConfigError(f"no sample of {store.where} is meant", fix="see the splits with `msa cache info`")
-    return found
+    if not any(kept.any() for kept in selected.values()):
+        raise ConfigError(f"no sample of {store.where} is selected", fix="see the splits with `msa cache info`")
+    return selected
 
 
 def _ids(path: Path) -> set[str]:
-    """Ids of a text file, one a line, or of the column `id` of a CSV, TSV or JSONL file."""
+    """Read ids from a text file, one a line, or from the column `id` of a CSV, TSV or JSONL file."""
     try:
         if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson"):
-            found = {str(cells["id"]) for _, cells in records.read(path)[1] if "id" in cells}
+            ids = {str(cells["id"]) for _, cells in records.read(path)[1] if "id" in cells}
         else:
-            found = {line.strip() for line in records.text_of(path).splitlines() if line.strip()}
+            ids = {line.strip() for line in records.text_of(path).splitlines() if line.strip()}
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", fix="name a file with one id a line") from None
-    if not found:
+    if not ids:
         raise ConfigError(f"{path} names no sample", fix="give one id a line, or a CSV or JSONL with a column `id`")
-    return found
+    return ids

@@ -1,8 +1,8 @@
-"""Moving files of a store from one place to another: only what is missing, checked before it has its name.
+"""Transfer files of a store from one place to another: only missing ones, each checked before it gets its name.
 
-A file for a folder grows under a temporary name that says which content it will have, so that an interrupted transfer
-goes on in the middle of it. It is compared with its SHA-256 and then renamed. A file for an object store is checked
-here and put in one piece: it is there whole or not at all.
+A file for a folder grows under a temporary name that contains its SHA-256, so that an interrupted transfer continues
+in the middle of it. It is compared with its SHA-256 and then renamed. A file for an object store is checked here and
+put in one piece, so that it is never there in part.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ AT_ONCE = 8  # files
 
 @dataclass(frozen=True)
 class File:
-    """A file that is to travel: where it is, and what it must be."""
+    """File to send: its place, and the size and hash that it must have."""
 
     source: Site
     name: str
@@ -42,7 +42,7 @@ class File:
 
 @dataclass
 class Sent:
-    """What a transfer moved; files that were there already do not count."""
+    """Files and bytes that a transfer sent; files that the target had do not count."""
 
     files: int = 0
     nbytes: int = 0
@@ -51,43 +51,43 @@ class Sent:
         self._lock = threading.Lock()
 
     def add(self, nbytes: int) -> None:
-        """One more file, of which so many bytes travelled."""
+        """Count a file of which so many bytes were sent."""
         with self._lock:
             self.files, self.nbytes = self.files + 1, self.nbytes + nbytes
 
 
 def send(files: list[File], target: Site, progress: Progress = Progress()) -> Sent:
-    """Bring files to a place, several at once, large ones first. Raises StoreError where one is not what it must be."""
+    """Send files to a place, several at once, large ones first. Raises StoreError for one of another size or hash."""
     sent = Sent()
     if isinstance(target, Disk):
         _check_room(files, target)
     progress.begin(f"to {target}", sum(file.size for file in files))
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="msa-transfer")
     try:
-        tasks = [pool.submit(_bring, file, target, sent, progress) for file in sorted(files, key=lambda f: -f.size)]
+        tasks = [pool.submit(_send, file, target, sent, progress) for file in sorted(files, key=lambda f: -f.size)]
         for task in tasks:
             task.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # what was begun is finished or left to be gone on with
+        pool.shutdown(cancel_futures=True)  # files that were begun are finished, or continued later
         progress.end()
     return sent
 
 
 def _check_room(files: Sequence[File], target: Disk) -> None:
-    """Raise StoreError where files need more of a disk than is free; what an earlier transfer left there counts."""
+    """Refuse files that need more room than is free, less what an earlier transfer left. Raises StoreError."""
     free = shutil.disk_usage(target.store).free
     needed = sum(file.size for file in files)
     if needed > free:
-        needed -= sum(_there(target.store / file.name, file) for file in files)
+        needed -= sum(_present_bytes(target.store / file.name, file) for file in files)
     if needed > free:
         raise StoreError(
-            f"{target}: {needed:,} bytes are to come, {free:,} bytes are free",
+            f"{target}: {needed:,} bytes are needed, {free:,} bytes are free",
             fix="free some space, name a folder on another disk, or pull a part: --dataset, --view, --split",
         )
 
 
-def _there(path: Path, file: File) -> int:
-    """How many bytes of a file are on the disk, whole or under a temporary name."""
+def _present_bytes(path: Path, file: File) -> int:
+    """Return how many bytes of a file are on the disk, whole or under a temporary name."""
     for known in (path, path.with_name(f"{TEMPORARY}{file.sha256[:32]}")):
         with suppress(OSError):
             return min(os.lstat(known).st_size, file.size)
@@ -95,27 +95,27 @@ def _there(path: Path, file: File) -> int:
 
 
 def settle(name: str, data: bytes, target: Site) -> bytes:
-    """Make a small file that others may be making too, with other content; returns what it holds in the end."""
+    """Make a small file that others may make too, with other content; return what it holds in the end."""
     return data if target.add(name, data) else target.read(name)
 
 
 def check(file: File, data: bytes) -> bytes:
-    """The same bytes, once they were found to be those of the file. Raises StoreError."""
+    """Return the bytes of a file after comparing their hash. Raises StoreError."""
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise damaged(file)
     return data
 
 
 def damaged(file: File) -> StoreError:
-    """The error for a file that is not what the manifest of its store says."""
+    """Return the error for a file that does not match the manifest of its store."""
     return StoreError(
         f"{file.source}/{file.name} does not match the SHA-256 in its manifest, {file.sha256[:16]}…",
-        fix="nothing of it was taken over; `msa cache verify` where it lies says what else is damaged, and "
+        fix="nothing of it was copied; run `msa cache verify` at its place to see what else is damaged; "
         "`msa cache repair` drops what is damaged there",
     )
 
 
-def _bring(file: File, target: Site, sent: Sent, progress: Progress) -> None:
+def _send(file: File, target: Site, sent: Sent, progress: Progress) -> None:
     if _has(target, file):
         progress.advance(file.size)
     elif isinstance(target, Disk):
@@ -134,11 +134,11 @@ def _bring(file: File, target: Site, sent: Sent, progress: Progress) -> None:
 
 
 def _has(target: Site, file: File) -> bool:
-    """Did an earlier transfer bring it? In a folder it is read again; object stores take nothing that is not whole."""
+    """Return whether an earlier transfer sent it; in a folder it is hashed again, objects are always whole."""
     if isinstance(target, Disk):
         path = target.store / file.name
-        there = local_files.lstat(target.store, path)
-        if there is None or not stat.S_ISREG(there.st_mode) or there.st_size != file.size:
+        status = local_files.lstat(target.store, path)
+        if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
             return False
         if limits.sha256(path) != file.sha256:
             return False
@@ -158,21 +158,21 @@ def _check(path: Path, file: File) -> None:
 
 
 def _download(file: File, root: Path, path: Path, sent: Sent, progress: Progress) -> None:
-    """Under a temporary name that tells the content, from where an earlier attempt stopped; then under its own."""
+    """Download under a temporary name with the hash, from where an earlier attempt stopped, and then rename."""
     local_files.make_folder(root, path.parent)
     temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}")
     growing = _growing(root, temporary)
-    if not _alone(growing):  # another transfer brings the same: each its own
+    if not _locked(growing):  # another transfer downloads the same: each into its own file
         growing.close()
         temporary = path.with_name(f"{TEMPORARY}{file.sha256[:32]}-{os.getpid()}-{threading.get_ident()}")
         growing = _growing(root, temporary)
     with growing:
         try:
-            found = _taken_up(growing, file, progress)
+            hashed = _hash_of_begun(growing, file, progress)
             before = growing.tell()
-            persistently(lambda: _append(growing, found, file, progress), so_far=growing.tell)
-            if growing.tell() != file.size or found.hexdigest() != file.sha256:
-                growing.truncate(0)  # or it would be gone on with
+            persistently(lambda: _append(growing, hashed, file, progress), so_far=growing.tell)
+            if growing.tell() != file.size or hashed.hexdigest() != file.sha256:
+                growing.truncate(0)  # or the next attempt would continue it
                 raise damaged(file)
             os.fsync(growing.fileno())
             local_files.rename(root, temporary, path)
@@ -188,27 +188,27 @@ def _growing(root: Path, path: Path) -> BinaryIO:
     return open(local_files.opened(root, path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
 
 
-def _taken_up(growing: BinaryIO, file: File, progress: Progress) -> "hashlib._Hash":
-    """The hash of what is there already; the position is behind it."""
-    found = hashlib.sha256()
+def _hash_of_begun(growing: BinaryIO, file: File, progress: Progress) -> "hashlib._Hash":
+    """Hash what an earlier attempt left, and move the position behind it."""
+    hashed = hashlib.sha256()
     if growing.seek(0, os.SEEK_END) > file.size:
         growing.truncate(0)
     growing.seek(0)
     while piece := growing.read(PIECE):
-        found.update(piece)
+        hashed.update(piece)
         progress.advance(len(piece))
-    return found
+    return hashed
 
 
-def _append(growing: BinaryIO, found: "hashlib._Hash", file: File, progress: Progress) -> None:
+def _append(growing: BinaryIO, hashed: "hashlib._Hash", file: File, progress: Progress) -> None:
     try:
         if growing.tell() < file.size:
             for piece in file.source.stream(file.name, growing.tell(), file.size):
                 if growing.tell() + len(piece) > file.size:
                     raise _Grown
                 growing.write(piece)
-                growing.flush()  # also to whoever goes on with it after a kill
-                found.update(piece)
+                growing.flush()  # so that after a kill the next attempt continues here
+                hashed.update(piece)
                 progress.advance(len(piece))
     except FileNotFoundError:
         raise absent(file) from None
@@ -218,10 +218,10 @@ def _append(growing: BinaryIO, found: "hashlib._Hash", file: File, progress: Pro
 
 
 class _Grown(Exception):
-    """There is more of a file than there should be."""
+    """A file is longer than its manifest says."""
 
 
-def _alone(file: BinaryIO) -> bool:
+def _locked(file: BinaryIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -230,9 +230,10 @@ def _alone(file: BinaryIO) -> bool:
 
 
 def absent(file: File) -> StoreError:
+    """Return the error for a file that its manifest names and its place does not have."""
     return StoreError(
         f"{file.source} has no file {file.name}, which its manifest names",
-        fix="it was removed there, or did not arrive: `msa cache verify` where it lies says what it concerns",
+        fix="it was removed there, or did not arrive: run `msa cache verify` at its place to see what is affected",
     )
 
 
@@ -240,6 +241,6 @@ def files(source: Site, needed: Mapping[str, Files]) -> list[File]:
     """Return the files of some folders of a place; `needed` is {folder: its files}."""
     return [
         File(source, f"{folder}/{name}", size, digest)
-        for folder, there in needed.items()
-        for name, (size, digest) in there.items()
+        for folder, files_of_folder in needed.items()
+        for name, (size, digest) in files_of_folder.items()
     ]

@@ -47,13 +47,13 @@ def push(
     Sends only what is missing; readers see nothing until the upload is complete. Asks first if the licence of a dataset
     or of weights does not allow redistribution.
     """
-    from msa.cache.share import sync
+    from msa.cache.share import licences, sync
     from msa.cache.share.subset import Selection
 
     opened = open_store(store)
     wanted = Selection(dataset or (), view or (), split or (), samples)
     if not i_may_share:
-        _confirm_right(sync.restrictions(opened, wanted))
+        _confirm_right(licences.restrictions(opened, wanted))
     _print(sync.push(opened, to, wanted, Bytes()), json_)
 
 

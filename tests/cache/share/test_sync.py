@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from msa.cache.maintain.verify import verify
-from msa.cache.share import sync
+from msa.cache.share import licences, sync
 from msa.cache.share.subset import Selection
 from msa.cache.storage import site as remote
 from msa.cache.store import FeatureStore
@@ -284,7 +284,7 @@ def big(path, megabytes=3):
 
 def test_data_that_was_swept_at_the_moment_of_publication_is_not_named(full, tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "keeps_data", lambda parent, entry: entry.samples != 9)
-    with pytest.raises(StoreError, match="1 segments point to was swept"):
+    with pytest.raises(StoreError, match="gc collected the data of 1 segments"):
         sync.push(full, tmp_path / "copy")
     assert held(tmp_path / "copy") == list(range(10))
     monkeypatch.undo()
@@ -296,7 +296,7 @@ def test_a_pull_that_was_killed_goes_on_in_the_middle_of_a_file(tmp_path):
     source = big(tmp_path / "store")
     code = f"""
         from pathlib import Path
-        from msa.cache.share import sync
+        from msa.cache.share import licences, sync
         from msa.cache.storage import web
         web.PIECE = 65536
         sync.pull(URL, Path({str(tmp_path / "copy")!r}))
@@ -349,7 +349,7 @@ def test_pushes_of_the_same_samples_at_once_collapse(index, tmp_path, monkeypatc
     one, two = (FeatureStore.create(tmp_path / name) for name in ("one", "two"))
     fill(one, index, rows=range(12), view_id=V)
     fill(two, index, rows=range(8, 19), view_id=V)
-    make, done = sync._make, []
+    make, done = sync._make_store, []
 
     def late(target):
         make(target)
@@ -357,7 +357,7 @@ def test_pushes_of_the_same_samples_at_once_collapse(index, tmp_path, monkeypatc
             done.append(1)
             sync.push(two, tmp_path / "to")
 
-    monkeypatch.setattr(sync, "_make", late)
+    monkeypatch.setattr(sync, "_make_store", late)
     sync.push(one, tmp_path / "to")
     assert held(tmp_path / "to") == list(range(19))
     assert verify(FeatureStore.open(tmp_path / "to")) == []
@@ -464,7 +464,7 @@ def licensed(path, redistribution=False, weights="MIT"):
     ],
 )
 def test_what_a_licence_forbids_is_told(tmp_path, data, weights, told):
-    assert [one.what for one in sync.restrictions(licensed(tmp_path / "s", data, weights))] == told
+    assert [one.what for one in licences.restrictions(licensed(tmp_path / "s", data, weights))] == told
 
 
 def test_a_push_that_a_licence_forbids_is_refused_unless_the_user_answers_for_it(msa, tmp_path):  # noqa: F811
