@@ -14,6 +14,7 @@ import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,6 +39,7 @@ DAMAGED = "damaged store, or none that msa wrote: "  # how each refusal begins
 _ID = re.compile(r"[0-9a-z]{1,64}")  # ours are 16 hexadecimal digits
 _SEGMENT = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 _FILE = re.compile(r"(?:[a-z][a-z0-9_]{0,63}/)?zarr\.json|[a-z][a-z0-9_]{0,63}/c(?:[/.][0-9]{1,12}){1,4}")
+_MAX_FILE = 120  # characters of such a name, and more
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODALITY = re.compile(r"text|image|audio|face")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -265,18 +267,26 @@ def _unpacked(name: str, piece: bytes, room: int) -> int | None:
     return int.from_bytes(piece[begin : begin + size], "little") + 256 * (wide == 1) if size else None
 
 
-def check_file(where: Path | str, what: str, name: str, facts: object) -> None:
-    """Refuse a file of a manifest whose name no store has, or whose facts are not [bytes, SHA-256]."""
-    if not _FILE.fullmatch(name):
-        refuse(where, f"{what} names a file {short(name)}")
-    if not isinstance(facts, list) or len(facts) != 2:
-        refuse(where, f"{what} says {short(facts)} of {name}, expected [bytes, SHA-256]")
-    size, digest = facts
-    most = MAX_BYTES if name.startswith("data/c") else MAX_SMALL
-    if type(size) is not int or not 0 <= size < most:
-        refuse(where, f"{what}: {name} has {short(size)} bytes")
-    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-        refuse(where, f"{what}: {name} has SHA-256 {short(digest)}")
+def check_files(where: Path | str, what: str, value: object) -> dict[str, Any]:
+    """Refuse what is no {path: [bytes, SHA-256]} of files that a dataset, view or segment can have; return it."""
+    files = check_object(where, f"files of {what}", value)
+    for name, facts in files.items():
+        if len(name) > _MAX_FILE or not _is_file(name):
+            refuse(where, f"{what} names a file {short(name)}")
+        if not isinstance(facts, list) or len(facts) != 2:
+            refuse(where, f"{what} says {short(facts)} of {name}, expected [bytes, SHA-256]")
+        size, digest = facts
+        most = MAX_BYTES if name.startswith("data/c") else MAX_SMALL
+        if type(size) is not int or not 0 <= size < most:
+            refuse(where, f"{what}: {name} has {short(size)} bytes")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            refuse(where, f"{what}: {name} has SHA-256 {short(digest)}")
+    return files
+
+
+@lru_cache(maxsize=4096)  # the segments of a store have files of the same names
+def _is_file(name: str) -> bool:
+    return bool(_FILE.fullmatch(name))
 
 
 def _check_keys(where: Path | str, encoding: object) -> None:

@@ -30,6 +30,30 @@ class FileEntry(NamedTuple):
 Files = Mapping[str, FileEntry]  # path relative to the folder of the dataset, view or segment -> its entry
 
 
+class _Decoded(Mapping[str, FileEntry]):
+    """Files as JSON holds them, {path: [bytes, SHA-256]}; an entry is made when it is asked for.
+
+    A manifest may name a million files. An object for each would double the time that opening a store takes.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self, known: Mapping[str, Sequence[Any]]) -> None:
+        self._known = known
+
+    def __getitem__(self, name: str) -> FileEntry:
+        return FileEntry(*self._known[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 @dataclass(frozen=True)
 class DatasetEntry:
     """What a manifest says of a dataset: the index of `samples` samples under `index/<fingerprint>/`."""
@@ -58,7 +82,7 @@ class DatasetEntry:
         return {"name": self.name, "samples": self.samples, "files": _plain(self.files)} | _end(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a store may have many
 class SegmentEntry:
     """What a manifest says of a segment: some samples of one dataset in one view.
 
@@ -89,7 +113,8 @@ class SegmentEntry:
         files = _files(where, what, known.get("files"))
         if ("data_of" in known) != ("data_files" in known):
             limits.refuse(where, f"{what} has one of `data_of` and `data_files` without the other")
-        data_of, data_files = None, dict[str, FileEntry]()
+        data_of: str | None = None
+        data_files: Files = {}
         if "data_of" in known:
             data_of = limits.check_name(where, f"data_of of {what}", known["data_of"], "segment")
             data_files = _files(where, what, known["data_files"])
@@ -304,13 +329,9 @@ def checksum(known: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _files(where: Path | str, what: str, value: object) -> dict[str, FileEntry]:
+def _files(where: Path | str, what: str, value: object) -> Files:
     """Decode {path: [bytes, SHA-256]}. Raises StoreError."""
-    files = {}
-    for name, facts in limits.check_object(where, f"files of {what}", value).items():
-        limits.check_file(where, what, name, facts)
-        files[name] = FileEntry(*facts)
-    return files
+    return _Decoded(limits.check_files(where, what, value))
 
 
 def _published(where: Path | str, what: str, known: Mapping[str, Any]) -> int:
@@ -319,7 +340,7 @@ def _published(where: Path | str, what: str, known: Mapping[str, Any]) -> int:
 
 def _rest(known: Mapping[str, Any], *names: str) -> JSON:
     """What a later version says besides."""
-    return {key: value for key, value in known.items() if key not in names}
+    return {} if known.keys() <= set(names) else {key: value for key, value in known.items() if key not in names}
 
 
 def _plain(files: Files) -> dict[str, list[Any]]:
