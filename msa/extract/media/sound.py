@@ -72,12 +72,10 @@ class Wave:
             self._soxr = soxr.ResampleStream(rate, self.target, 1, dtype="float32", quality="HQ")
 
     def _append(self, samples: np.ndarray, last: bool) -> None:
-        if not np.isfinite(samples).all():
-            raise MediaError("samples are not finite")
         if self._soxr is not None:
             samples = self._soxr.resample_chunk(np.ascontiguousarray(samples, np.float32), last=last)
-            if not np.isfinite(samples).all():
-                raise MediaError("samples are not finite")
+        if not np.isfinite(samples).all():
+            raise MediaError("samples are not finite")
         if len(samples):
             self._parts.append(samples)
 

@@ -201,6 +201,7 @@ def test_one_wild_time_stamp_costs_no_other_frame(tmp_path):
     assert fed(1e9, 0.04, 0.08) == [0, 0.04, 0.08]
     assert fed(0, 0.04, 1e5, 1e5 + 0.04) == [0, 0.04, 1e5, 1e5 + 0.04]  # two agree: a hole
     assert fed(0, 0.04, 5, 0.0, 0.04) == [0, 0.04, 5, 5.04, 5.08]  # begins again: joined recordings
+    assert fed(0, 0.04, 12, 10, 10.04) == [0, 0.04, 12, 12.04, 12.08]  # the second of which does not begin at 0
     assert fed(-1e9, -1e9 + 0.04, 0.0, 0.04)[:2] == [-1e9, -1e9 + 0.04]
 
 
