@@ -91,7 +91,8 @@ def predict(
         weights: modality -> local path of its weights, where they are not at the path that the run recorded.
     """
     from msa.extract.device import pick_device
-    from msa.fuse.runs.record import Node, check_recipe
+    from msa.fuse.runs.node import Node
+    from msa.fuse.runs.record import check_recipe
     from msa.fuse.runs.run import Run
 
     run = Run.open(folder)

@@ -13,8 +13,10 @@ from benchmarks.extraction.measure import Row
 from benchmarks.storage import made
 from msa.cache.store import FeatureStore
 from msa.cache.write import reuse
-from msa.fuse.experiments.experiment import Data, Experiment
-from msa.fuse.experiments.sweep import Workers, race
+from msa.fuse.experiments.experiment import Experiment
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.sweep import run_all
+from msa.fuse.experiments.workers import Workers
 from msa.fuse.train.model import Model
 
 SAMPLES, WIDTH, LONGEST = 2000, 384, 32
@@ -55,7 +57,7 @@ def labelled(folder: Path, samples: int) -> FeatureStore:
 
 def _seconds(asked: Experiment, store: FeatureStore, folder: Path, jobs: int) -> float:
     began = time.perf_counter()
-    done, failed = race({asked.model.name: asked}, store, folder, Workers(jobs=jobs), log=lambda line: None)
+    done, failed = run_all({asked.model.name: asked}, store, folder, Workers(jobs=jobs), log=lambda line: None)
     if failed:
         raise RuntimeError(f"{failed}, {done}")
     return time.perf_counter() - began

@@ -36,7 +36,7 @@ def warm(folder: Path, quick: bool) -> list[Row]:
     rows = []
     for size in (16, 64):
         same(ways, data, size)
-        rates = race(ways, data, size, 3 if quick else 60)
+        rates = run_all(ways, data, size, 3 if quick else 60)
         best = max((name for name in rates if name.startswith("h5py")), key=lambda name: median(rates[name]))
         what = f"warm, batches of {size}"
         least = 0.85 if size == 16 else 0.95
@@ -96,7 +96,7 @@ def cold(folder: Path, quick: bool) -> list[Row]:
     ]
 
 
-def race(ways: Mapping[str, Batch], data: Ragged, size: int, rounds: int) -> dict[str, list[float]]:
+def run_all(ways: Mapping[str, Batch], data: Ragged, size: int, rounds: int) -> dict[str, list[float]]:
     """Samples per second of CPU time of each way in every round; all gather the same batches, in a drawn order."""
     chance, out = np.random.default_rng(size), np.zeros((size, data.longest, data.width), np.float16)
     rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -8,7 +8,7 @@ from msa.errors import ConfigError
 
 
 class Task(NamedTuple):
-    """What a race knows of a task."""
+    """What a sweep knows of a task."""
 
     name: str
     seed: int

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Search(NamedTuple):
-    """What a race of searches knows of one; it tells of a trial and never ends."""
+    """What a sweep of searches knows of one; it tells of a trial and never ends."""
 
     model: str
     folder: str
@@ -30,11 +30,11 @@ def settle_in(turns, threads, at_once):
 
 def hold(folder, turns):
     """As a worker: claim a folder, and keep it."""
-    from msa.fuse.experiments import sweep
+    from msa.fuse.experiments import workers
 
     place = os.open(folder, os.O_RDONLY)
     fcntl.flock(place, fcntl.LOCK_EX)
-    sweep._settle_in(turns, None, 1)
+    workers._settle_in(turns, None, 1)
     os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C reaches the whole group: a worker leaves it to the command
     (Path(folder) / "at work").touch()
     time.sleep(60)

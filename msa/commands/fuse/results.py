@@ -53,16 +53,16 @@ def show_(
     One run is shown with all its seeds, its baselines and the paths of its plots. Several runs share one table, which
     shows the settings that differ between them.
     """
-    from msa.fuse.experiments import compare, tables
-    from msa.fuse.experiments.sweep import beside
+    from msa.fuse.experiments import bench_tables, compare, tables
+    from msa.fuse.experiments.sweep import baselines
 
     opened, benches, damaged = compare.opened(runs)
     for why in damaged:
         warn(f"left out: {why}")
     if json_:
-        results = [{"run": str(run.folder), **run.record, **run.metrics, "beside": beside(run)} for run in opened]
+        results = [{"run": str(run.folder), **run.record, **run.metrics, "beside": baselines(run)} for run in opened]
         return as_json([*results, *benches.values()])
-    sheets = [(tables.bench_sheet(table), FILES_OF_A_BENCH.format(folder)) for folder, table in benches.items()]
+    sheets = [(bench_tables.bench_sheet(table), FILES_OF_A_BENCH.format(folder)) for folder, table in benches.items()]
     if len(opened) > 1 and not each:
         sheets.append((tables.compared_sheet(opened), ""))
     else:

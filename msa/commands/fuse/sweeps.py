@@ -61,7 +61,7 @@ def bench(
     datasets, test samples and encoders are the paper's.
     """
     from msa.fuse.experiments import request
-    from msa.fuse.experiments.sweep import Workers
+    from msa.fuse.experiments.workers import Workers
 
     wanted = _request(preset, data, pairing, modalities, view, seeds)
     source = store_of(store)
@@ -94,7 +94,7 @@ def tune(
     runs/tune-DATA/20-trials.
     """
     from msa.fuse.experiments import request
-    from msa.fuse.experiments.sweep import Workers
+    from msa.fuse.experiments.workers import Workers
 
     wanted = _request(preset, data, pairing, modalities, view, seeds)
     source = store_of(store)
@@ -126,8 +126,8 @@ def reproduce(
     hcl:table2 counts weights and operations and needs no data; the paper does not say what its figures count.
     """
     from msa.fuse import files as runfiles
-    from msa.fuse.experiments import papers, request, tables
-    from msa.fuse.experiments.sweep import Workers
+    from msa.fuse.experiments import bench_tables, papers, request, tables
+    from msa.fuse.experiments.workers import Workers
 
     if papers.named(table).settings:
         wanted = _request("default", data, pairing, modalities, view, seeds)
@@ -138,7 +138,7 @@ def reproduce(
     if unused := [name for name, value in given.items() if value]:
         raise ConfigError(f"{table} needs no data", fix=f"leave out {', '.join(unused)}")
     counts, folder = request.complexity(table, out)
-    costs = tables.complexity_sheet(**counts)
+    costs = bench_tables.complexity_sheet(**counts)
     runfiles.write(folder / "complexity.md", f"{tables.markdown(costs)}\n".encode())
     if json_:
         return as_json({"folder": str(folder), **counts})
@@ -157,9 +157,9 @@ def _request(
 def _finish(table: Mapping[str, Any], folder: Path, json_: bool) -> None:
     """Write a table of many heads as Markdown beside its numbers, and print it."""
     from msa.fuse import files as runfiles
-    from msa.fuse.experiments import tables
+    from msa.fuse.experiments import bench_tables, tables
 
-    result = tables.bench_sheet(table)
+    result = bench_tables.bench_sheet(table)
     runfiles.write(folder / "bench.md", f"{tables.markdown(result)}\n".encode())
     if json_:
         return as_json({"folder": str(folder), **table})

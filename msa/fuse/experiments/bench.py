@@ -9,7 +9,7 @@ class, what the parts of the data share, collapsed runs, and paired tests agains
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,44 +17,43 @@ from typing import Any
 import numpy as np
 
 from msa import catalog
-from msa.annotations.cells import Writer
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
 from msa.fuse import metrics
 from msa.fuse.data.table import Table
 from msa.fuse.experiments import cost, leakage, papers
-from msa.fuse.experiments.bench_record import check_bench, check_cost
-from msa.fuse.experiments.experiment import Data, Experiment
-from msa.fuse.experiments.sweep import Workers, race, reason
-from msa.fuse.runs import plots
-from msa.fuse.runs.files import with_null, write_json, written
-from msa.fuse.runs.record import Node
-from msa.fuse.runs.run import Run, machine, make_folder
+from msa.fuse.experiments.bench_record import check_cost, write
+from msa.fuse.experiments.experiment import Experiment
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.sweep import reason, run_all
+from msa.fuse.experiments.workers import Workers
+from msa.fuse.runs.files import with_null, write_json
+from msa.fuse.runs.node import Node
+from msa.fuse.runs.run import Run
+from msa.fuse.runs.summary import machine
 from msa.fuse.train.device import own_device
 from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
 from msa.types import Split, Task
 
-RECORD = "bench.json"
 COST = "cost.json"  # in the folder of each run, so that a bench that is run again measures nothing twice
-SPENT = ("parameters", "flops", "step_bytes", "latency_ms", "per_sample_ms", "seconds_per_epoch")  # in bench.csv
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Candidate:
     """One row: a model, and where it shall see less than all the modalities, which."""
 
     model: Model
     modalities: tuple[str, ...] = ()
 
 
-def heads(names: Sequence[str], preset: str = "default") -> dict[str, Entrant]:
+def heads(names: Sequence[str], preset: str = "default") -> dict[str, Candidate]:
     """Entrants by name; `all` is every head but the probe, which stands beside them anyway."""
     known = [name for name in catalog.names("head") if name != "probe"]
     wanted = known if list(names) == ["all"] else list(dict.fromkeys(names))
     if not wanted:
         raise ConfigError("no head is named", fix="--models all, or some: --models cmsta,lmf")
-    return {name: Entrant(alike(Model.of(name, preset))) for name in wanted}
+    return {name: Candidate(alike(Model.of(name, preset))) for name in wanted}
 
 
 def alike(model: Model) -> Model:
@@ -63,7 +62,7 @@ def alike(model: Model) -> Model:
 
 
 def bench(
-    entrants: Mapping[str, Entrant],
+    candidates: Mapping[str, Candidate],
     named: Data,
     seeds: Sequence[int],
     store: FeatureStore,
@@ -75,18 +74,18 @@ def bench(
 ) -> dict[str, Any]:
     """Train, test and compare; the table as plain values, which lies in `folder` too.
 
-    A folder with the runs of an interrupted bench is gone on with. An entrant that cannot be trained is named with the
+    A folder with the runs of an interrupted bench is gone on with. A candidate that cannot be trained is named with the
     reason and loses nobody else's work, as are those `lost` before; ConfigError where none can. `searched` is what
     `tune` says of each: trials, pruned, failed, value and the settings that differ from the preset.
     """
     data = named.load(store)
-    probes = {name: Entrant(alike(model), tuple(m)) for name, (model, m) in leakage.probes(data).items()}
-    everyone = {**entrants, **{name: one for name, one in probes.items() if name not in entrants}}
+    probes = {name: Candidate(alike(model), tuple(m)) for name, (model, m) in leakage.probes(data).items()}
+    everyone = {**candidates, **{name: one for name, one in probes.items() if name not in candidates}}
     experiments = {
         name: Experiment(one.model, replace(named, modalities=one.modalities or named.modalities), tuple(seeds))
         for name, one in everyone.items()
     }
-    runs, failed = race(experiments, store, folder / "runs", workers, log)
+    runs, failed = run_all(experiments, store, folder / "runs", workers, log)
     if not runs:
         why = "; ".join(dict.fromkeys(failed.values()))
         raise ConfigError(f"none of the heads could be trained: {why}", fix="see the reasons")
@@ -94,7 +93,7 @@ def bench(
     paired = f" (pairing: {data.protocol})" if data.protocol else ""
     corpora = [name.partition("@")[0] for name in named.corpora]
     backbones = {str(m): column.view.name for m, column in data.columns.items()}
-    rows = _rows(data.task, runs, costs, set(probes) - set(entrants))
+    rows = _rows(data.task, runs, costs, set(probes) - set(candidates))
     for row in rows:
         row["printed"] = _printed(runs[row["name"]], corpora, backbones)
     tested = len(data.subset(Split.TEST))
@@ -154,14 +153,14 @@ def _known_cost(run: Run) -> dict[str, Any]:
     return known
 
 
-def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], yardsticks: set[str]) -> list[dict[str, Any]]:
-    """One of each run, the best head first and yardsticks last, each compared with the best head."""
+def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], baselines: set[str]) -> list[dict[str, Any]]:
+    """One of each run, the best head first and baselines last, each compared with the best head."""
     name, sign = metrics.decisive(task)
-    order = sorted(runs, key=lambda one: (one in yardsticks, -sign * _value(runs[one], name)))
+    order = sorted(runs, key=lambda one: (one in baselines, -sign * _value(runs[one], name)))
     best = order[0]
     compared = _against(task, runs[best], {one: runs[one] for one in order if one != best})
     compared[best] = {"best": True}
-    return [_row(one, runs[one], costs[one], one in yardsticks) | compared.get(one, {}) for one in order]
+    return [_row(one, runs[one], costs[one], one in baselines) | compared.get(one, {}) for one in order]
 
 
 def _printed(run: Run, corpora: Sequence[str], backbones: Mapping[str, str]) -> dict[str, float]:
@@ -178,7 +177,7 @@ def _value(run: Run, name: str) -> float:
     return -np.inf if found is None else float(found)
 
 
-def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict[str, Any]:
+def _row(name: str, run: Run, spent: Mapping[str, Any], is_baseline: bool) -> dict[str, Any]:
     seeds = run.metrics["seeds"]
     epochs = sum(row["epochs"] for row in seeds)
     straight = [row for row in seeds if not row["restarted_at"]] or seeds  # the others have the time of two trainings
@@ -187,7 +186,7 @@ def _row(name: str, run: Run, spent: Mapping[str, Any], yardstick: bool) -> dict
     return {
         "name": name,
         "title": name + preset + (" [reconstruction]" if fidelity(run.model) == "C" else ""),
-        "yardstick": yardstick,
+        "yardstick": is_baseline,
         "fidelity": fidelity(run.model),
         "preset": run.model.preset,
         "stopping": {key: getattr(run.model.training, key) for key in ("epochs", "patience")},
@@ -240,55 +239,3 @@ def _majority(data: Table) -> dict[str, Any]:
     corpora = sorted(set(test.corpus.tolist()))
     parts = {name: of(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
     return of(np.ones(len(test), bool)) | {"by_corpus": parts}
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """Return the table that `bench` wrote into a folder. Raises ConfigError where it is damaged or of an older msa."""
-    path = folder / RECORD
-    root = Node.read(path)
-    try:
-        check_bench(root)
-    except ConfigError as error:
-        raise ConfigError(error.what, fix="run the same `msa fuse bench` again: it writes the table anew") from None
-    return dict(root.value)
-
-
-def write(found: Mapping[str, Any], folder: Path) -> None:
-    """bench.json, and the same as CSV and as a picture; experiments/tables.py makes the table people read from it."""
-    make_folder(folder)
-    by = found["decisive"]
-    none = (float("nan"), float("nan"))  # of one group of test samples: the mean is drawn without
-    drawn = [
-        (row["title"], row["values"][by], row["interval"].get(by, none), [seed["values"][by] for seed in row["seeds"]])
-        for row in found["rows"]
-        if row["values"][by] is not None
-    ]
-    constant = {name: one["values"][by] for name, one in found["beside"].items() if one["values"].get(by) is not None}
-    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"], constant)
-    write_json(folder / RECORD, found)
-    rows = [line for row in found["rows"] for line in _flat(row)]
-    rows += [line for name, row in found["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
-    with written(folder / "bench.csv") as file:
-        columns, table = list(dict.fromkeys(name for row in rows for name in row)), Writer(file)
-        table.row(columns)
-        table.rows([row.get(name) for name in columns] for row in rows)
-
-
-def _flat(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of bench.csv, a name and a plain value for everything: of all test samples, then of each corpus alone."""
-    facts = {name: row.get(name) for name in ("name", "yardstick", "preset", "fidelity")}
-    compared = {name: row.get(name) for name in ("behind", "p", "p_holm")}
-    told = {name: " ".join(map(str, row.get(name, ()))) for name in ("collapsed", "restarted")}
-    spent = {name: row.get("cost", {}).get(name) for name in SPENT}
-    printed = {f"printed_{name}": v for name, v in row.get("printed", {}).items()}
-    yield facts | {"corpus": ""} | _scores(row) | compared | told | spent | printed
-    for corpus, part in row.get("by_corpus", {}).items():
-        yield facts | {"corpus": corpus} | _scores(part)
-
-
-def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Values, standard deviations and the ends of intervals, as far as there are any."""
-    sd = {f"sd_{name}": v for name, v in found.get("sd", {}).items()}
-    bounds = found.get("interval", {}).items()
-    ends = {f"{end}_{name}": v[at] for at, end in enumerate(("low", "high")) for name, v in bounds}
-    return {name: found.get(name) for name in ("test_samples", "groups")} | found["values"] | sd | ends

@@ -1,7 +1,16 @@
 """What bench.json holds, checked when a bench is shown: benches are passed on as runs are, see `record`."""
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msa.annotations.cells import Writer
+from msa.errors import ConfigError
 from msa.fuse import metrics
-from msa.fuse.runs.record import MAX_SEED, Node, check_scores, check_setting, task_of
+from msa.fuse.runs import plots
+from msa.fuse.runs.files import make_folder, write_json, written
+from msa.fuse.runs.node import Node
+from msa.fuse.runs.record import MAX_SEED, check_scores, check_setting, task_of
 
 COSTS = ("flops", "step_bytes", "seconds_per_epoch", "latency_ms")
 
@@ -73,3 +82,59 @@ def check_cost(cost: Node) -> None:
     for place in cost.member("epochs_on", []).elements():
         place["device"].text()
         place["threads"].whole()
+
+
+RECORD = "bench.json"
+SPENT = ("parameters", "flops", "step_bytes", "latency_ms", "per_sample_ms", "seconds_per_epoch")  # in bench.csv
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the table that `bench` wrote into a folder. Raises ConfigError where it is damaged or of an older msa."""
+    path = folder / RECORD
+    root = Node.read(path)
+    try:
+        check_bench(root)
+    except ConfigError as error:
+        raise ConfigError(error.what, fix="run the same `msa fuse bench` again: it writes the table anew") from None
+    return dict(root.value)
+
+
+def write(found: Mapping[str, Any], folder: Path) -> None:
+    """bench.json, and the same as CSV and as a picture; experiments/tables.py makes the table people read from it."""
+    make_folder(folder)
+    by = found["decisive"]
+    none = (float("nan"), float("nan"))  # of one group of test samples: the mean is drawn without
+    drawn = [
+        (row["title"], row["values"][by], row["interval"].get(by, none), [seed["values"][by] for seed in row["seeds"]])
+        for row in found["rows"]
+        if row["values"][by] is not None
+    ]
+    constant = {name: one["values"][by] for name, one in found["beside"].items() if one["values"].get(by) is not None}
+    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"], constant)
+    write_json(folder / RECORD, found)
+    rows = [line for row in found["rows"] for line in _flat(row)]
+    rows += [line for name, row in found["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
+    with written(folder / "bench.csv") as file:
+        columns, table = list(dict.fromkeys(name for row in rows for name in row)), Writer(file)
+        table.row(columns)
+        table.rows([row.get(name) for name in columns] for row in rows)
+
+
+def _flat(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of bench.csv, a name and a plain value for everything: of all test samples, then of each corpus alone."""
+    facts = {name: row.get(name) for name in ("name", "yardstick", "preset", "fidelity")}
+    compared = {name: row.get(name) for name in ("behind", "p", "p_holm")}
+    told = {name: " ".join(map(str, row.get(name, ()))) for name in ("collapsed", "restarted")}
+    spent = {name: row.get("cost", {}).get(name) for name in SPENT}
+    printed = {f"printed_{name}": v for name, v in row.get("printed", {}).items()}
+    yield facts | {"corpus": ""} | _scores(row) | compared | told | spent | printed
+    for corpus, part in row.get("by_corpus", {}).items():
+        yield facts | {"corpus": corpus} | _scores(part)
+
+
+def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, standard deviations and the ends of intervals, as far as there are any."""
+    sd = {f"sd_{name}": v for name, v in found.get("sd", {}).items()}
+    bounds = found.get("interval", {}).items()
+    ends = {f"{end}_{name}": v[at] for at, end in enumerate(("low", "high")) for name, v in bounds}
+    return {name: found.get(name) for name in ("test_samples", "groups")} | found["values"] | sd | ends

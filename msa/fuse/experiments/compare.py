@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msa.errors import ConfigError, MsaError
-from msa.fuse.experiments import bench
+from msa.fuse.experiments import bench_record
 from msa.fuse.runs.run import Run
 from msa.fuse.train.model import Model
 
@@ -36,7 +36,7 @@ def opened(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, dict[str, Any
         for path in below:
             try:
                 if os.path.lexists(path / BENCH):
-                    benches[path] = bench.read(path)
+                    benches[path] = bench_record.read(path)
                 else:
                     runs.append(_comparable(path))
             except MsaError as error:

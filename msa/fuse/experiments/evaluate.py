@@ -14,8 +14,9 @@ from msa.errors import ConfigError
 from msa.fuse import metrics
 from msa.fuse.data import pairing
 from msa.fuse.data.table import Table
-from msa.fuse.experiments.experiment import Data, Experiment, store_of
-from msa.fuse.experiments.sweep import beside
+from msa.fuse.experiments.experiment import Experiment, store_of
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.sweep import baselines
 from msa.fuse.runs.run import Run, drawn_only
 from msa.fuse.train.device import own_device
 from msa.fuse.train.evaluation import predict
@@ -92,7 +93,7 @@ def _leak(run: Run, table: Table, own: bool) -> list[str]:
     """What must be said of a leaky pairing; without the row that shows the leak its figures are refused."""
     if not pairing.is_leaky(table.protocol) or not table.drawn:
         return []
-    name, shown = drawn_only(table.drawn), beside(run)
+    name, shown = drawn_only(table.drawn), baselines(run)
     if not own or name not in shown:
         again = shell_command("msa", "fuse", "train", "--like", run.folder) if own else "train on these data"
         raise ConfigError(

@@ -1,111 +1,33 @@
-"""One experiment: which data, which head, which seeds; trained, then tested once, with yardsticks beside it.
+"""One experiment: which data, which head, which seeds; trained, then tested once, with baselines beside it.
 
 The test split is touched in `_test` alone, after every seed of every head has been trained.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from msa.cache.maintain import history
 from msa.cache.storage.site import is_url, shown
 from msa.cache.store import FeatureStore
-from msa.errors import ConfigError, StoreError, UnknownNameError
+from msa.errors import ConfigError
 from msa.fuse import files, metrics
 from msa.fuse.data import memory, pairing
-from msa.fuse.data.table import Normalisation, Table, table
-from msa.fuse.runs.files import subfolder
+from msa.fuse.data.table import Normalisation, Table
+from msa.fuse.experiments.selection import Data
+from msa.fuse.runs.files import claimed, subfolder
 from msa.fuse.runs.record import MAX_SEED
-from msa.fuse.runs.run import CHECKPOINT, FIT, Run, SeedResult, claimed, drawn_only
+from msa.fuse.runs.run import CHECKPOINT, FIT, Run, drawn_only
+from msa.fuse.runs.summary import SeedResult
 from msa.fuse.train.device import own_device
 from msa.fuse.train.evaluation import predict
 from msa.fuse.train.loop import Log, fit
 from msa.fuse.train.model import Model
 from msa.fuse.train.result import TrainResult
-from msa.names import shell_command
-from msa.types import Modality, Split
+from msa.types import Split
 
 SEEDS = (42, 43, 44, 45, 46)  # the CM-STA paper's 42, and four more
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which hidden states of which corpora, and how corpora are paired."""
-
-    corpora: tuple[str, ...]  # names, or name@fingerprint
-    pairing: str = "random"
-    rho: float = 0.5  # of noisy_match
-    pair_seed: int = 42
-    views: Mapping[str, str] = field(default_factory=dict)  # modality -> backbone or view id; else the newest
-    modalities: tuple[str, ...] = ()  # none: all there are
-
-    def __post_init__(self) -> None:
-        if self.pairing not in pairing.PROTOCOLS:
-            raise UnknownNameError("pairing", self.pairing, pairing.PROTOCOLS)
-        if not 0 <= self.rho <= 1:
-            raise ConfigError(f"rho {self.rho:g} is not a probability", fix="give a number from 0 to 1")
-        names = [name.partition("@")[0] for name in self.corpora]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"{' + '.join(names)} names a corpus twice", fix="name each corpus once")
-
-    def load(self, store: FeatureStore) -> Table:
-        """Join labels, hidden states and corpora into one table."""
-        joined = self.joined(store)
-        return joined.only([Modality(m) for m in self.modalities]) if self.modalities else joined
-
-    def joined(self, store: FeatureStore) -> Table:
-        """The same with the modalities of corpora that have none of those that are wanted, but are paired with."""
-        joined: Table | None = None
-        for name in self.corpora:
-            one = table(store, name, self._wanted(store, name))
-            joined = one if joined is None else pairing.pair(joined, one, self.pairing, self.pair_seed, self.rho)
-        assert joined is not None
-        if lost := sorted(set(self.views) - set(joined.columns)):
-            raise ConfigError(
-                f"a view of {lost[0]} is named, and {joined.name} has {', '.join(joined.columns)}",
-                fix="leave that --view out, or add a corpus that has it",
-            )
-        return joined
-
-    def _wanted(self, store: FeatureStore, name: str) -> dict[Modality, str | None]:
-        there = self._there(store, name)
-        wanted = [m for m in Modality if m in there and (not self.modalities or m in self.modalities)]
-        if not wanted and any(self._there(store, other) & set(self.modalities) for other in self.corpora):
-            wanted = [m for m in Modality if m in there]  # the other corpus has it; this one has labels, or is drawn
-        if not wanted:
-            asked = f" of {', '.join(self.modalities)}" if self.modalities else ""
-            raise StoreError(
-                f"{store.where} holds no hidden states{asked} for {name}",
-                fix=shell_command("msa", "extract", "--dataset", name),
-            )
-        return {m: self.views.get(m) for m in wanted}
-
-    @staticmethod
-    def _there(store: FeatureStore, name: str) -> set[Modality]:
-        return {view.modality for view in store.views(name) if view.samples}
-
-
-def choose(store: FeatureStore, modalities: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
-    """Whatever is in the store, when nobody said: the widest corpus, and one that brings what it lacks; and why."""
-    views = {
-        name: [v for v in store.views(name) if v.samples and (not modalities or v.modality in modalities)]
-        for name in store.datasets
-    }
-    with_states = [name for name, found in views.items() if found]
-    if not with_states:
-        asked = f" of {', '.join(modalities)}" if modalities else " yet"
-        raise StoreError(f"{store.where} holds no hidden states{asked}", fix="msa extract --dataset NAME --root PATH")
-    has = {name: {view.modality for view in views[name]} for name in with_states}
-    size = {name: max(view.samples for view in views[name]) for name in with_states}
-    first = max(with_states, key=lambda name: (len(has[name]), size[name]))
-    others = [name for name in with_states if name != first and not has[name] & has[first]]
-    same = [name for name in others if store.index(name).task == store.index(first).task]
-    if same:
-        second = max(same, key=lambda name: size[name])
-        return (first, second), f"{second} brings the {', '.join(sorted(has[second]))} that {first} lacks"
-    alone = f"{first} has {', '.join(sorted(has[first]))}"
-    return (first,), alone if len(with_states) == 1 else f"{alone}, the most of what is in the store"
 
 
 @dataclass(frozen=True)
@@ -167,11 +89,11 @@ def run(
     store: FeatureStore,
     folder: Path,
     log: Log = lambda line: None,
-    yardsticks: bool = True,
+    baselines: bool = True,
 ) -> Run:
     """Train, test once, write the run's folder. A folder that was interrupted is taken up where it stopped.
 
-    Without `yardsticks` no probe is trained beside it: for a caller that shows the run next to probes of its own.
+    Without `baselines` no probe is trained beside it: for a caller that shows the run next to probes of its own.
     """
     _, experiment, data = begin(experiment, store, folder)
     with claimed(folder):
@@ -181,7 +103,7 @@ def run(
             return result
         log(_told(data))
         main = _train(experiment.model, data, experiment.seeds, own_device(), subfolder(folder, "seeds"), log)
-        others = _beside(main) if yardsticks else {}
+        others = _baselines(main) if baselines else {}
         beside = {name: _train(model, one, experiment.seeds, own_device()) for name, (model, one) in others.items()}
         _test(result, main, beside, own_device())
         return Run.open(folder)
@@ -281,8 +203,8 @@ def _kept(path: Path) -> TrainResult:
         files.damaged(path, error)
 
 
-def _beside(main: _Trained) -> dict[str, tuple[Model, Table]]:
-    """The yardsticks of every result: a linear probe, and where pairing leaks, a probe of what was drawn, alone."""
+def _baselines(main: _Trained) -> dict[str, tuple[Model, Table]]:
+    """The baselines of every result: a linear probe, and where pairing leaks, a probe of what was drawn, alone."""
     probe, data = Model.of("probe"), main.data
     rows = {} if main.model.name == "probe" else {"probe": (probe, data)}
     if pairing.is_leaky(data.protocol) and data.drawn:

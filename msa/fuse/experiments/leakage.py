@@ -9,7 +9,7 @@ from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.fuse.data import pairing
 from msa.fuse.data.table import Table
-from msa.fuse.experiments.experiment import Data
+from msa.fuse.experiments.selection import Data
 from msa.fuse.runs.run import drawn_only
 from msa.fuse.train.model import Model
 from msa.types import Modality, Split

@@ -13,7 +13,7 @@ from msa.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Setting:
-    """What a table was measured on; figures of another setting are no yardstick for ours."""
+    """What a table was measured on; figures of another setting are no baseline for ours."""
 
     corpora: tuple[str, ...]
     test_samples: int

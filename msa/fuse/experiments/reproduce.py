@@ -14,12 +14,11 @@ from msa import catalog
 from msa.annotations.cells import Writer
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
-from msa.fuse.experiments import bench, cost, papers
-from msa.fuse.experiments.experiment import Data
-from msa.fuse.experiments.sweep import Workers
+from msa.fuse.experiments import bench, bench_record, cost, papers
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.workers import Workers
 from msa.fuse.runs import plots
-from msa.fuse.runs.files import write_json, written
-from msa.fuse.runs.run import make_folder
+from msa.fuse.runs.files import make_folder, write_json, written
 from msa.fuse.train.device import own_device
 from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
@@ -30,12 +29,12 @@ COMPLEXITY_DIMS = {Modality.TEXT: 768, Modality.AUDIO: 74, Modality.FACE: 35}  #
 COMPLEXITY_STEPS = {Modality.TEXT: 50, Modality.AUDIO: 500, Modality.FACE: 500}
 
 
-def entrants(experiment: papers.Experiment) -> dict[str, bench.Entrant]:
+def candidates(experiment: papers.Experiment) -> dict[str, bench.Candidate]:
     """One for each row of a table. Raises ConfigError where a head it names is not there."""
     if lacking := sorted({row.model for row in experiment.rows} - set(catalog.names("head"))):
         raise ConfigError(f"{experiment.title} needs {', '.join(lacking)}", fix="see `msa fuse list`")
     return {
-        row.label: bench.Entrant(bench.alike(Model.of(row.model, experiment.preset, row.settings)))
+        row.label: bench.Candidate(bench.alike(Model.of(row.model, experiment.preset, row.settings)))
         for row in experiment.rows
     }
 
@@ -59,7 +58,7 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run a table of a paper; what `bench` gives, with `printed` for each row where the setting is the paper's."""
     experiment = papers.named(name)
-    found = bench.bench(entrants(experiment), named, seeds, store, folder, workers, log)
+    found = bench.bench(candidates(experiment), named, seeds, store, folder, workers, log)
     nearest, differs = differences(experiment, found)
     of = {row.label: row.printed for row in experiment.rows if row.printed and not differs}
     for row in found["rows"]:
@@ -68,7 +67,7 @@ def reproduce(
     found |= {"title": f"{experiment.title}, on {found['title']}", "audits": [*found["audits"], *told]}
     if experiment.remark:
         found["audits"].append(f"of the paper: {experiment.remark}")
-    bench.write(found, folder)
+    bench_record.write(found, folder)
     return found
 
 
@@ -86,7 +85,7 @@ def complexity(experiment: papers.Experiment, folder: Path) -> dict[str, Any]:
     rows = [
         {"name": label, "printed": dict(row.printed[0])}
         | asdict(cost.at(partial(one.model.build, dims, task), COMPLEXITY_STEPS, dims, task, own_device()))
-        for (label, one), row in zip(entrants(experiment).items(), experiment.rows, strict=True)
+        for (label, one), row in zip(candidates(experiment).items(), experiment.rows, strict=True)
     ]
     found = {"title": experiment.title, "rows": rows, "remark": experiment.remark}
     make_folder(folder)

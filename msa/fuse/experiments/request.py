@@ -12,11 +12,12 @@ from msa.cache.store import FeatureStore
 from msa.config import by_modality, modality
 from msa.errors import ConfigError
 from msa.fuse.experiments import bench as benching
-from msa.fuse.experiments import experiment, papers
+from msa.fuse.experiments import experiment, papers, selection
 from msa.fuse.experiments import reproduce as reproducing
 from msa.fuse.experiments import tune as tuning
-from msa.fuse.experiments.experiment import SEEDS, Data, Experiment
-from msa.fuse.experiments.sweep import Workers
+from msa.fuse.experiments.experiment import SEEDS, Experiment
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.workers import Workers
 from msa.fuse.runs.run import Run
 from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
@@ -87,8 +88,8 @@ def bench(
     data = _data(asked, opened, log)
     folder = out or RUNS / f"bench-{_named(data)}"
     log(f"{', '.join(models)} on {_corpora(data)} from {opened.where} -> {folder}")
-    entrants = benching.heads(models, asked.preset)
-    return benching.bench(entrants, data, _seeds(asked.seeds), opened, folder, workers, log), folder
+    candidates = benching.heads(models, asked.preset)
+    return benching.bench(candidates, data, _seeds(asked.seeds), opened, folder, workers, log), folder
 
 
 def tune(
@@ -107,7 +108,7 @@ def tune(
     names = list(benching.heads(models, asked.preset))
     log(f"{trials} trials each of {', '.join(names)} on {_corpora(data)} from {opened.where} -> {folder}")
     found, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, log)
-    winners = {name: benching.Entrant(one.model) for name, one in found.items()}
+    winners = {name: benching.Candidate(one.model) for name, one in found.items()}
     searched = {name: one.searched for name, one in found.items()}
     table = folder / f"{trials}-trials"  # more of them may find other settings, which are another experiment
     return benching.bench(winners, data, _seeds(asked.seeds), opened, table, workers, log, failed, searched), table
@@ -164,7 +165,7 @@ def _data(asked: Request, store: FeatureStore, log: Log) -> Data:
     views = by_modality(asked.views, "--view")
     modalities = tuple(modality(m) for m in asked.modalities.split(",")) if asked.modalities else ()
     if asked.data is None:
-        corpora, why = experiment.choose(store, modalities)
+        corpora, why = selection.choose(store, modalities)
         log(f"no --data: {why}")
     else:
         corpora = tuple(asked.data.split("+"))

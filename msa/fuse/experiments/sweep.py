@@ -1,59 +1,35 @@
 """Many experiments on one store, at once: on the cores or GPUs of this machine, or on a dask cluster.
 
-The unit of work is one seed of one entrant. What is finished is kept in the entrant's folder, so a race that was
-interrupted goes on where it stopped; an entrant that fails is named with its reason, and the others go on.
+The unit of work is one seed of one candidate. What is finished is kept in the candidate's folder, so a sweep that was
+interrupted goes on where it stopped; a candidate that fails is named with its reason, and the others go on.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, MsaError
 from msa.fuse import files
-from msa.fuse.data import loader
 from msa.fuse.experiments import experiment as experiments
 from msa.fuse.experiments.experiment import Experiment
-from msa.fuse.runs.files import subfolder
-from msa.fuse.runs.run import Run, claimed, drawn_only
-from msa.fuse.train.device import choose_card
+from msa.fuse.experiments.workers import Workers, pool
+from msa.fuse.runs.files import claimed, subfolder
+from msa.fuse.runs.run import Run, drawn_only
 from msa.fuse.train.loop import Log
 from msa.names import folder_name
 
-THREADS = "OMP_NUM_THREADS"  # set by whoever starts us: so many for each process, whatever its share would be
 QUIET_S = 8.0  # after so long without news it is said what is being trained
-_training = threading.Lock()  # a process has one generator of random numbers, and a dask worker may have many threads
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Where the seeds are trained: `jobs` processes here, one for each GPU where there are some, or a dask cluster."""
-
-    jobs: int | None = None  # None: as many as there are GPUs, or else cores
-    scheduler: str | None = None  # of dask: tcp://HOST:PORT or its file
-
-    @property
-    def here(self) -> int:
-        """How many processes on this machine."""
-        return self.jobs or torch.cuda.device_count() or _cores()
 
 
 @dataclass(frozen=True)
 class Task:
-    """One seed of one entrant, as plain values: it travels to another process."""
+    """One seed of one candidate, as plain values: it travels to another process."""
 
     name: str
     seed: int
@@ -75,28 +51,28 @@ class Task:
             raise
 
 
-def race(
-    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, log: Log
+def run_all(
+    candidates: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, log: Log
 ) -> tuple[dict[str, Run], dict[str, str]]:
-    """Train every entrant, then test every entrant; its finished runs, and name -> reason of those that failed.
+    """Train every candidate, then test every candidate; its finished runs, and name -> reason of those that failed.
 
-    No entrant is tested before all are trained. Runs lie in `folder`, one folder each, called like the entrant.
+    No candidate is tested before all are trained. Runs lie in `folder`, one folder each, called like the candidate.
     """
     with claimed(folder):
-        return _race(entrants, store, folder.absolute(), workers, log)  # a worker may stand in another folder
+        return _run_all(candidates, store, folder.absolute(), workers, log)  # a worker may stand in another folder
 
 
-def _race(
-    entrants: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, log: Log
+def _run_all(
+    candidates: Mapping[str, Experiment], store: FeatureStore, folder: Path, workers: Workers, log: Log
 ) -> tuple[dict[str, Run], dict[str, str]]:
     runs: dict[str, Run] = {}
     failed: dict[str, str] = {}
     begun: dict[str, tuple[Run, Sequence[int]]] = {}
     tasks = []
-    for name, entrant in entrants.items():
+    for name, candidate in candidates.items():
         home = folder / slug(name)
         try:
-            run, pinned, _ = experiments.begin(entrant, store, subfolder(folder, slug(name)))
+            run, pinned, _ = experiments.begin(candidate, store, subfolder(folder, slug(name)))
         except MsaError as error:
             failed[name] = reason(error)
             log(f"{name}: cannot be trained: {failed[name]}")
@@ -117,16 +93,16 @@ def _race(
             continue
         log(f"testing {name}")
         try:
-            runs[name] = experiments.run(entrants[name], store, run.folder, yardsticks=False)
+            runs[name] = experiments.run(candidates[name], store, run.folder, baselines=False)
         except Exception as error:  # what one of them lacks shall not cost the others their figures
             files.write(run.folder / "error-test.txt", traceback.format_exc().encode())
             failed[name] = f"trained, not tested: {reason(error)}"
             log(f"{name}: {failed[name]}")
-    return {name: runs[name] for name in entrants if name in runs}, failed
+    return {name: runs[name] for name in candidates if name in runs}, failed
 
 
-def beside(run: Run) -> dict[str, Any]:
-    """What the scores of a run are shown beside: its own yardsticks and, where it was one of a race, the linear probe
+def baselines(run: Run) -> dict[str, Any]:
+    """What the scores of a run are shown beside: its own baselines and, where it was one of a sweep, the linear probe
     trained next to it on the same samples and, where corpora were paired, that of what was drawn alone."""
     own, found = dict(run.metrics.get("beside", {})), {}
     drawn = run.facts.drawn
@@ -227,120 +203,3 @@ def reason(error: BaseException) -> str:
     if isinstance(error, BrokenProcessPool):
         return "its process was killed, most likely for want of memory"
     return f"{error.what} ({error.fix})" if isinstance(error, MsaError) else f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def pool(workers: Workers) -> Iterator[Executor]:
-    """Processes to train in. Where the work is broken off, as by Ctrl-C, those on this machine end at once.
-
-    Raises ConfigError where the scheduler does not answer.
-    """
-    if workers.scheduler is not None:
-        from distributed import Client
-
-        where = {"scheduler_file": workers.scheduler} if Path(workers.scheduler).exists() else {}
-        try:
-            client = Client(**where or {"address": workers.scheduler}, timeout=30)
-        except OSError as error:
-            raise ConfigError(
-                f"no dask scheduler answers at {workers.scheduler}: {error}", fix="start one, or leave --scheduler out"
-            ) from None
-        with client, client.get_executor(pure=False) as processes:
-            try:
-                yield _InTurn(processes)
-            except BaseException:
-                processes.shutdown(wait=False)  # cancels what is queued
-                raise
-        return
-    spawn = _Spawn()  # CUDA and thread pools do not survive a fork
-    turns = spawn.SimpleQueue()
-    for n in range(workers.here):
-        turns.put(n)
-    starts = (turns, threads_each(workers.here), workers.here)
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers.here, spawn, initializer=_settle_in, initargs=starts) as processes:
-        try:
-            yield processes
-        except BaseException:  # else the executor waits for what is under way; a future cancelled here would crash it
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-
-
-class _Deaf(SpawnProcess):
-    """A process that Ctrl-C, which reaches all processes of a terminal, does not disturb while it still starts."""
-
-    def start(self) -> None:
-        """Start it with SIGINT blocked, which it inherits; `_serve` then has it ignored."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Spawn(SpawnContext):
-    Process = _Deaf
-
-
-class _InTurn(Executor):
-    """Workers of dask, each of which does one thing at a time however many threads it has, on a card of its own."""
-
-    def __init__(self, processes: Executor) -> None:
-        self._processes = processes
-
-    def submit(self, do: Callable[..., Any], /, *args: Any, **named: Any) -> "Future[Any]":
-        """Have it done by one of them."""
-        return self._processes.submit(_in_turn, do, *args, **named)
-
-
-def _in_turn(do: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    with _training:
-        from distributed import get_client, get_worker
-
-        loader.AT_ONCE, ordinal = _among(get_worker().address, get_client().nthreads())
-        choose_card(ordinal)
-        return do(*args, **named)
-
-
-def _among(address: str, workers: Iterable[str]) -> tuple[int, int]:
-    """How many of dask's workers are on the machine of one of them, itself included, and its number among these."""
-    from distributed.comm import get_address_host
-
-    host = get_address_host(address)
-    there = sorted({address} | {other for other in workers if get_address_host(other) == host})
-    return len(there), there.index(address)
-
-
-def threads_each(at_once: int) -> int | None:
-    """Of each of so many processes: its share of the cores; None where the environment says how many."""
-    return None if os.environ.get(THREADS) else max(1, _cores() // at_once)
-
-
-def _cores() -> int:
-    """Those this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _settle_in(turns: Any, threads: int | None, at_once: int) -> None:
-    """In a new process: its share of cores and memory, and a GPU of its own where there are several."""
-    _serve()
-    mine = turns.get()
-    if threads:
-        torch.set_num_threads(threads)
-    loader.AT_ONCE = at_once
-    choose_card(mine)
-
-
-def _serve() -> None:
-    """In a new process: leave Ctrl-C, which reaches both, to the command, and end when that is gone, even if killed."""
-    command = multiprocessing.parent_process()
-    if command is None:
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow() -> None:
-        command.join()
-        os._exit(1)  # whatever the training is at: it goes on from its last epoch
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -13,11 +13,9 @@ One folder for each head; a search that was interrupted continues there, and fin
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,16 +27,19 @@ from msa.cache.store import FeatureStore
 from msa.errors import ConfigError
 from msa.fuse.data.table import Normalisation, Subset, Table
 from msa.fuse.experiments.bench import alike
-from msa.fuse.experiments.experiment import Data, Experiment, pin
-from msa.fuse.experiments.sweep import Workers, pool, reason, slug
+from msa.fuse.experiments.experiment import Experiment, pin
+from msa.fuse.experiments.search_space import as_settings, choices, defaults, space
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.sweep import reason, slug
+from msa.fuse.experiments.trial_log import REASON, NewLines, cut_to_whole_lines, trial_line, trial_value
+from msa.fuse.experiments.workers import Workers, pool
 from msa.fuse.files import exists
 from msa.fuse.head import FusionHead
-from msa.fuse.runs.files import write_json
-from msa.fuse.runs.record import Node
-from msa.fuse.runs.run import claimed, make_folder
+from msa.fuse.runs.files import claimed, make_folder, write_json
+from msa.fuse.runs.node import Node
 from msa.fuse.train.device import own_device
 from msa.fuse.train.loop import Log, fit
-from msa.fuse.train.model import Model, declared
+from msa.fuse.train.model import Model
 from msa.types import Split
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 SEED = 42  # of the trials and of the search
 STARTUP = 5  # trials before any is pruned
 FIRST_EPOCHS = 3  # of a trial that are never pruned
-REASON = "reason"  # of a trial that cannot be trained
 LOG = "search.log"
 TOLD = "trials.txt"
 LOOK_S = 1.0  # between two looks for new lines
@@ -133,7 +133,7 @@ def _all_at_once(
     settle: Callable[[Search, "Future[dict[str, Any]]"], None],
 ) -> None:
     """Settle each search as it ends; a line for every trial while they last."""
-    news = [(one.model, _Lines.behind(Path(one.folder) / TOLD)) for one in searches]
+    news = [(one.model, NewLines.behind(Path(one.folder) / TOLD)) for one in searches]
     with pool(replace(workers, jobs=min(workers.here, len(searches)))) as processes:
         futures = {processes.submit(Search.run, one): one for one in searches}
         left = set(futures)
@@ -144,27 +144,6 @@ def _all_at_once(
                     log(f"{name}: {line}")
             for future in done:
                 settle(futures[future], future)
-
-
-@dataclass
-class _Lines:
-    """What is new in a file of lines that another process writes, wherever it runs."""
-
-    path: Path
-    at: int  # bytes that are known
-
-    @classmethod
-    def behind(cls, path: Path) -> "_Lines":
-        return cls(path, path.stat().st_size if exists(path) else 0)
-
-    def new(self) -> list[str]:
-        if not exists(self.path):
-            return []
-        with open(self.path, "rb") as file:
-            file.seek(self.at)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self.at += len(whole + newline)
-        return whole.decode("utf-8", "replace").splitlines()
 
 
 def _found(wanted: Search, best: Mapping[str, Any]) -> Found:
@@ -211,7 +190,7 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
         exists(folder / name)  # what is a link or a pipe is refused before anything is appended to it
     start = _model(wanted.model, wanted.preset)
     _same(folder, wanted, start, data)
-    _mend(folder / LOG)
+    cut_to_whole_lines(folder / LOG)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / LOG)))
     state = optuna.trial.TrialState
     study = optuna.create_study(
@@ -221,7 +200,7 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
         pruner=optuna.pruners.MedianPruner(STARTUP, FIRST_EPOCHS),
     )
     if not _ended(study) and not study.get_trials(deepcopy=False, states=(state.WAITING,)):
-        study.enqueue_trial(_defaults(start))  # a search must not end below where it began
+        study.enqueue_trial(defaults(start))  # a search must not end below where it began
     device = own_device()
     train, valid = data.subset(Split.TRAIN), data.subset(Split.VALID)
     while len(finished := _ended(study)) < wanted.trials:
@@ -240,7 +219,7 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
             trial.set_user_attr(REASON, reason(error))
             study.tell(trial, state=state.FAIL)
         with open(folder / TOLD, "a", encoding="utf-8") as file:
-            print(_line(_ended(study), wanted.trials), file=file)
+            print(trial_line(_ended(study), wanted.trials), file=file)
     finished = finished[: wanted.trials]  # there may be more, of a search that was longer
     if all(trial.state == state.FAIL for trial in finished):
         raise ConfigError(
@@ -248,10 +227,10 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
             fix=f"mend that, and remove {folder}; or train it by itself",
         )
     complete = [trial for trial in finished if trial.state == state.COMPLETE]
-    best = min(complete, key=_value)
+    best = min(complete, key=trial_value)
     failed = [trial for trial in finished if trial.state == state.FAIL]
     return {
-        "settings": _settings(best.params),
+        "settings": as_settings(best.params),
         "value": best.value,
         "trials": len(finished),
         "pruned": sum(trial.state == state.PRUNED for trial in finished),
@@ -264,45 +243,6 @@ def _by_its_settings(error: Exception) -> bool:
     """Would a trial with other settings have come through? A damaged store or a bug fails them all."""
     short = isinstance(error, MemoryError | RuntimeError) and any(words in str(error) for words in NO_ROOM)
     return short or isinstance(error, MemoryError | ConfigError)
-
-
-def _line(finished: Sequence["optuna.trial.FrozenTrial"], trials: int) -> str:
-    """What is told of the last of the trials that have ended."""
-    last = finished[-1]
-    counted = f"trial {len(finished)} of {trials}"
-    if last.state.name == "FAIL":
-        return f"{counted} failed: {last.user_attrs[REASON]}".replace("\n", " ")
-    complete = [_value(trial) for trial in finished if trial.state.name == "COMPLETE"]
-    best = f" (best {min(complete):.4f})" if complete else ""
-    return f"{counted}, {'given up at' if last.state.name == 'PRUNED' else 'validation'} {_value(last):.4f}{best}"
-
-
-def _value(trial: "optuna.trial.FrozenTrial") -> float:
-    return float(trial.value or 0)
-
-
-def _mend(log: Path) -> None:
-    """Cut a log back to its last whole line. A full disk or a killed process leaves half of one, and what optuna
-    appends to that could never be read; the trial it was of is done again."""
-    log.with_name(f"{log.name}.lock").unlink(missing_ok=True)  # of such a process: the folder is claimed, nobody waits
-    if not log.exists():
-        return
-    whole = 0
-    with open(log, "rb") as file:
-        for line in file:
-            if not _is_whole(line):
-                break
-            whole += len(line)
-    if whole < log.stat().st_size:
-        os.truncate(log, whole)
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return line.endswith(b"\n")
 
 
 def _ended(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
@@ -318,7 +258,7 @@ def _same(folder: Path, wanted: Search, start: Model, data: Table) -> None:
     facts = {  # under one fingerprint a store may come to hold more, or fewer
         "hidden_states": {m: int(column.present.sum()) for m, column in data.columns.items()},
         "samples": {part: len(data.subset(part)) for part in (Split.TRAIN, Split.VALID)},
-        "choices": _choices(start),
+        "choices": choices(start),
     }
     mine = json.loads(json.dumps(asked | facts))
     record = folder / "search.json"
@@ -335,41 +275,11 @@ def _same(folder: Path, wanted: Search, start: Model, data: Table) -> None:
     write_json(record, mine)
 
 
-def space(model: Model) -> dict[str, Callable[["optuna.Trial"], Any]]:
-    """What is searched: rate, decay and batch around the preset's, every dropout, and what the head's file names in
-    SEARCH, a setting -> its choices."""
-    own = model.training
-    found: dict[str, Callable[[optuna.Trial], Any]] = {
-        "lr": lambda trial: trial.suggest_float("lr", own.lr / 10, own.lr * 10, log=True),
-        "weight_decay": lambda trial: trial.suggest_float("weight_decay", 0.0, max(0.01, 3 * own.weight_decay)),
-        "batch": lambda trial: trial.suggest_categorical("batch", sorted({16, 32, 64, own.batch})),
-    }
-    for field in fields(model.module.Config):
-        if "dropout" in field.name and isinstance(model.settings[field.name], float):
-            found[field.name] = partial(_dropout, name=field.name)
-    for name, choices in _choices(model).items():
-        found[name] = partial(_choice, name=name, choices=choices)
-    return found
-
-
-def _choices(model: Model) -> dict[str, list[Any]]:
-    """What the head's file names in SEARCH, and the preset's own."""
-    return {name: sorted({*choices, model.settings[name]}) for name, choices in declared(model.module).search.items()}
-
-
-def _dropout(trial: "optuna.Trial", name: str) -> float:
-    return trial.suggest_float(name, 0.0, 0.6)
-
-
-def _choice(trial: "optuna.Trial", name: str, choices: Sequence[Any]) -> Any:
-    return trial.suggest_categorical(name, choices)
-
-
 def _trial(trial: "optuna.Trial", start: Model, train: Subset, valid: Subset, device: str) -> float:
     """The lowest validation criterion of one training."""
     import optuna
 
-    settings = _settings({name: suggest(trial) for name, suggest in space(start).items()})
+    settings = as_settings({name: suggest(trial) for name, suggest in space(start).items()})
     model = _model(start.name, start.preset, settings)
     data = train.table
     by = model.training.criterion(data.task)
@@ -384,14 +294,3 @@ def _trial(trial: "optuna.Trial", start: Model, train: Subset, valid: Subset, de
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
     found = fit(make, train, valid, norm, model.training, SEED, device, after_epoch=judge)
     return found.history[found.best_epoch][by]
-
-
-def _defaults(model: Model) -> dict[str, Any]:
-    """The preset as a point of the space."""
-    values = {**asdict(model.training), **model.settings}
-    return {name: values[name] for name in space(model)}
-
-
-def _settings(params: Mapping[str, Any]) -> list[str]:
-    """Parameters as `--set` takes them."""
-    return [f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()]

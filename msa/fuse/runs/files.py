@@ -1,6 +1,7 @@
 """Formats in the folder of a run or of a sweep: safetensors, CSV, JSON, and folders below it; no link is followed."""
 
 import csv
+import fcntl
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from msa.annotations.cells import plain
 from msa.cache.format import files
+from msa.errors import ConfigError
 from msa.fuse.files import refuse, regular, short, write
 
 MAX_TABLE = 2**28  # bytes of predictions.csv
@@ -132,3 +134,37 @@ def written(path: Path) -> Iterator[io.StringIO]:
     text = io.StringIO(newline="")
     yield text
     write(path, text.getvalue().encode("utf-8"))
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make a folder, and work in it as the only process. Raises ConfigError where another one is at work there.
+
+    Where the file system knows no locks, nobody is kept out.
+    """
+    make_folder(folder)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is at work in {folder}", fix="wait for it, or name another folder with --out"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(place)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run or of many. Raises ConfigError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if files.told(error, folder):
+            raise  # the disk's doing: the command says so
+        raise ConfigError(
+            f"{folder}: no folder can be made there: {error.strerror}", fix="name another folder with --out"
+        ) from None

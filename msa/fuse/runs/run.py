@@ -1,7 +1,7 @@
 """A finished training as a folder that can be read without this package.
 
 run.json            settings, seeds, corpora and views by fingerprint, versions; `--like` takes it back
-metrics.json        every seed's scores, mean and standard deviation, bootstrap intervals, yardsticks
+metrics.json        every seed's scores, mean and standard deviation, bootstrap intervals, baselines
 predictions.csv     one row per seed and test sample; samples of one video, speaker, ... have the same group
 history.csv         losses per seed and epoch
 normalisation.safetensors
@@ -11,16 +11,12 @@ predicted_values.png (values)
 plots/              what `msa fuse plot` drew, each a PNG and a CSV
 """
 
-import fcntl
 import json
 import os
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +24,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from msa import __version__
 from msa.annotations.cells import Writer
 from msa.cache.format import files
 from msa.errors import ConfigError, MsaError
@@ -39,10 +34,12 @@ from msa.fuse.data.table import Normalisation, Subset
 from msa.fuse.files import refuse
 from msa.fuse.head import FusionHead
 from msa.fuse.runs import plots
-from msa.fuse.runs.files import numbers_in, subfolder, table_rows, tensors, write_json, written
-from msa.fuse.runs.record import Facts, Node, check_metrics, decoded
+from msa.fuse.runs.files import make_folder, numbers_in, subfolder, table_rows, tensors, write_json, written
+from msa.fuse.runs.node import Node
+from msa.fuse.runs.predictions import Tested, as_number, in_words
+from msa.fuse.runs.record import Facts, check_metrics, decoded
+from msa.fuse.runs.summary import SeedResult, machine, summary, versions
 from msa.fuse.train.model import Model
-from msa.fuse.train.result import TrainResult
 from msa.names import shell_command
 from msa.types import Modality, Task
 
@@ -51,64 +48,9 @@ FIT = "fit.pt"  # there when that seed is trained
 MACHINE = "machine.json"  # where and with how many threads, if it was another process; all are deleted at the end
 
 
-@dataclass(frozen=True)
-class SeedResult:
-    """One seed: its training, and its outputs (n, task.outputs) on the test split."""
-
-    seed: int
-    fit: TrainResult
-    output: np.ndarray
-    machine: Mapping[str, Any] = field(default_factory=dict)  # it was trained on, see `machine`
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make a folder, and work in it as the only process. Raises ConfigError where another one is at work there.
-
-    Where the file system knows no locks, nobody is kept out.
-    """
-    make_folder(folder)
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another process is at work in {folder}", fix="wait for it, or name another folder with --out"
-            ) from None
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(place)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a run or of many. Raises ConfigError where there can be none."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if files.told(error, folder):
-            raise  # the disk's doing: the command says so
-        raise ConfigError(
-            f"{folder}: no folder can be made there: {error.strerror}", fix="name another folder with --out"
-        ) from None
-
-
 def drawn_only(drawn: Sequence[str]) -> str:
     """The row without which a leaky pairing is not shown: a probe of nothing but what was drawn by the label."""
     return f"probe, {' and '.join(drawn)} only"
-
-
-@dataclass(frozen=True)
-class Tested:
-    """(corpus, id) of every test sample, labels (n,) or (n, classes), groups (n,) as they are numbered in the run, and
-    outputs (n, outputs) of each seed."""
-
-    ids: list[tuple[str, str]]
-    y: np.ndarray
-    group: np.ndarray
-    outputs: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -160,7 +102,7 @@ class Run:
                 )
             return found
         make_folder(folder)
-        about = {"experiment": experiment, "data": facts, "versions": _versions(), "machine": machine()}
+        about = {"experiment": experiment, "data": facts, "versions": versions(), "machine": machine()}
         write_json(folder / "run.json", about | {"begun": datetime.now(UTC).isoformat(timespec="seconds")}, new=True)
         return cls.begin(folder, experiment, facts)  # where another process was faster it is its experiment that counts
 
@@ -281,7 +223,7 @@ class Run:
             try:
                 said = [float(row[column]) for column in columns]
                 group = int(row["group"]) if "group" in row else len(found.get(row["seed"], ()))
-                _number(self.task, row["label"])
+                as_number(self.task, row["label"])
                 if row["seed"] not in seeds or not np.isfinite(said).all() or not 0 <= group < 2**63:
                     raise ValueError("another seed, or a number that cannot be")
             except (KeyError, ValueError) as error:
@@ -290,7 +232,7 @@ class Run:
         first, *others = found.values() or [{}]
         if not first or any(list(other) != list(first) for other in others):
             refuse(path, "does not hold the same samples of every seed")
-        y = np.array([_number(self.task, label) for label, *_ in first.values()])
+        y = np.array([as_number(self.task, label) for label, *_ in first.values()])
         groups = np.array([number for _, number, _ in first.values()], np.int64)
         outputs = [np.array([said for *_, said in of.values()]) for of in found.values()]
         return Tested(list(first), y, groups, outputs)
@@ -333,7 +275,7 @@ class Run:
             group = metrics.in_order(test.groups()[0])
             for row in rows:
                 for corpus, name, number, y, p in zip(test.corpus, test.ids, group, test.y, row.output, strict=True):
-                    said = _words(task, y, p)
+                    said = in_words(task, y, p)
                     table.row([row.seed, corpus, name, number, *said, *(f"{value:.9g}" for value in p)])
 
     def _write_history(self, rows: Sequence[SeedResult]) -> None:
@@ -343,92 +285,3 @@ class Run:
             table.row(["seed", *columns])
             for row in rows:
                 table.rows([row.seed, *map(epoch.get, columns)] for epoch in row.fit.history)
-
-
-def _words(task: Task, y: Any, p: np.ndarray) -> tuple[object, ...]:
-    """Label and, of classes, what is predicted, as they are written down: y a number or (C,), p (outputs,)."""
-    if task.multilabel:
-        return task.named(y > 0), task.named(p > 0.5)
-    return (task.classes[int(y)], task.classes[int(p.argmax())]) if task.classes else (float(y),)
-
-
-def _number(task: Task, label: str) -> Any:
-    """The label that was written down: a class number, a value, or of several labels which hold."""
-    if task.multilabel:
-        return [name in label.split(", ") for name in task.classes]
-    return task.classes.index(label) if task.classes else float(label)
-
-
-def summary(
-    task: Task,
-    test: Subset,
-    rows: Sequence[SeedResult],
-    others: Mapping[str, Sequence[SeedResult]],
-    constant: np.ndarray,
-    head: FusionHead,
-) -> dict[str, Any]:
-    """metrics.json: all scores are of the test split."""
-    group, _ = test.groups()
-
-    def scores(rows: Sequence[SeedResult]) -> dict[str, Any]:
-        cut = lambda at: [replace(row, output=row.output[at]) for row in rows]  # noqa: E731
-        return _whole_and_parts(test, lambda at: _scores(task, test.y[at], group[at], cut(at)))
-
-    found = scores(rows) | {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
-    found["beside"] = {name: scores(other) for name, other in others.items()}
-    found["beside"][metrics.majority_name(task)] = _whole_and_parts(
-        test, lambda at: asdict(metrics.score(task, test.y[at], constant[at])) | {"seeds": []}
-    )
-    return found
-
-
-def _whole_and_parts(test: Subset, scores: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
-    """Scores of the whole test split and, where it is of several corpora, of each by itself."""
-    corpora = sorted(set(test.corpus.tolist()))
-    parts = {name: scores(test.corpus == name) for name in corpora} if len(corpora) > 1 else {}
-    return scores(np.ones(len(test), bool)) | ({"by_corpus": parts} if parts else {})
-
-
-def _scores(task: Task, y: np.ndarray, group: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, Any]:
-    """Each seed's scores, their mean and standard deviation, and the bootstrap interval over how many groups."""
-    scores = [metrics.score(task, y, row.output) for row in rows]
-    values = {name: np.array([s.values[name] for s in scores]) for name in scores[0].values}
-    intervals = metrics.bootstrap(task, y, group, [row.output for row in rows])
-    return {
-        "values": {name: float(v.mean()) for name, v in values.items()},
-        "sd": {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()},
-        "interval": {name: list(bounds) for name, bounds in intervals.items()},
-        "groups": metrics.groups(group),
-        "notes": sorted({note for s in scores for note in s.notes}),
-        "seeds": [_seed(row, s) for row, s in zip(rows, scores, strict=True)],
-    }
-
-
-def _seed(row: SeedResult, score: metrics.Score) -> dict[str, Any]:
-    best = row.fit.history[row.fit.best_epoch]
-    return {
-        "seed": row.seed,
-        "values": dict(score.values),
-        "notes": list(score.notes),
-        **{name: best[name] for name in ("valid_loss", "valid_mae") if name in best},
-        "best_epoch": row.fit.best_epoch + 1,
-        "epochs": len(row.fit.history),
-        "seconds": round(row.fit.seconds, 2),
-        **{name: row.machine[name] for name in ("device", "threads") if name in row.machine},
-        "data_share": round(row.fit.data_seconds / row.fit.seconds, 4) if row.fit.seconds else 0.0,
-        "padding": round(row.fit.padding, 4),
-        "collapsed": row.fit.collapsed,
-        "restarted_at": row.fit.restarted_at,
-        "skipped_steps": row.fit.skipped_steps,
-    }
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "scikit-learn", "zarr")
-    return {"msa": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def machine() -> dict[str, Any]:
-    """What this process computes on, and with how many threads."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}

@@ -273,7 +273,7 @@ LIES = {
 
 def commands(path, out):
     """Name -> what a command does with a store."""
-    from msa.fuse.experiments.experiment import Data
+    from msa.fuse.experiments.selection import Data
 
     opened = lambda: FeatureStore.open(path)  # noqa: E731
     name = next(iter(opened().datasets))

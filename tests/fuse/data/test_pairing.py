@@ -12,7 +12,8 @@ from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data.pairing import PROTOCOLS, is_leaky, pair
 from msa.fuse.data.table import Column
 from msa.fuse.experiments import tables
-from msa.fuse.experiments.experiment import Data, Experiment
+from msa.fuse.experiments.experiment import Experiment
+from msa.fuse.experiments.selection import Data
 from msa.fuse.runs.run import Run
 from msa.fuse.train.model import Model
 from msa.types import Split, Task

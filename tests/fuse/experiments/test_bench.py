@@ -23,13 +23,30 @@ from msa.commands.fuse.results import show_
 from msa.errors import ConfigError, StoreError, UnknownNameError
 from msa.fuse import metrics
 from msa.fuse.data import memory
-from msa.fuse.experiments import bench, compare, cost, leakage, papers, reproduce, request, sweep, tables, tune
+from msa.fuse.experiments import (
+    bench,
+    bench_record,
+    bench_tables,
+    compare,
+    cost,
+    leakage,
+    papers,
+    reproduce,
+    request,
+    search_space,
+    sweep,
+    tables,
+    tune,
+    workers,
+)
 from msa.fuse.experiments.evaluate import evaluate
-from msa.fuse.experiments.experiment import Data, Experiment, pin, run
-from msa.fuse.experiments.sweep import Workers
+from msa.fuse.experiments.experiment import Experiment, pin, run
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.workers import Workers
 from msa.fuse.heads import probe
 from msa.fuse.runs import plots
-from msa.fuse.runs.run import Run, claimed
+from msa.fuse.runs.files import claimed
+from msa.fuse.runs.run import Run
 from msa.fuse.train.model import Model
 from msa.types import SENTIMENT, Split, Task
 from tests.faults import dying
@@ -60,14 +77,14 @@ def single(y):
 
 
 def cmsta(*settings):
-    return bench.Entrant(Model.of("cmsta", settings=[*SMALL, *settings]))
+    return bench.Candidate(Model.of("cmsta", settings=[*SMALL, *settings]))
 
 
 @pytest.fixture
 def done(made, tmp_path, in_this_process):
     """Two heads with two seeds on posts."""
-    entrants = {"cmsta": cmsta(), "text alone": replace(cmsta(), modalities=(TEXT,))}
-    return bench.bench(entrants, Data(("posts",)), (1, 2), made, tmp_path / "out", HERE), tmp_path / "out", entrants
+    candidates = {"cmsta": cmsta(), "text alone": replace(cmsta(), modalities=(TEXT,))}
+    return bench.bench(candidates, Data(("posts",)), (1, 2), made, tmp_path / "out", HERE), tmp_path / "out", candidates
 
 
 def test_every_row_stands_beside_probes_the_majority_and_what_it_costs(done):
@@ -78,7 +95,7 @@ def test_every_row_stands_beside_probes_the_majority_and_what_it_costs(done):
         assert row["cost"]["parameters"] > 0 < row["cost"]["flops"]
         assert row["cost"]["step_bytes"] > 4 * 4 * row["cost"]["parameters"]  # weights, gradients, two moments
         assert len(row["seeds"]) == 2
-    for which in (False, True):  # heads, then yardsticks
+    for which in (False, True):  # heads, then baselines
         best = [row["values"]["f1_weighted"] for row in found["rows"] if row["yardstick"] == which]
         assert best == sorted(best, reverse=True)
     assert [row["yardstick"] for row in found["rows"]] == [False] * 2 + [True] * 3
@@ -87,7 +104,7 @@ def test_every_row_stands_beside_probes_the_majority_and_what_it_costs(done):
     assert json.loads((folder / "bench.json").read_text())["rows"] == json.loads(json.dumps(found["rows"]))
     assert (folder / "bench.csv").read_text().count("\n") == 7  # the majority class too
     assert (folder / "bench.png").stat().st_size > 5000
-    table = tables.markdown(tables.bench_sheet(found))
+    table = tables.markdown(bench_tables.bench_sheet(found))
     assert all(f"| {name} |" in table for name in [*rows, "majority class"])
 
 
@@ -100,9 +117,9 @@ def test_figures_are_those_of_the_runs_it_keeps(done):
 
 
 def test_a_bench_that_is_asked_again_trains_nothing(done, made, monkeypatch):
-    found, folder, entrants = done
+    found, folder, candidates = done
     monkeypatch.setattr(sweep.Task, "do", lambda task: pytest.fail(f"trained {task.name} again"))
-    again = bench.bench(entrants, Data(("posts",)), (1, 2), made, folder, HERE)
+    again = bench.bench(candidates, Data(("posts",)), (1, 2), made, folder, HERE)
     assert [row["values"] for row in again["rows"]] == [row["values"] for row in found["rows"]]
 
 
@@ -134,7 +151,7 @@ def test_a_head_that_fails_is_named_and_the_others_go_on(made, tmp_path, in_this
     found = bench.bench(wanted, Data(("posts",)), (1,), made, tmp_path, HERE)
     assert set(found["failed"]) == {"bad"}
     assert "good" in {row["name"] for row in found["rows"]}
-    assert any(line.startswith("bad could not be trained") for line in tables.bench_sheet(found).remarks)
+    assert any(line.startswith("bad could not be trained") for line in bench_tables.bench_sheet(found).remarks)
 
 
 def test_a_bench_in_two_processes_gives_the_same_figures(done, made, tmp_path):
@@ -150,17 +167,17 @@ def test_a_bench_on_a_dask_cluster_gives_the_same_table(made, tmp_path, in_this_
     """Two workers with two threads each, all in this process: torch has one generator of random numbers for them."""
     from distributed import LocalCluster
 
-    entrants = {name: bench.Entrant(Model.of(name, settings=["epochs=2"])) for name in ("lmf", "tfn", "mutanet")}
-    here = bench.bench(entrants, Data(("posts",)), (1,), made, tmp_path / "here", HERE)
+    candidates = {name: bench.Candidate(Model.of(name, settings=["epochs=2"])) for name in ("lmf", "tfn", "mutanet")}
+    here = bench.bench(candidates, Data(("posts",)), (1,), made, tmp_path / "here", HERE)
     monkeypatch.setattr(sweep, "pool", POOL)
     with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
-        workers = Workers(scheduler=cluster.scheduler_address)
-        there = bench.bench(entrants, Data(("posts",)), (1,), made, tmp_path / "there", workers)
+        cluster_workers = Workers(scheduler=cluster.scheduler_address)
+        there = bench.bench(candidates, Data(("posts",)), (1,), made, tmp_path / "there", cluster_workers)
     assert there["failed"] == {}
     for one, other in zip(here["rows"], there["rows"], strict=True):
         for what in ("name", "values", "sd", "interval", "behind", "p_holm", "collapsed", "seeds"):
             assert one.get(what) == other.get(what), one["name"]
-    assert "trainings on a dask cluster (cpu, 1 thread each)" in str(tables.bench_sheet(there).remarks)
+    assert "trainings on a dask cluster (cpu, 1 thread each)" in str(bench_tables.bench_sheet(there).remarks)
 
 
 def test_processes_share_the_cores_unless_the_number_of_threads_is_given(monkeypatch):
@@ -171,11 +188,11 @@ def test_processes_share_the_cores_unless_the_number_of_threads_is_given(monkeyp
             begun.append(jobs)
             initializer(*initargs)
 
-    monkeypatch.setattr(sweep, "_cores", lambda: 16)
-    monkeypatch.setattr(sweep, "ProcessPoolExecutor", Processes)
-    monkeypatch.setattr(sweep.torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(workers, "_cores", lambda: 16)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Processes)
+    monkeypatch.setattr(workers.torch, "set_num_threads", seen.append)
     monkeypatch.setattr(sweep.Task, "do", lambda task: None)
-    monkeypatch.setattr(sweep.loader, "AT_ONCE", 1)
+    monkeypatch.setattr(workers.loader, "AT_ONCE", 1)
     monkeypatch.delenv("OMP_NUM_THREADS")
     many = [sweep.Task("x", seed, {}, "", 0, "") for seed in range(20)]
     for tasks, jobs in ((many, 2), (many, 16), (many, 20), (many, None), (many[:3], None)):
@@ -191,7 +208,7 @@ def test_a_process_that_dies_takes_no_other_with_it(monkeypatch):
     lines, failed = [], {}
     monkeypatch.setattr(sweep, "QUIET_S", 1e9)  # on a busy machine processes take seconds to begin
     monkeypatch.setattr(sweep.Task, "do", dying.do)
-    monkeypatch.setattr(sweep, "_settle_in", dying.settle_in)
+    monkeypatch.setattr(workers, "_settle_in", dying.settle_in)
     sweep._train([dying.Task(name, 1) for name in ("victim", "refused", "survivor")], HERE, lines.append, failed)
     assert failed == {
         "victim": "its process was killed, most likely for want of memory",
@@ -211,7 +228,7 @@ def test_workers_are_told_whole_paths_and_what_they_put_elsewhere_is_missed(made
     seen = []
     monkeypatch.setattr(sweep, "_train", lambda tasks, *_: seen.extend(tasks))
     wanted = {"a": Experiment(Model.of("probe"), Data(("posts",)), (1, 2))}
-    runs, failed = sweep.race(wanted, made, Path("runs"), HERE, print)
+    runs, failed = sweep.run_all(wanted, made, Path("runs"), HERE, print)
     assert [task.folder for task in seen] == [str(tmp_path / "runs" / "a")] * 2
     assert not runs
     assert failed["a"].startswith(f"seed 1, 2 is not in {tmp_path / 'runs' / 'a'}")
@@ -220,10 +237,10 @@ def test_workers_are_told_whole_paths_and_what_they_put_elsewhere_is_missed(made
 def test_what_cannot_be_tested_costs_the_others_nothing(made, tmp_path, in_this_process, monkeypatch):
     really = sweep.experiments.run
 
-    def fails_for_cmsta(entrant, *args, **named):
-        if entrant.model.name == "cmsta":
+    def fails_for_cmsta(candidate, *args, **named):
+        if candidate.model.name == "cmsta":
             raise RuntimeError("out of memory")
-        return really(entrant, *args, **named)
+        return really(candidate, *args, **named)
 
     monkeypatch.setattr(sweep.experiments, "run", fails_for_cmsta)
     found = bench.bench({"cmsta": cmsta()}, Data(("posts",)), (1,), made, tmp_path, HERE)
@@ -249,7 +266,7 @@ def test_what_a_head_costs_may_be_too_much_to_measure_and_costs_nothing_else(
     assert rows["cmsta"]["values"] == Run.open(tmp_path / "runs" / "cmsta").metrics["values"]
     assert set(rows["cmsta"]["cost"]) == {"parameters", "seconds_per_epoch", "epochs_on"}  # the trainings know these
     assert rows["probe"]["cost"]["flops"] > 0
-    sheet = tables.bench_sheet(json.loads((tmp_path / "bench.json").read_text()))
+    sheet = bench_tables.bench_sheet(json.loads((tmp_path / "bench.json").read_text()))
     assert sheet.rows[0][-4:-2] == ("-", "-")  # operations and memory
     assert "cmsta: what it costs could not be measured: RuntimeError: CUDA out of memory" in sheet.remarks
     with open(tmp_path / "bench.csv") as file:
@@ -259,14 +276,14 @@ def test_what_a_head_costs_may_be_too_much_to_measure_and_costs_nothing_else(
 
 def test_a_folder_that_another_process_works_in_is_left_alone(made, tmp_path):
     with claimed(tmp_path / "runs"), pytest.raises(ConfigError, match="another process is at work"):
-        sweep.race({}, made, tmp_path / "runs", HERE, print)
-    assert sweep.race({}, made, tmp_path / "runs", HERE, print) == ({}, {})
+        sweep.run_all({}, made, tmp_path / "runs", HERE, print)
+    assert sweep.run_all({}, made, tmp_path / "runs", HERE, print) == ({}, {})
 
 
 def test_other_seeds_are_refused_with_the_way_out(done, made):
-    _, folder, entrants = done
+    _, folder, candidates = done
     with pytest.raises(ConfigError, match=r"holds another experiment \(name another folder with --out\)"):
-        bench.bench(entrants, Data(("posts",)), (3,), made, folder, HERE)
+        bench.bench(candidates, Data(("posts",)), (3,), made, folder, HERE)
 
 
 def test_a_row_on_fewer_test_samples_is_said_not_to_be_comparable(done):
@@ -274,7 +291,7 @@ def test_a_row_on_fewer_test_samples_is_said_not_to_be_comparable(done):
     rows = {row["name"]: row for row in found["rows"]}
     assert (rows["probe, image only"]["test_samples"], rows["probe"]["test_samples"]) == (11, 12)
     assert "p_holm" not in rows["probe, image only"]
-    sheet = tables.bench_sheet(found)
+    sheet = bench_tables.bench_sheet(found)
     assert any(r.startswith("probe, image only: on the 11 test samples that have") for r in sheet.remarks)
     assert [row[0] for row in sheet.rows if "best head" in row] == [
         next(r["name"] for r in rows.values() if "best" in r)
@@ -284,12 +301,12 @@ def test_a_row_on_fewer_test_samples_is_said_not_to_be_comparable(done):
 def test_what_a_table_cannot_tell_is_said_under_it(done):
     found, _, _ = done
     rows = [row | {"groups": 4} for row in found["rows"]]
-    few = tables.bench_sheet(found | {"rows": rows}).remarks
+    few = bench_tables.bench_sheet(found | {"rows": rows}).remarks
     compared = sum("p_holm" in row for row in rows)
     assert f"with 4 groups and {compared} comparisons no p can be below {compared / 8:.2f}: this table tells " in str(
         few
     )
-    assert "no p can be below" not in str(tables.bench_sheet(found).remarks)
+    assert "no p can be below" not in str(bench_tables.bench_sheet(found).remarks)
 
 
 def test_heads_that_a_probe_beats_are_named(done):
@@ -299,28 +316,28 @@ def test_heads_that_a_probe_beats_are_named(done):
         for row in rows:
             if row["yardstick"]:
                 row["values"]["f1_weighted"] = best if row["name"] == "probe" else -2.0
-        remarks = tables.bench_sheet(found | {"rows": rows}).remarks
+        remarks = bench_tables.bench_sheet(found | {"rows": rows}).remarks
         assert (said in remarks) if said else not any("beats" in r or "not better than" in r for r in remarks)
 
 
 def test_patience_that_differs_is_told(done):
     found, _, _ = done
     found["rows"][1]["stopping"] = {"epochs": 100, "patience": 32}
-    told = next(r for r in tables.bench_sheet(found).remarks if r.startswith("epochs at most"))
+    told = next(r for r in bench_tables.bench_sheet(found).remarks if r.startswith("epochs at most"))
     assert told.endswith(f"; {found['rows'][1]['name']} 100 and 32")
 
 
 def test_all_heads_of_a_bench_choose_their_epoch_alike():
-    for entrant in bench.heads(["all"]).values():
-        assert entrant.model.training.criterion(Task(low=-3.0, high=3.0)) == "valid_mae"
-        assert entrant.model.training.criterion(SENTIMENT) == "valid_loss"
+    for candidate in bench.heads(["all"]).values():
+        assert candidate.model.training.criterion(Task(low=-3.0, high=3.0)) == "valid_mae"
+        assert candidate.model.training.criterion(SENTIMENT) == "valid_loss"
 
 
 def test_what_was_searched_is_told_with_the_winners(made, tmp_path, in_this_process):
     searched = {"cmsta": {"trials": 8, "pruned": 2, "failed": 1, "value": 0.5, "settings": {"lr": 0.01}}}
     found = bench.bench({"cmsta": cmsta()}, Data(("posts",)), (1,), made, tmp_path, HERE, searched=searched)
     told = "cmsta: tuned on validation (0.5000; 8 trials, 2 given up early, 1 failed): lr=0.01"
-    assert told in tables.bench_sheet(found).remarks
+    assert told in bench_tables.bench_sheet(found).remarks
     assert json.loads((tmp_path / "bench.json").read_text())["searched"] == searched
 
 
@@ -330,12 +347,12 @@ def test_collapsed_seeds_are_told_in_one_line(done):
     for i, row in enumerate(rows := [dict(row) for row in found["rows"]]):
         row |= {"name": f"h{i}", "collapsed": [seeds, seeds[:1]][i] if i < 2 else []}
     told = f"COLLAPSED to one answer, with these seeds: h0 all; h1 {seeds[0]}"
-    assert told in tables.bench_sheet(found | {"rows": rows}).remarks
+    assert told in bench_tables.bench_sheet(found | {"rows": rows}).remarks
 
 
 def test_several_corpora_are_shown_apart_too(made, tmp_path, in_this_process):
     found = bench.bench({"cmsta": cmsta()}, Data(("posts", "voices"), "union"), (1,), made, tmp_path, HERE)
-    shown = [row[0] for row in tables.bench_sheet(found).rows]
+    shown = [row[0] for row in bench_tables.bench_sheet(found).rows]
     assert shown[:3] == ["cmsta", "  on posts", "  on voices"]
     assert shown[-3:] == ["majority class", "  on posts", "  on voices"]
     part = next(row for row in found["rows"] if row["name"] == "probe, audio only")
@@ -344,7 +361,7 @@ def test_several_corpora_are_shown_apart_too(made, tmp_path, in_this_process):
 
 def test_a_table_fits_the_terminal_in_pieces_that_repeat_the_names(done, monkeypatch):
     found, _, _ = done
-    sheet = tables.bench_sheet(found)
+    sheet = bench_tables.bench_sheet(found)
     shown = {}
     for width in (60, 100, 200):
         screen = Console(width=width, file=io.StringIO(), force_terminal=True)
@@ -368,8 +385,8 @@ def test_a_table_fits_the_terminal_in_pieces_that_repeat_the_names(done, monkeyp
     ],
 )
 def test_operations_are_told_in_three_digits(n, said):
-    assert tables._scaled(n) == said
-    assert tables._scaled(n, "B") == said + ("B" if " " in said else " B")
+    assert bench_tables.scaled(n) == said
+    assert bench_tables.scaled(n, "B") == said + ("B" if " " in said else " B")
 
 
 # --- statistics and audits --------------------------------------------------------------------------------------------
@@ -488,7 +505,7 @@ def test_clips_of_one_video_are_drawn_together_everywhere(store, tmp_path, in_th
     pair = [Run.open(tmp_path / "runs" / row["run"]).tested().outputs for row in (best, other)]
     gain, p = metrics.paired(SENTIMENT, tested.y, np.array(named), *pair)
     assert (other["behind"], other["p"]) == (pytest.approx(gain), pytest.approx(p))
-    for sheet in (tables.bench_sheet(found), tables.sheet(run)):
+    for sheet in (bench_tables.bench_sheet(found), tables.sheet(run)):
         assert sheet.remarks[0].endswith("over groups of test samples: videos, speakers, ...; 60 samples in 6]")
         assert sheet.remarks[1].startswith("ROUGH interval: 6 groups of test samples are few")
     with open(tmp_path / "bench.csv") as file:
@@ -506,7 +523,7 @@ def test_a_video_is_another_one_in_another_corpus(store, tmp_path, in_this_proce
     assert run.metrics["groups"] == 13
     assert {name: part["groups"] for name, part in run.metrics["by_corpus"].items()} == {"some": 12, "others": 1}
     assert run.metrics["by_corpus"]["others"]["interval"] == {}
-    for remarks in (tables.sheet(run).remarks, tables.bench_sheet(found).remarks):
+    for remarks in (tables.sheet(run).remarks, bench_tables.bench_sheet(found).remarks):
         assert any(remark.startswith("others: all test samples are of one group") for remark in remarks)
         assert not any("ROUGH" in remark for remark in remarks if not remark.startswith("probe"))
 
@@ -528,7 +545,7 @@ def test_a_run_of_before_there_were_groups_can_be_read(done):
     np.testing.assert_array_equal(old.tested().outputs, new.outputs)
     assert "over single test samples, as an older msa drew them]" in tables.sheet(old).remarks[0]
     rows = [row | {"groups": None} if row["name"] == "cmsta" else row for row in found["rows"]]
-    assert "single test samples" in str(tables.bench_sheet(found | {"rows": rows}).remarks)
+    assert "single test samples" in str(bench_tables.bench_sheet(found | {"rows": rows}).remarks)
 
 
 def test_what_two_corpora_share_is_seen_across_them(store):
@@ -552,7 +569,7 @@ def test_a_run_of_a_leaky_bench_is_shown_beside_the_probe_of_what_was_drawn(made
     assert "(pairing: label_matched, seed 42)" in found["title"]
     run = Run.open(home)
     assert [row[0] for row in tables.sheet(run).rows] == ["cmsta", "probe", name, "majority class"]
-    assert sweep.beside(run)[name]["values"] == alone["values"]
+    assert sweep.baselines(run)[name]["values"] == alone["values"]
     f1 = alone["values"]["f1_weighted"]
     assert any(f"{name} reaches a weighted F1 of {f1:.3f}" in note for note in evaluate(home)[1]["notes"])
     assert name in {row[0] for row in tables.sheet(Run.open(home.parent / alone["run"])).rows}
@@ -611,13 +628,17 @@ def test_a_search_keeps_its_budget_over_an_interruption(made, tmp_path):
     assert tune.search(replace(wanted, trials=5), data) == more  # nothing was left to be done
     assert tune.search(wanted, data)["trials"] == 2  # those of a longer search are no part of a shorter one
     start = Model.of("probe")
-    assert f"lr={start.training.lr:.6g}" in tune._settings(tune._defaults(start))  # the first trial: where it began
+    assert f"lr={start.training.lr:.6g}" in search_space.as_settings(
+        search_space.defaults(start)
+    )  # the first trial: where it began
 
 
 def test_the_winners_are_compared_over_all_seeds(made, tmp_path, in_this_process):
     found, failed = tune.tune(["probe"], "default", Data(("posts",)), made, tmp_path / "searches", 2, HERE)
     assert failed == {}
-    table = bench.bench({"probe": bench.Entrant(found["probe"].model)}, Data(("posts",)), (1, 2), made, tmp_path, HERE)
+    table = bench.bench(
+        {"probe": bench.Candidate(found["probe"].model)}, Data(("posts",)), (1, 2), made, tmp_path, HERE
+    )
     kept = Run.open(tmp_path / "runs" / "probe")
     assert kept.model == found["probe"].model
     assert [seed["seed"] for seed in table["rows"][0]["seeds"]] == [1, 2]
@@ -631,7 +652,7 @@ def test_an_interrupted_search_tries_what_it_would_have_tried(made, tmp_path, dr
     data = tune.without_test(Data(("posts",)).load(made))
     whole = tune.search(probe_search(tmp_path / "a", 12), data)
     straight = list(drawn)
-    assert straight[0] == tune._defaults(Model.of("probe"))
+    assert straight[0] == search_space.defaults(Model.of("probe"))
     drawn.clear()
 
     def killed(*_):
@@ -699,11 +720,11 @@ BEST = {"value": 0.5, "trials": 1, "pruned": 0, "failed": 0}
 @pytest.mark.parametrize("name", catalog.names("head"))
 def test_what_a_head_lets_be_searched_is_a_setting_of_it(name):
     model = Model.of(name)
-    found = tune._defaults(model)
+    found = search_space.defaults(model)
     assert {"lr", "weight_decay", "batch"} <= set(found)
     for key, choices in getattr(model.module, "SEARCH", {}).items():
         for choice in choices:
-            assert Model.of(name, settings=tune._settings({key: choice})).settings[key] == choice
+            assert Model.of(name, settings=search_space.as_settings({key: choice})).settings[key] == choice
 
 
 # --- the papers' tables -----------------------------------------------------------------------------------------------
@@ -712,7 +733,7 @@ def test_what_a_head_lets_be_searched_is_a_setting_of_it(name):
 @pytest.mark.parametrize("name", papers.EXPERIMENTS)
 def test_every_row_of_the_papers_can_be_built(name):
     experiment = papers.named(name)
-    assert len(reproduce.entrants(experiment)) == len(experiment.rows)
+    assert len(reproduce.candidates(experiment)) == len(experiment.rows)
     assert all(len(row.printed) in (0, max(1, len(experiment.settings))) for row in experiment.rows)
 
 
@@ -737,7 +758,7 @@ def test_printed_figures_stand_beside_ours_only_in_the_papers_setting(made, tmp_
         monkeypatch.setitem(papers.EXPERIMENTS, "x:table1", papers.Experiment("X, Table 1", rows, (setting,)))
         folder = tmp_path / str(shown)
         found = reproduce.reproduce("x:table1", Data(("posts",)), (1,), made, folder, HERE)
-        table = tables.markdown(tables.bench_sheet(found))
+        table = tables.markdown(bench_tables.bench_sheet(found))
         assert ("| printed |" in table) == shown
         assert ("0.815" in table or "0.814" in table) == shown
         assert ("the paper on mvsa + tess; 12 test samples, the paper 2,166; text by made.text" in table) != shown
@@ -751,22 +772,22 @@ def test_a_race_is_never_silent_for_long(made, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep.Task, "do", lambda task: (time.sleep(0.5), do(task)))
     lines = []
     wanted = Experiment(Model.of("probe", settings=SHORT), Data(("posts",)), (1,))
-    sweep.race({"probe": wanted}, made, tmp_path, HERE, lines.append)
+    sweep.run_all({"probe": wanted}, made, tmp_path, HERE, lines.append)
     told = [line for line in lines if "passed" in line]
     assert told
     assert re.fullmatch(r"\[0/1\] \d+:\d\d passed; training probe seed 1", told[0])
 
 
 def test_a_finished_bench_is_not_measured_again(done, made, in_this_process, monkeypatch):
-    found, folder, entrants = done
+    found, folder, candidates = done
     monkeypatch.setattr(cost, "measure", lambda *_: pytest.fail("measured again"))
-    again = bench.bench(entrants, Data(("posts",)), (1, 2), made, folder, HERE)
+    again = bench.bench(candidates, Data(("posts",)), (1, 2), made, folder, HERE)
     assert again == found
-    assert bench.read(folder) == found
+    assert bench_record.read(folder) == found
     measured = json.loads((folder / "runs" / "cmsta" / "cost.json").read_text())
     (folder / "runs" / "cmsta" / "cost.json").write_text(json.dumps(measured | {"flops": "many"}))
     monkeypatch.setattr(cost, "measure", cost_of_a_stranger := lambda *_: cost.Cost(1, 2, 3.0, 4.0, 5, {}, 1))
-    anew = bench.bench(entrants, Data(("posts",)), (1, 2), made, folder, HERE)
+    anew = bench.bench(candidates, Data(("posts",)), (1, 2), made, folder, HERE)
     spent = {row["name"]: row["cost"]["flops"] for row in anew["rows"]}
     assert spent.pop("cmsta") == cost_of_a_stranger().flops
     assert spent == {row["name"]: row["cost"]["flops"] for row in found["rows"] if row["name"] != "cmsta"}
@@ -788,7 +809,7 @@ def test_a_damaged_bench_says_so(done):
         spoil(table)
         (folder / "bench.json").write_text(json.dumps(table))
         with pytest.raises(ConfigError, match=r"bench\.json: ") as error:
-            bench.read(folder)
+            bench_record.read(folder)
         assert "msa fuse bench" in error.value.fix
 
 
@@ -800,7 +821,7 @@ def test_a_bench_changed_at_random_is_shown_or_refused_and_no_more(done, tmp_pat
         place, new = rng.choice(places), KeyError if rng.random() < 0.25 else rng.choice(VALUES_OF_STRANGERS)
         (tmp_path / "bench.json").write_text(json.dumps(changed(found, place, new)))
         try:
-            tables.markdown(tables.bench_sheet(bench.read(tmp_path)))
+            tables.markdown(bench_tables.bench_sheet(bench_record.read(tmp_path)))
         except ConfigError:
             refused += 1
         except Exception as error:

@@ -22,8 +22,9 @@ from msa.fuse import metrics
 from msa.fuse.data.table import Column, Normalisation
 from msa.fuse.experiments import experiment, request, tables
 from msa.fuse.experiments.evaluate import evaluate
-from msa.fuse.experiments.experiment import Data, Experiment, choose
+from msa.fuse.experiments.experiment import Experiment
 from msa.fuse.experiments.request import Request
+from msa.fuse.experiments.selection import Data, choose
 from msa.fuse.heads import probe
 from msa.fuse.runs import plots
 from msa.fuse.runs.run import Run
@@ -56,7 +57,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """Fewer bootstrap samples, and yardsticks of a few epochs."""
+    """Fewer bootstrap samples, and baselines of a few epochs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "RESAMPLES", 50)
         patch.setitem(probe.TRAIN, "default", probe.TRAIN["default"] | {"epochs": 4})

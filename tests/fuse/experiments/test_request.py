@@ -7,7 +7,8 @@ import pytest
 from msa.cache.store import FeatureStore
 from msa.fuse.experiments import bench as benching
 from msa.fuse.experiments import experiment, request, sweep
-from msa.fuse.experiments.sweep import Workers, slug
+from msa.fuse.experiments.sweep import slug
+from msa.fuse.experiments.workers import Workers
 from tests.fuse.conftest import add_corpus
 
 HOSTILE = [

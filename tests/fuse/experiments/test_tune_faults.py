@@ -17,10 +17,10 @@ import pytest
 
 from msa import catalog
 from msa.errors import ConfigError, StoreError
-from msa.fuse.experiments import bench, request, sweep, tune
-from msa.fuse.experiments.experiment import Data
-from msa.fuse.experiments.sweep import Workers
-from msa.fuse.runs.run import claimed
+from msa.fuse.experiments import bench, request, search_space, tune, workers
+from msa.fuse.experiments.selection import Data
+from msa.fuse.experiments.workers import Workers
+from msa.fuse.runs.files import claimed
 from msa.fuse.train.model import Model
 from msa.types import SENTIMENT
 from tests.faults import serving
@@ -52,7 +52,7 @@ def wait_for(condition, seconds=20):
 def test_ctrl_c_ends_what_is_under_way_and_begins_nothing_more(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "Search", serving.Search)
     monkeypatch.setattr(tune, "LOOK_S", 0.02)
-    monkeypatch.setattr(sweep, "_settle_in", serving.settle_in)
+    monkeypatch.setattr(workers, "_settle_in", serving.settle_in)
     searches = [serving.Search(name, str(tmp_path / name)) for name in ("under way", "queued", "queued too")]
     for one in searches:
         Path(one.folder).mkdir()
@@ -232,12 +232,12 @@ def test_a_table_is_told_what_its_rows_were_searched_by(made, tmp_path, in_this_
     monkeypatch.setattr(bench, "bench", lambda *args, **named: handed.update(taken.bind(*args, **named).arguments))
     asked = request.Request("", data="posts", seeds="1,")
     request.tune(asked, ["probe"], 3, made.path, tmp_path, HERE, print)
-    best, start = max(drawn, key=lambda row: row["lr"]), tune._defaults(Model.of("probe"))
+    best, start = max(drawn, key=lambda row: row["lr"]), search_space.defaults(Model.of("probe"))
     changed = {name: pytest.approx(value, rel=1e-5) for name, value in best.items() if value != start[name]}
     assert "lr" in changed
     counted = {"trials": 3, "pruned": 0, "failed": 0, "value": -best["lr"]}
     assert handed["searched"] == {"probe": counted | {"settings": changed}}
-    assert handed["entrants"]["probe"].model.training.lr == changed["lr"]
+    assert handed["candidates"]["probe"].model.training.lr == changed["lr"]
 
 
 def test_epochs_are_judged_by_a_search_as_by_its_table():
@@ -254,7 +254,7 @@ def test_what_is_searched_can_be_built_and_holds_every_preset(name):
     assert len(module.SEARCH) <= 2  # twenty trials find their way in few directions
     for preset in module.PRESETS:
         start = Model.of(name, preset)
-        settings = tune._defaults(start)
+        settings = search_space.defaults(start)
         fixed = optuna.trial.FixedTrial(settings)
         assert {key: suggest(fixed) for key, suggest in tune.space(start).items()} == settings
     for key, choices in module.SEARCH.items():

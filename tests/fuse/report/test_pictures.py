@@ -16,7 +16,8 @@ from msa.errors import ConfigError, UnknownNameError
 from msa.fuse import metrics
 from msa.fuse.data.table import Subset
 from msa.fuse.experiments import experiment
-from msa.fuse.experiments.experiment import Data, Experiment
+from msa.fuse.experiments.experiment import Experiment
+from msa.fuse.experiments.selection import Data
 from msa.fuse.heads import hcl, probe
 from msa.fuse.report import panels, pictures
 from msa.fuse.runs import plots

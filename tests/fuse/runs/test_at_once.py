@@ -9,7 +9,8 @@ import pytest
 
 from msa.errors import ConfigError
 from msa.fuse.experiments import request
-from msa.fuse.experiments.experiment import Data, Experiment
+from msa.fuse.experiments.experiment import Experiment
+from msa.fuse.experiments.selection import Data
 from msa.fuse.runs.run import Run
 from msa.fuse.train.model import Model
 

@@ -17,12 +17,14 @@ from msa.errors import ConfigError, MsaError
 from msa.fuse import metrics
 from msa.fuse.experiments import experiment, request, tables, tune
 from msa.fuse.experiments.evaluate import evaluate
-from msa.fuse.experiments.experiment import Data, Experiment
+from msa.fuse.experiments.experiment import Experiment
 from msa.fuse.experiments.request import Request
+from msa.fuse.experiments.selection import Data
 from msa.fuse.experiments.sweep import beside
 from msa.fuse.heads import probe
 from msa.fuse.runs import plots
-from msa.fuse.runs.run import Run, claimed
+from msa.fuse.runs.files import claimed
+from msa.fuse.runs.run import Run
 from msa.fuse.train.model import Model
 from tests.faults.strange_runs import changed, copied, file_of, mutate
 from tests.fuse.conftest import AUDIO
