@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.extraction import overlap, sound, text
 from benchmarks.extraction.measure import Row
+from msa.device import pick_device
 from msa.errors import MsaError
-from msa.extract.device import pick_device
 
 Part = Callable[[Path, bool], list[Row]]
 PARTS: dict[str, Part] = {

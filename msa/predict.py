@@ -90,7 +90,7 @@ def predict(
         device: auto, cpu, cuda or one GPU as cuda:1.
         weights: modality -> local path of its weights, where they are not at the path that the run recorded.
     """
-    from msa.extract.device import pick_device
+    from msa.device import pick_device
     from msa.fuse.runs.node import Node
     from msa.fuse.runs.record import check_recipe
     from msa.fuse.runs.run import Run

@@ -22,7 +22,7 @@ HEAVY = ("torch", "zarr", "numpy", "transformers", "h5py", "PIL", "librosa", "sk
 
 # Room -> what it may import besides itself; the most specific room counts. COMPOSITIONS know everything.
 NOUNS = {"msa.types", "msa.errors", "msa.names", "msa.progress", "msa.regular", "msa.annotations"}
-SETTINGS = {"msa.catalog", "msa.config"}
+SETTINGS = {"msa.catalog", "msa.config", "msa.device"}
 FORMAT = NOUNS | {"msa.cache.format"}
 CACHE = FORMAT | {f"msa.cache.{room}" for room in ("index", "storage", "read", "write", "interop", "store")}
 HEAD = {"msa.fuse.head", "msa.fuse.metrics"}
@@ -36,6 +36,7 @@ ARROWS = {
     "msa.regular": {"msa.errors", "msa.names"},
     "msa.annotations": NOUNS,
     "msa.catalog": {"msa.errors"},
+    "msa.device": {"msa.errors"},
     "msa.config": NOUNS,
     "msa.commands.user_defaults": NOUNS,
     "msa.commands.console": NOUNS,
@@ -57,7 +58,7 @@ ARROWS = {
     "msa.fuse.metrics": NOUNS,
     "msa.fuse.modules": NOUNS | HEAD,
     "msa.fuse.heads": NOUNS | HEAD | {"msa.config"} | {"msa.fuse.modules"},
-    "msa.fuse.data": NOUNS | HEAD | {"msa.cache"},
+    "msa.fuse.data": NOUNS | HEAD | {"msa.cache", "msa.device"},
     "msa.fuse.train": TRAIN,
     "msa.fuse.runs": TRAIN,
     "msa.fuse.experiments": TRAIN | {"msa.fuse.runs"},

@@ -19,8 +19,6 @@ from msa.types import Modality
 if TYPE_CHECKING:
     from msa.extract.job import Job
 
-LIMITED_BY = {"forward": "the model", "decode": "decoding", "write": "writing"}
-
 
 def extract(
     dataset: Annotated[str, typer.Option(help="Name of the dataset; `msa list datasets` lists them.")],
@@ -230,6 +228,8 @@ def print_extracted(reports: Sequence[Any], store: Any, paths: Mapping[Modality,
 
 
 def _remarks(report: Any) -> list[str]:
+    from msa.extract.work.meter import LIMITS
+
     lines = []
     if report.recovered:
         lines.append(f"{count(report.recovered, 'sample')} recovered from an interrupted run")
@@ -241,7 +241,7 @@ def _remarks(report: Any) -> list[str]:
         peak = report.bound == "forward" or report.share > 0.05
         share = f" ({report.share:.0%} of the model's peak throughput)" if peak else ""
         padding = f", {report.padding:.1%} padding" if report.padding else ""
-        lines.append(f"limited by {LIMITED_BY.get(report.bound, report.bound)}{share}{padding}")
+        lines.append(f"limited by {LIMITS[report.bound]}{share}{padding}")
     if report.failed_before:
         lines.append(f"{count(report.failed_before, 'sample')} failed in an earlier run, skipped; see --retry-errors")
     return lines

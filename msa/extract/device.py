@@ -1,21 +1,8 @@
-"""The device that models run on, what decides its arithmetic, and how much of a batch fits there."""
+"""What decides the arithmetic of a forward on a device, and how much of a batch fits there."""
 
 from typing import Any
 
-from msa.errors import ConfigError
-
-
-def pick_device(asked: str) -> str:
-    """Return the device: of `auto` the GPU where there is one. Raises ConfigError for a GPU that torch does not see."""
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            f"--device {asked}: torch {torch.__version__} sees no GPU here", fix="use --device auto or cpu"
-        )
-    return asked
+from msa.device import free_on_card
 
 
 def threads() -> int:
@@ -44,14 +31,7 @@ CARD = 11e9  # bytes free on the 12 GB card that the backbones' budgets are stat
 
 
 def fitting(budget: int, device: str) -> int:
-    """Return a budget, stated for a 12 GB card, scaled to the free memory of this one; unchanged on a CPU.
-
-    Blocks that PyTorch keeps in its cache count as free: the model of the view before has left them.
-    """
+    """Return a budget, stated for a 12 GB card, scaled to the free memory of this one; unchanged on a CPU."""
     if not device.startswith("cuda"):
         return budget
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, round(budget * min(4.0, free / CARD)))
+    return max(1, round(budget * min(4.0, free_on_card(device) / CARD)))

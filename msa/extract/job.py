@@ -12,9 +12,9 @@ from msa.cache.index import Index
 from msa.cache.store import FeatureStore
 from msa.cache.write.segment import Form
 from msa.config import modality as modality_of
+from msa.device import pick_device
 from msa.errors import BackboneError, ConfigError, SourceError, UnknownNameError
 from msa.extract import pipeline, presets, scan
-from msa.extract.device import pick_device
 from msa.extract.media import decode
 from msa.extract.pipeline import PIPELINE, SERIAL, Engine, Limits, RemoteEngine, Report
 from msa.extract.recipe import Recipe

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from msa.cache.format.files import naming_a_full_disk
 from msa.cache.store import FeatureStore
 from msa.cache.write import reuse
-from msa.extract.device import pick_device
+from msa.device import pick_device
 from msa.extract.recipe import Recipe
 from msa.extract.scan import Scan
 from msa.extract.work import isolation

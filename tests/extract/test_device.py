@@ -1,28 +1,9 @@
-"""Where models run, and how much of a batch fits there."""
+"""What decides the arithmetic of a forward, and how much of a batch fits on a card."""
 
-import pytest
 import torch
 
-from msa.errors import ConfigError
 from msa.extract import device
 from msa.extract.device import CARD, fitting
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_auto_is_the_gpu_where_there_is_one_and_other_names_stay(monkeypatch, there):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert device.pick_device("auto") == ("cuda" if there else "cpu")
-    assert device.pick_device("cpu") == "cpu"
-
-
-def test_a_gpu_is_refused_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("cuda", "cuda:1"):
-        with pytest.raises(ConfigError, match=f"--device {name}: torch .* sees no GPU") as error:
-            device.pick_device(name)
-        assert "cpu" in error.value.fix
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device.pick_device("cuda:1") == "cuda:1"
 
 
 def test_threads_are_set_only_where_they_differ(monkeypatch):

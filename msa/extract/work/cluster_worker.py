@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 from msa.cache.format.manifest import SegmentEntry
 from msa.cache.write.segment import Form, SegmentWriter
+from msa.device import pick_device
 from msa.errors import MsaError
 from msa.extract.backbone import Backbone
-from msa.extract.device import pick_device, use_threads
+from msa.extract.device import use_threads
 from msa.extract.pipeline import Engine, work_through
 from msa.extract.recipe import Recipe, run_facts
 from msa.extract.work import isolation

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from msa.device import free_on_card
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead
 from msa.types import Modality, Task
@@ -34,8 +35,7 @@ MODULES = 20_000  # with parameters and buffers, of a head: the largest known ha
 def free(device: str) -> int:
     """Bytes that may still be taken: of the device, or of the machine and the control group this process is in."""
     if device.startswith("cuda"):
-        reserved, taken = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reserved - taken  # PyTorch's stock is free to the next training
+        return free_on_card(device)
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_groups()])

@@ -18,6 +18,7 @@ import numpy as np
 
 from msa import catalog
 from msa.cache.store import FeatureStore
+from msa.device import own_device
 from msa.errors import ConfigError
 from msa.fuse import metrics
 from msa.fuse.data.table import Table
@@ -31,7 +32,6 @@ from msa.fuse.runs.files import with_null, write_json
 from msa.fuse.runs.node import Node
 from msa.fuse.runs.run import Run
 from msa.fuse.runs.summary import machine
-from msa.fuse.train.device import own_device
 from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
 from msa.types import Split, Task

@@ -10,6 +10,7 @@ import numpy as np
 
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
+from msa.device import own_device
 from msa.errors import ConfigError
 from msa.fuse import metrics
 from msa.fuse.data import pairing
@@ -18,7 +19,6 @@ from msa.fuse.experiments.experiment import Experiment, store_of
 from msa.fuse.experiments.selection import Data
 from msa.fuse.experiments.sweep import baselines
 from msa.fuse.runs.run import Run, drawn_only
-from msa.fuse.train.device import own_device
 from msa.fuse.train.evaluation import predict
 from msa.names import shell_command
 from msa.types import Modality, Split

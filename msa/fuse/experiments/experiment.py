@@ -11,6 +11,7 @@ from typing import Any
 from msa.cache.maintain import history
 from msa.cache.storage.site import is_url, shown
 from msa.cache.store import FeatureStore
+from msa.device import own_device
 from msa.errors import ConfigError
 from msa.fuse import files, metrics
 from msa.fuse.data import memory, pairing
@@ -20,7 +21,6 @@ from msa.fuse.runs.files import claimed, subfolder
 from msa.fuse.runs.record import MAX_SEED
 from msa.fuse.runs.run import CHECKPOINT, FIT, Run, drawn_only
 from msa.fuse.runs.summary import SeedResult
-from msa.fuse.train.device import own_device
 from msa.fuse.train.evaluation import predict
 from msa.fuse.train.loop import Log, fit
 from msa.fuse.train.model import Model

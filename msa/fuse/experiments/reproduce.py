@@ -13,13 +13,13 @@ from typing import Any
 from msa import catalog
 from msa.annotations.cells import Writer
 from msa.cache.store import FeatureStore
+from msa.device import own_device
 from msa.errors import ConfigError
 from msa.fuse.experiments import bench, bench_record, cost, papers
 from msa.fuse.experiments.selection import Data
 from msa.fuse.experiments.workers import Workers
 from msa.fuse.runs import plots
 from msa.fuse.runs.files import make_folder, write_json, written
-from msa.fuse.train.device import own_device
 from msa.fuse.train.loop import Log
 from msa.fuse.train.model import Model
 from msa.types import Modality, Task

@@ -24,6 +24,7 @@ import numpy as np
 
 from msa.cache.format import layout
 from msa.cache.store import FeatureStore
+from msa.device import own_device
 from msa.errors import ConfigError
 from msa.fuse.data.table import Normalisation, Subset, Table
 from msa.fuse.experiments.bench import alike
@@ -37,7 +38,6 @@ from msa.fuse.files import exists
 from msa.fuse.head import FusionHead
 from msa.fuse.runs.files import claimed, make_folder, write_json
 from msa.fuse.runs.node import Node
-from msa.fuse.train.device import own_device
 from msa.fuse.train.loop import Log, fit
 from msa.fuse.train.model import Model
 from msa.types import Split

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from msa.annotations.cells import Writer
+from msa.device import own_device
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data.table import Subset, Table
 from msa.fuse.experiments.evaluate import check_fit
@@ -41,7 +42,6 @@ from msa.fuse.head import Batch, FusionHead
 from msa.fuse.report import panels
 from msa.fuse.runs import files
 from msa.fuse.runs.run import Run
-from msa.fuse.train.device import own_device
 from msa.fuse.train.loop import Log, fit
 from msa.fuse.train.model import Model
 from msa.types import Modality, Split, Task

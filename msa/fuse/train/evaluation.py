@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msa.device import numbered
 from msa.errors import ConfigError
 from msa.fuse.data import sampler
 from msa.fuse.data.table import Normalisation, Subset
 from msa.fuse.head import Batch, FusionHead, answers
-from msa.fuse.train.device import numbered
 from msa.types import Task
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msa.device import numbered
 from msa.errors import ConfigError
 from msa.fuse.data import memory, sampler
 from msa.fuse.data.loader import Source
@@ -22,7 +23,6 @@ from msa.fuse.data.table import Normalisation, Subset
 from msa.fuse.head import Batch, FusionHead
 from msa.fuse.train import checkpoint as checkpoints
 from msa.fuse.train.config import TrainConfig
-from msa.fuse.train.device import numbered
 from msa.fuse.train.evaluation import validate
 from msa.fuse.train.result import TrainResult
 from msa.fuse.train.schedule import Patience, Schedule

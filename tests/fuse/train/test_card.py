@@ -12,14 +12,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from msa import catalog
+from msa import catalog, device
 from msa.errors import ConfigError
 from msa.fuse import files
 from msa.fuse.data import loader, memory
 from msa.fuse.data.loader import Flat, Source, Stored
 from msa.fuse.data.table import Normalisation
 from msa.fuse.heads import hcl
-from msa.fuse.train import checkpoint, device
+from msa.fuse.train import checkpoint
 from msa.fuse.train.loop import Training, fit
 from msa.fuse.train.result import TrainResult
 from msa.types import Split
