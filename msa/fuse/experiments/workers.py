@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from msa.device import choose_card
 from msa.errors import ConfigError
 from msa.fuse.data import loader
-from msa.fuse.train.device import choose_card
 
 THREADS = "OMP_NUM_THREADS"  # set by whoever starts us: so many for each process, whatever its share would be
 _training = threading.Lock()  # a process has one generator of random numbers, and a dask worker may have many threads
