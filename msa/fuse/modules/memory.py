@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from msa.fuse.modules.recurrent import recur
 from msa.fuse.modules.steps import last_valid
 from msa.types import Modality
 
@@ -106,16 +107,7 @@ class Cells(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, D) -> h and c, each (B, T, H)."""
-        gates = self.w_x(x).unbind(1)  # of all steps at once, each (B, 4H)
-        h = c = gates[0].new_zeros(len(x), self.w_h.in_features)  # (B, H)
-        hidden, cells = [], []
-        for g in gates:
-            i, f, o, new = (g + self.w_h(h)).chunk(4, 1)  # each (B, H)
-            c = f.sigmoid() * c + i.sigmoid() * new.tanh()
-            h = o.sigmoid() * c.tanh()
-            hidden.append(h)
-            cells.append(c)
-        return torch.stack(hidden, 1), torch.stack(cells, 1)
+        return recur(self.w_x(x), self.w_h.weight)
 
 
 def _layers(width: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
