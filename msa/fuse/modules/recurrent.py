@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 def states(layer: nn.LSTM, x: Tensor, mask: Tensor) -> Tensor:
@@ -19,8 +18,8 @@ def states(layer: nn.LSTM, x: Tensor, mask: Tensor) -> Tensor:
     """
     if x.is_cuda or not torch.is_grad_enabled():
         return layer(x)[0]
-    w, r = (_sigmoids_first(p) for p in (layer.weight_ih_l0, layer.weight_hh_l0))  # (4H, D), (4H, H)
-    bias = _sigmoids_first(layer.bias_ih_l0 + layer.bias_hh_l0)  # (4H,)
+    w, r, b_x, b_h = (_sigmoids_first(p) for p in layer.parameters())  # (4H, D), (4H, H), (4H,), (4H,)
+    bias = b_x + b_h  # (4H,)
     if mask.all():
         return recur(F.linear(x, w, bias), r)[0]
     gates = x.new_zeros(*mask.shape, len(w))  # (B, T, 4H)
@@ -62,8 +61,6 @@ class Recurrence(torch.autograd.Function):
         return h[1:], c[1:]
 
     @staticmethod
-    @once_differentiable
-    @torch.amp.custom_bwd(device_type="cuda")
     def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of gates and w; tensors of all steps are T x B x H or 4H, those of one are B x H or 4 x H."""
         act, squashed, h, c, w = ctx.saved_tensors
