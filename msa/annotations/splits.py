@@ -1,7 +1,8 @@
-"""Train, valid and test: drawn so that nothing occurs twice, read from a file, and checked for what leaks.
+"""Train, valid and test splits: drawn at random by group, read from a file, and checked for leaks.
 
-A split by file leaks: of MVSA-Single's 4,869 texts 56 stand in more than one part of the split most papers reuse.
-So what is drawn is groups: samples with equal content, or which the corpus wants kept together, share their fate.
+A split by file leaks: of MVSA-Single's 4,869 texts 56 are in more than one split of the partition that most papers
+reuse. The unit of a random split is therefore a group: samples with equal content, and samples that the dataset keeps
+together, get the same split.
 """
 
 import json
@@ -149,15 +150,15 @@ def leaks(samples: Sequence[Sample], contents: Mapping[str, Sequence[bytes | Non
     for kind, digests in contents.items():
         _, crossing, example = _crossing(samples, digests)
         if crossing:
-            findings.append(f"{kind}: {crossing} identical in more than one part ({example})")
+            findings.append(f"{kind}: {crossing} identical in more than one split ({example})")
     total, crossing, example = _crossing(samples, [sample.group.encode() for sample in samples])
     if crossing:
-        findings.append(f"group: {crossing} of {total} (speaker, video or dialogue) in more than one part ({example})")
+        findings.append(f"group: {crossing} of {total} (speaker, video or dialogue) in more than one split ({example})")
     return findings
 
 
 def _crossing(samples: Sequence[Sample], keys: Sequence[bytes | None]) -> tuple[int, int, str]:
-    """Return (different keys, those in more than one part, two ids that share the first of these)."""
+    """Return (different keys, those in more than one split, two ids that share the first of these)."""
     first: dict[bytes, dict[Split, str]] = {}  # key -> part -> an id
     for sample, key in zip(samples, keys, strict=True):
         if key and sample.split:
@@ -252,8 +253,8 @@ def _shares(groups: Sequence[Sequence[Sample]], ratios: Sequence[float]) -> list
     if 0 < n < wanted:
         kept = ", ".join(sorted(group[0].keep_together or group[0].id for group in groups))
         raise ConfigError(
-            f"{n} groups of samples that stay together ({kept}) cannot fill {wanted} parts",
-            fix="use split=random if the corpus has that option, name the parts with --split FILE, or add samples",
+            f"{n} groups of samples that stay together ({kept}) cannot fill {wanted} splits",
+            fix="use split=random if the dataset has that option, list the splits with --split FILE, or add samples",
         )
     sizes = [max(1, round(ratio * n)) if ratio else 0 for ratio in ratios]
     sizes[sizes.index(max(sizes))] += n - sum(sizes)

@@ -122,7 +122,7 @@ def test_two_speakers_cannot_fill_three_parts_and_the_way_out_is_named(tmp_path)
         for word in ("back", "bar", "base"):
             (tmp_path / f"{speaker}_{word}_sad.wav").write_bytes(f"{speaker}{word}".encode())
     samples = [replace(sample, keep_together=sample.group) for sample in tess.samples(tmp_path)]
-    with pytest.raises(ConfigError, match=r"2 groups .*\(OAF, YAF\) cannot fill 3 parts") as error:
+    with pytest.raises(ConfigError, match=r"2 groups .*\(OAF, YAF\) cannot fill 3 splits") as error:
         draw(samples, [[]] * 6)
     assert "split=random" in error.value.fix
     assert set(draw(list(tess.samples(tmp_path, tess.Config(split="by_word"))), [[]] * 6)) == set(PARTS)
@@ -287,8 +287,8 @@ def test_leaks_are_counted_per_kind_with_an_example_and_none_are_found_where_non
     ]
     contents = {"text": [b"t", b"t", b"t", b"u"], "image": [b"1", b"2", None, b"1"]}
     assert leaks(samples, contents) == [
-        "text: 1 identical in more than one part (e.g. ids 12 and 907)",
-        "group: 1 of 2 (speaker, video or dialogue) in more than one part (e.g. ids 12 and 907)",
+        "text: 1 identical in more than one split (e.g. ids 12 and 907)",
+        "group: 1 of 2 (speaker, video or dialogue) in more than one split (e.g. ids 12 and 907)",
     ]
     assert leaks(samples[:2], {"text": [b"t", b"t"], "image": [None, None]}) == []
 

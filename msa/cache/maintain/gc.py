@@ -68,7 +68,7 @@ def seconds(text: str) -> float:
     """A span of time: `24h`, `7d`, `30m`, `90s` or 0. Raises ConfigError."""
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*|\s*0\s*", text)
     if not found:
-        raise ConfigError(f"{text!r} is no span of time", fix="write it like 24h, 7d, 30m or 0")
+        raise ConfigError(f"invalid duration {text!r}", fix="write it as 24h, 7d, 30m or 0")
     return float(found[1]) * UNITS[found[2]] if found[1] else 0.0
 
 

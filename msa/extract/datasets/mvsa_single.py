@@ -5,7 +5,7 @@ Home     http://www.mcrlab.net/research/mvsa-sentiment-analysis-on-multi-view-so
 Size     4,869 pairs; 4,511 by the merge rule: 2,683 positive, 470 neutral, 1,358 negative; 358 conflicts
 Label    as in mvsa.py, where the loader is: the majority of one annotator is that annotator's label
 Traps    1,131 texts are not UTF-8; 54 photos are duplicates and 4,638 files stand in groups of exact duplicates, so
-         parts are drawn by content; the split that most papers reuse has 56 texts in more than one part.
+         splits are drawn by content; the partition that most papers reuse has 56 texts in more than one split.
 """
 
 from collections.abc import Iterator
