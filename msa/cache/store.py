@@ -354,7 +354,7 @@ class FeatureStore:
         except publishing.Unchanged:
             self.manifest, mine = generations.read(self.path), []
         lost = {entry.id for entry in mine if not publishing.keeps_data(folder, entry)}
-        if lost:  # swept in the very moment: see sweeping.py
+        if lost:  # collected in this moment: see gc.py
             self.manifest = generations.publish(self.path, lambda old: old.without_segments(lost))
         mine = [entry for entry in mine if entry.id not in lost]
         for entry in mine:

@@ -117,7 +117,7 @@ CALLS = {
     "cache.history.print_log": [[Evil(tags=[EVIL], whole=False, told=[EVIL, EVIL])]],
     "cache.history.print_changes": [[Evil(segments=(1, 2), nbytes=3)]],
     "cache.space.print_removed": [EVIL, EVIL, 3, Evil(freed=3, later=3, tags=[EVIL])],
-    "cache.space.print_plan": [Evil(kept={1: EVIL, 2: "recent"}, left={EVIL: 3}, litter=[LITTER])],
+    "cache.space.print_plan": [Evil(kept={1: EVIL, 2: "recent"}, left={EVIL: 3}, garbage=[LITTER])],
     "cache.space.print_collected": [Evil(damaged=[EVIL]), 3, False],
     "cache.space.print_compacted": [[COMPACTED], False],
     "cache.sharing.print_restrictions": [[Evil()]],

@@ -79,7 +79,7 @@ def kills(folder: Path, count: int, per_trial: int = PER_TRIAL) -> Outcome:
     found.read = sum(int(rest) for what, rest in told if what == "read")
     found.torn = [rest for what, rest in told if what == "torn"]
     found.compacted = sum(what == "compacted" for what, _ in told)
-    gc.sweep(FeatureStore.open(store.path), GRACE_S)
+    gc.collect(FeatureStore.open(store.path), GRACE_S)
     found.generations = len(generations.generations(store.path))
     found.problems = [str(problem) for problem in verify(FeatureStore.open(store.path), deep=True)]
     return found
@@ -166,7 +166,7 @@ def sweep_on(path: Path, log: Path) -> None:
         except MsaError as error:  # another process changed the same segments
             os.write(to, f"gave up: {error.what}".replace("\n", " ").encode() + b"\n")
         try:
-            gc.sweep(store, GRACE_S)
+            gc.collect(store, GRACE_S)
         except MsaError as error:
             os.write(to, f"torn sweep: {error.what}".replace("\n", " ").encode() + b"\n")
         time.sleep(0.2)
@@ -236,7 +236,7 @@ def fill_up(folder: Path, refused: float = 0.0) -> dict[str, int]:
     reader = store.reader(store.view("made", Modality.TEXT))
     wrong = sum(reader.length[row] < 0 or not np.array_equal(reader.read(row), hidden(row)) for row in range(CORPUS))
     litter = len(list(store.path.rglob(".tmp-*")))
-    problems = len(verify(store, deep=True)) + len(history.lacking(store.path, store.manifest))
+    problems = len(verify(store, deep=True)) + len(history.missing_files(store.path, store.manifest))
     return {"full": times, "samples": CORPUS, "wrong": int(wrong), "litter": litter, "problems": problems}
 
 

@@ -23,7 +23,7 @@ class Removed:
 
 
 def retract_failures(store: FeatureStore, view: View) -> int:
-    """Forget a corpus's failure records in a view, so that those samples are tried again; how many there were."""
+    """Retract the failure records of a dataset in a view, so that its samples are tried again; return how many."""
     if not view.failed:
         return 0
 
@@ -38,8 +38,8 @@ def retract_failures(store: FeatureStore, view: View) -> int:
 def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None = None, now: bool = False) -> Removed:
     """Publish a generation without a dataset (and its hidden states) or without a view.
 
-    Its files stay for those who read an older generation, and for the way back, until they are swept. `now` frees at
-    once whatever no tag needs.
+    Its files stay for readers of older generations and for `rollback` until `msa cache gc` deletes them. With `now`,
+    what no tag needs is deleted at once. Raises UnknownNameError.
     """
     fingerprints = {f for f, entry in store.manifest.datasets.items() if entry.name == dataset}
     views = {matching_view(store, view)} if view is not None else set()
@@ -61,40 +61,40 @@ def remove(store: FeatureStore, *, dataset: str | None = None, view: str | None 
         return replace(old, datasets=datasets, views={v: entry for v, entry in kept.items() if entry.segments})
 
     store.manifest = generations.publish(store.path, change)
-    for folder in gc.dead(store.path):  # what killed runs left of it shall not come back
+    for folder in gc.dead(store.path):  # what killed runs left of it must not be published later
         try:
-            mine = (journal.header(folder / segment.JOURNAL) or {}).get("dataset") in [*fingerprints]
+            of_dataset = (journal.header(folder / segment.JOURNAL) or {}).get("dataset") in [*fingerprints]
         except StoreError:
-            mine = False  # no regular file: what it was of cannot be told, and nothing is ever taken over from it
-        if folder.parent.parent.name in views or mine:
+            of_dataset = False  # not a regular file: nothing is ever published from it
+        if folder.parent.parent.name in views or of_dataset:
             with suppress(FileNotFoundError):  # another run took it over
                 local_files.remove_tree(store.path, folder)
-    had, has = before[0].needed, store.manifest.needed
-    doomed = {folder: files for folder, files in had.items() if folder not in has}
+    needed_before, needed_now = before[0].needed, store.manifest.needed
+    doomed = {folder: files for folder, files in needed_before.items() if folder not in needed_now}
     total = sum(size for files in doomed.values() for size, _ in files.values())
-    freed = gc.remove_now(store.path, doomed) if now else 0
-    still = {folder for folder in doomed if (store.path / folder).exists()}
-    needing = [
+    freed = gc.delete_now(store.path, doomed) if now else 0
+    present = {folder for folder in doomed if (store.path / folder).exists()}
+    keeping = [
         name
         for name, number in tags.read(store.path).items()
-        if still & generations.read(store.path, number).needed.keys()
+        if present & generations.read(store.path, number).needed.keys()
     ]
-    return Removed(freed, max(0, total - freed), tuple(needing))
+    return Removed(freed, max(0, total - freed), tuple(keeping))
 
 
 def matching_view(store: FeatureStore, text: str) -> str:
-    """The one view that `text` names. Raises UnknownNameError for none and ConfigError for several."""
-    all_of = {view.id: view for fingerprint in store.manifest.datasets for view in store.views(fingerprint)}
-    fit = [view_id for view_id, view in all_of.items() if view.is_called(text)]
-    if not fit:
-        raise UnknownNameError("view", text, all_of)
-    if len(fit) > 1:
-        named = ", ".join(f"{all_of[view_id].name}@{view_id}" for view_id in fit)
-        raise ConfigError(f"{text!r} names {len(fit)} views: {named}", fix="name one of them by its id")
-    return fit[0]
+    """Return the id of the view that `text` names. Raises UnknownNameError for none and ConfigError for several."""
+    views = {view.id: view for fingerprint in store.manifest.datasets for view in store.views(fingerprint)}
+    matches = [view_id for view_id, view in views.items() if view.is_called(text)]
+    if not matches:
+        raise UnknownNameError("view", text, views)
+    if len(matches) > 1:
+        named = ", ".join(f"{views[view_id].name}@{view_id}" for view_id in matches)
+        raise ConfigError(f"{text!r} names {len(matches)} views: {named}", fix="name one of them by its id")
+    return matches[0]
 
 
 def referenced(store: FeatureStore) -> dict[Path, int]:
-    """Folder -> bytes of its files, for every folder the pinned generation needs."""
-    found = store.manifest.needed
-    return {store.path / folder: sum(size for size, _ in files.values()) for folder, files in found.items()}
+    """Return folder -> bytes of its files, for every folder that the pinned generation needs."""
+    needed = store.manifest.needed
+    return {store.path / folder: sum(size for size, _ in files.values()) for folder, files in needed.items()}

@@ -23,7 +23,7 @@ def log(
 
     generations = list(history.log(open_folder(store).path, number))
     if json_:
-        as_json([asdict(generation) | {"told": generation.told} for generation in generations])
+        as_json([asdict(generation) | {"told": generation.lines} for generation in generations])
     else:
         print_log(generations)
 
@@ -102,7 +102,7 @@ def print_log(generations: Sequence[Any]) -> None:
     for generation in generations:
         state = ", ".join([*generation.tags, *([] if generation.whole else ["collected"])])
         head = [generation.number, generation.created, generation.creator, state]
-        rows += [[*(["", "", "", ""] if i else head), line] for i, line in enumerate(generation.told)]
+        rows += [[*(["", "", "", ""] if i else head), line] for i, line in enumerate(generation.lines)]
     show("", ["generation", "created", "creator", "tags", "changes"], rows)
 
 

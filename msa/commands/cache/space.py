@@ -57,15 +57,15 @@ def gc(
     from msa.cache.write import recovery
 
     opened, seconds = open_folder(store or store_), collecting.seconds(grace)
-    plan, freed = collecting.survey(opened.path, seconds), 0
+    plan, freed = collecting.make_plan(opened.path, seconds), 0
     if not json_:
         print_plan(plan)
         for line in recovery.silent(opened.path):
             warn(line)
-    if not dry_run and (plan.litter or plan.left):
+    if not dry_run and (plan.garbage or plan.left):
         if not yes:
             confirm(f"collect {opened.path}?", err=json_)
-        plan, freed = collecting.sweep(opened, seconds)
+        plan, freed = collecting.collect(opened, seconds)
     if json_:
         as_json(asdict(plan) | {"freed": freed})
     else:
@@ -115,8 +115,8 @@ def print_plan(plan: Any) -> None:
         say(f"keep {some}: the newest within the grace period, so a reader may have opened it")
     for view, number in plan.left.items():
         say(f"publish {count(number, 'sample')} of killed runs in view {view}")
-    for what in dict.fromkeys(item.what for item in plan.litter):
-        sizes = [item.nbytes for item in plan.litter if item.what == what]
+    for what in dict.fromkeys(item.what for item in plan.garbage):
+        sizes = [item.nbytes for item in plan.garbage if item.what == what]
         kind = "file or folder" if what == "unfinished" else "folder"
         items = f"{len(sizes)} files or folders" if kind != "folder" and len(sizes) > 1 else count(len(sizes), kind)
         say(f"delete {what}: {items}, {size(sum(sizes))}")

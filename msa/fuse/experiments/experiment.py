@@ -78,7 +78,7 @@ def store_of(run: Run, store: str | Path | None = None) -> FeatureStore:
         return now
     data = Experiment.from_json(run.record["experiment"]).data.load(now)  # says so where something was removed since
     pinned = FeatureStore.open(then, run.facts.generation)
-    if now.blocks is None and history.lacking(pinned.path, pinned.manifest):  # compacted since, and swept
+    if now.blocks is None and history.missing_files(pinned.path, pinned.manifest):  # compacted since, and swept
         states = {m: int(column.present.sum()) for m, column in data.columns.items()}
         return now if states == run.facts.hidden_states else pinned
     return pinned

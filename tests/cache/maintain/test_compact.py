@@ -89,7 +89,7 @@ def test_readers_of_the_old_generation_go_on_until_the_old_segments_are_swept(sc
     before = states(pinned)
     compact(scattered)
     assert states(FeatureStore.open(scattered.path, pinned.manifest.generation)) == before
-    _, freed = gc.sweep(scattered, grace_s=0)
+    _, freed = gc.collect(scattered, grace_s=0)
     assert freed > 0
     assert states(FeatureStore.open(scattered.path)) == before
     with pytest.raises(StoreError):
@@ -148,7 +148,7 @@ def test_a_version_that_borrows_borrows_from_the_compacted_segment(scattered, in
     (done,) = compact(scattered)
     assert (done.after.segments, len(entries(scattered, old)), len(entries(scattered, new))) == (2, 1, 1)
     assert entries(scattered, new)[0].data_of == entries(scattered, old)[0].id
-    gc.sweep(scattered, grace_s=0)
+    gc.collect(scattered, grace_s=0)
     opened = FeatureStore.open(scattered.path)
     assert (states(opened, old), states(opened, new)) == before
     assert verify(opened) == []

@@ -51,7 +51,7 @@ def age(store, days=2.0):
 
 
 def sweep(store, grace_s=DAY):
-    return gc.sweep(FeatureStore.open(store.path), grace_s)[1]
+    return gc.collect(FeatureStore.open(store.path), grace_s)[1]
 
 
 def files(store):
@@ -97,8 +97,8 @@ def test_a_tag_keeps_its_generation_for_ever(shrunk):
 def test_a_dry_run_and_a_survey_write_nothing(shrunk):
     age(shrunk)
     before = {path: path.stat().st_mtime_ns for path in shrunk.path.rglob("*") if path.is_file()}
-    found = gc.survey(shrunk.path, DAY)
-    assert {item.what for item in found.litter} == {"superseded"}
+    found = gc.make_plan(shrunk.path, DAY)
+    assert {item.what for item in found.garbage} == {"superseded"}
     assert found.nbytes > 0
     assert list(found.kept.values()) == ["the newest"]
     assert {path: path.stat().st_mtime_ns for path in shrunk.path.rglob("*") if path.is_file()} == before
@@ -118,7 +118,7 @@ def test_the_segment_of_a_living_writer_is_never_touched(store, index):
 def test_what_killed_writers_had_committed_is_published_not_swept(store, index):
     written_by_the_dead(started(store, index, range(8)))
     age(store)
-    assert gc.survey(store.path, DAY).left == {"v": 8}
+    assert gc.make_plan(store.path, DAY).left == {"v": 8}
     sweep(store)
     assert FeatureStore.open(store.path).view("tiny", Modality.AUDIO).samples == 8
 
@@ -215,7 +215,7 @@ def test_what_is_published_while_it_is_swept_is_put_back(shrunk, monkeypatch):
 
     meanwhile(monkeypatch, publish)
     sweep(shrunk)
-    assert history.lacking(shrunk.path, generations.read(shrunk.path)) == []
+    assert history.missing_files(shrunk.path, generations.read(shrunk.path)) == []
     opened = FeatureStore.open(shrunk.path)
     np.testing.assert_array_equal(opened.reader(opened.view("tiny", Modality.AUDIO)).read(7), hidden(7))
 
@@ -225,7 +225,7 @@ def test_a_tag_that_is_given_while_its_generation_is_swept_keeps_it_or_says_that
     monkeypatch.setattr("msa.cache.write.publish.BACK_AFTER_S", 0.05)
 
     def give():
-        with pytest.raises(StoreError, match="not there any more"):
+        with pytest.raises(StoreError, match="are gone, such as"):
             history.tag(shrunk.path, "paper", 2)
 
     meanwhile(monkeypatch, give)
@@ -236,13 +236,13 @@ def test_a_tag_that_is_given_while_its_generation_is_swept_keeps_it_or_says_that
 def test_a_corpus_that_is_added_again_while_it_is_swept_is_whole(shrunk, index):
     """Its folder is named after its content: the writer finds it there, the sweep finds it touched."""
     age(shrunk)
-    found = gc.survey(shrunk.path, DAY)
-    assert f"index/{index.fingerprint}" in {item.path for item in found.litter}
+    found = gc.make_plan(shrunk.path, DAY)
+    assert f"index/{index.fingerprint}" in {item.path for item in found.garbage}
     store = FeatureStore.open(shrunk.path)
     folder = index.write(shrunk.path / "index")
     os.utime(folder / "zarr.json")  # as add_index does, before it publishes
     store.add_view(VIEW, {"modality": "audio", "backbone": "b", "dim": 3})
-    gc.remove(shrunk.path, found.litter, DAY)
+    gc.delete(shrunk.path, found.garbage, DAY)
     assert folder.exists()
     assert (shrunk.path / "views" / VIEW / "zarr.json").exists()
     store.add_index(index)
@@ -361,4 +361,4 @@ def test_what_is_published_while_a_sweep_looks_round_is_no_litter(store, index, 
         return found
 
     monkeypatch.setattr(gc, "kept", kept)
-    assert gc.survey(store.path, 0.0).litter == ()
+    assert gc.make_plan(store.path, 0.0).garbage == ()

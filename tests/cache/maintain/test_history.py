@@ -30,7 +30,7 @@ def grown(store, index):
 
 
 def lines(store):
-    return {one.number: one.told for one in history.log(store.path)}
+    return {one.number: one.lines for one in history.log(store.path)}
 
 
 def test_the_log_says_what_each_generation_brought(grown):
@@ -126,9 +126,9 @@ def test_what_was_swept_cannot_come_back_and_says_so(grown):
         (1, False),
     ]
     assert lines(grown)[3] == ["+ tiny view vvvvvvvvvvvvvvvv 10 samples"]
-    with pytest.raises(StoreError, match=r"generation 3 needs \d+ files that are not there any more"):
+    with pytest.raises(StoreError, match=r"generation 3 needs \d+ files that are gone"):
         history.rollback(grown.path, 3)
-    with pytest.raises(StoreError, match="not there any more"):
+    with pytest.raises(StoreError, match="are gone, such as"):
         history.tag(grown.path, "late", 3)
     assert FeatureStore.open(grown.path).datasets == {}
 
@@ -136,7 +136,7 @@ def test_what_was_swept_cannot_come_back_and_says_so(grown):
 def test_a_rollback_that_meets_a_sweep_gives_up_and_leaves_the_store_as_it_was(grown, monkeypatch):
     """The sweep looked before the rollback was published, and deletes after."""
     remove.remove(grown, dataset="tiny")
-    found = gc.survey(grown.path, 0)
+    found = gc.make_plan(grown.path, 0)
     real = os.link
 
     def link(source, target, **folders):
@@ -144,14 +144,14 @@ def test_a_rollback_that_meets_a_sweep_gives_up_and_leaves_the_store_as_it_was(g
         monkeypatch.setattr(os, "link", real)
         monkeypatch.setattr(gc, "_needed", lambda *_, **__: set())  # what it read before
         os.utime(grown.path / "views" / ("v" * 16) / "zarr.json", (0, 0))
-        gc.remove(grown.path, found.litter, 0)
+        gc.delete(grown.path, found.garbage, 0)
 
     monkeypatch.setattr("msa.cache.write.publish.BACK_AFTER_S", 0.1)
     monkeypatch.setattr(os, "link", link)
-    with pytest.raises(StoreError, match="not there any more"):
+    with pytest.raises(StoreError, match="are gone, such as"):
         history.rollback(grown.path, 3)
     assert FeatureStore.open(grown.path).datasets == {}
-    assert history.lacking(grown.path, generations.read(grown.path)) == []
+    assert history.missing_files(grown.path, generations.read(grown.path)) == []
 
 
 def test_generations_that_do_not_exist_are_named(grown):

@@ -67,7 +67,7 @@ def copied(whole, tmp_path, monkeypatch):
 
 
 OPERATIONS = {
-    "gc": lambda path, other: gc.sweep(FeatureStore.open(path), 0.0),
+    "gc": lambda path, other: gc.collect(FeatureStore.open(path), 0.0),
     "rm --now": lambda path, other: remove.remove(FeatureStore.open(path), dataset="tiny", now=True),
     "recover": lambda path, other: FeatureStore.open(path).recover(VIEW),
     "repair": lambda path, other: repair.carry_out(repair.plan(path)),
@@ -117,7 +117,7 @@ def test_a_store_may_be_reached_through_a_link(copied, tmp_path, whole):
     (tmp_path / "way").symlink_to(copied())
     assert FeatureStore.open(tmp_path / "way").recover(VIEW) == 7
     assert verify(FeatureStore.open(tmp_path / "way")) == []
-    gc.sweep(FeatureStore.open(tmp_path / "way"), 0.0)
+    gc.collect(FeatureStore.open(tmp_path / "way"), 0.0)
 
 
 def test_verify_names_links_and_repair_sets_them_aside(copied, tmp_path):
@@ -136,9 +136,9 @@ def test_gc_names_what_it_cannot_take_over_and_does_the_rest(copied, tmp_path):
     path = copied()
     shutil.rmtree(path / SEG / DEAD / "data" / "c")
     (path / SEG / DEAD / "data" / "c").symlink_to(tmp_path)
-    (told,) = gc.survey(path, 0.0).damaged
+    (told,) = gc.make_plan(path, 0.0).damaged
     assert f"{DEAD}/data/c is a symbolic link" in told
-    found, _ = gc.sweep(FeatureStore.open(path), 0.0)
+    found, _ = gc.collect(FeatureStore.open(path), 0.0)
     assert found.damaged == (told,)
 
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from msa import cli
 from msa.cache.format import generations, local_files
 from msa.cache.format.attributes import SegmentAttributes
-from msa.cache.maintain import gc as sweeping
+from msa.cache.maintain import gc as collecting
 from msa.cache.maintain import remove
 from msa.cache.maintain.verify import verify
 from msa.cache.share import sync
@@ -167,8 +167,8 @@ def test_a_clock_that_is_wrong_makes_no_writer_dead(store, index, monkeypatch, m
     said_by(writer.folder, me(host="another-machine"))
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 60 * minutes)
-    assert sweeping.dead(store.path) == []
-    sweeping.sweep(store, 0.0)
+    assert collecting.dead(store.path) == []
+    collecting.collect(store, 0.0)
     assert store.recover("v") == 0
     store.publish("v", [writer.seal()])
     assert store.view("tiny", Modality.AUDIO).samples == 8
@@ -457,7 +457,7 @@ def test_removing_the_last_corpus_of_a_view_takes_nothing_from_who_begins_to_wri
     fill(store, index, view_id="v")
     other = FeatureStore.open(store.path)
     dataset = other.add_index(replace(index, name="other"))
-    real, begun = sweeping._needed, []
+    real, begun = collecting._needed, []
 
     def needed(*args, **kwargs):  # read when all that goes has been taken away
         if not begun:
@@ -468,7 +468,7 @@ def test_removing_the_last_corpus_of_a_view_takes_nothing_from_who_begins_to_wri
         begun.append(None)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(sweeping, "_needed", needed)
+    monkeypatch.setattr(collecting, "_needed", needed)
     remove.remove(store, dataset="tiny", now=True)
     monkeypatch.undo()
     assert len(begun) > 2
@@ -546,7 +546,7 @@ GC = """
     exec(sys.argv[3])
     end, n = time.monotonic() + float(sys.argv[2]), 0
     while time.monotonic() < end:
-        gc.sweep(FeatureStore.open(sys.argv[1]), 0.0)
+        gc.collect(FeatureStore.open(sys.argv[1]), 0.0)
         n += 1
         time.sleep(0.05)
     print(n)
@@ -629,7 +629,7 @@ def test_what_a_pull_has_brought_is_not_swept_while_the_rest_is_under_way(store,
         for path in target.rglob("*"):
             os.utime(path, (0, 0))
         heartbeat.beat()
-        seen.append(sweeping.survey(target, 0.0).litter)
+        seen.append(collecting.make_plan(target, 0.0).garbage)
         return real(parcel, site)
 
     monkeypatch.setattr(heartbeat, "_heart", heartbeat._Heart())

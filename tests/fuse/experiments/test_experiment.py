@@ -887,8 +887,8 @@ def test_a_run_outlives_the_compaction_of_its_store(store, tmp_path, no_plots):
     add_view(store, index, TEXT, [0, 8])  # a second segment: those that were missing
     first = probed(FeatureStore.open(store.path), tmp_path / "first")
     compact.compact(FeatureStore.open(store.path))
-    swept = gc.sweep(FeatureStore.open(store.path), grace_s=0.0)
-    assert history.lacking(store.path, FeatureStore.open(store.path, first.record["data"]["generation"]).manifest)
+    swept = gc.collect(FeatureStore.open(store.path), grace_s=0.0)
+    assert history.missing_files(store.path, FeatureStore.open(store.path, first.record["data"]["generation"]).manifest)
     _, found = evaluate(first.folder)
     assert [row["values"] for row in found["seeds"]] == [row["values"] for row in first.metrics["seeds"]], swept
     again = train(tmp_path / "again", like=first.folder)
