@@ -178,7 +178,7 @@ def _decide(
     import torch
 
     from msa.fuse.data.table import pad
-    from msa.fuse.head import Batch, answers
+    from msa.fuse.head import Batch, answers, with_statistics
 
     predictions = []
     for i, sample in enumerate(samples):
@@ -190,7 +190,8 @@ def _decide(
             predictions.append(Prediction(sample.id, "", {}, (), notes or ("it has no modality of the run",)))
             continue
         padded = {m: pad([state], run.dims[m], norm.of(m)) for m, state in usable.items()}
-        x, mask = {m: p[0] for m, p in padded.items()}, {m: p[1] for m, p in padded.items()}
+        x = {m: with_statistics(states, mask, norm.statistics) for m, (states, mask) in padded.items()}
+        mask = {m: p[1] for m, p in padded.items()}
         with torch.inference_mode():
             logits = head(Batch(x, mask, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)))
             output = answers(run.task, logits.double())[0].tolist()

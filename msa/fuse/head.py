@@ -1,7 +1,7 @@
 """Base class of fusion heads, the batch they read, and the losses and means they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import ClassVar, Literal
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from msa.errors import ConfigError
 from msa.types import Modality, Task
 
+STATISTICS = ("mean", "std")  # of a sample's steps, see `with_statistics`
 _NOT_SAID = torch.empty(0, dtype=torch.int64)
 
 
@@ -88,6 +89,41 @@ class FusionHead(nn.Module, ABC):
         return [{"params": list(self.parameters()), "lr": lr}]
 
 
+class LinearHead(FusionHead, ABC):
+    """A head that is linear in standardised features: train/convex.py finds its optimum, and no loop trains it."""
+
+    center: Tensor  # (F,) mean of each feature over the training samples
+    scale: Tensor  # (F,) standard deviation
+
+    def __init__(self, task: Task, width: int) -> None:
+        super().__init__(task)
+        self.linear = nn.Linear(width, task.outputs)
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    @abstractmethod
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return features (B, F), and where a sample has them (B, F) bool."""
+
+    def standardise(self, x: Tensor, present: Tensor) -> None:
+        """Take mean and standard deviation from the features of the training samples: x (n, F), present (n, F)."""
+        count = present.sum(0).clamp(min=1)  # (F,)
+        wide = x.double() * present  # (n, F)
+        center = wide.sum(0) / count
+        scale = (((wide - center) * present).square().sum(0) / count).sqrt()
+        self.center.copy_(center)
+        self.scale.copy_(torch.where(scale < 1e-6, 1.0, scale))  # a constant feature stays a constant 0
+
+    def standardised(self, batch: Batch) -> Tensor:
+        """Return the standardised features (B, F), 0 where a sample has none."""
+        x, present = self.features(batch)
+        return (x - self.center) / self.scale * present
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B, classes), or values (B, 1)."""
+        return self.linear(self.standardised(batch))
+
+
 def task_loss(task: Task, output: Tensor, y: Tensor, values: Literal["mse", "l1"] = "mse") -> Tensor:
     """Return the error of output (B, outputs) against labels y -> (); in fp32, since AMP may overflow it.
 
@@ -118,6 +154,25 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = mask.to(wide.dtype)
         return torch.einsum("btd,bt->bd", wide, weight) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def with_statistics(x: Tensor, mask: Tensor, statistics: Sequence[str]) -> Tensor:
+    """Widen every valid step by statistics of its sample: x (B, T, D) under mask (B, T) -> (B, T, D (1 + S)), fp32.
+
+    Steps behind the mask stay 0, so that the mean of what is returned is [mean, statistics].
+
+    Args:
+        x: hidden states, 0 behind the mask.
+        mask: True = valid.
+        statistics: S names of STATISTICS, each over the valid steps of a sample, each (B, D).
+    """
+    if not statistics:
+        return x
+    mean = masked_mean(x, mask)  # (B, D)
+    squares = (x - mean[:, None]).square()  # (B, T, D)
+    values = {"mean": mean, "std": masked_mean(squares, mask).sqrt()}
+    added = torch.cat([values[name] for name in statistics], 1)  # (B, S D)
+    return torch.cat([x, added[:, None] * mask[:, :, None]], 2)
 
 
 def head_class(module: ModuleType) -> type[FusionHead]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from msa.fuse.data import memory
-from msa.fuse.head import Batch, masked_mean
+from msa.fuse.head import Batch, masked_mean, with_statistics
 from msa.types import Modality
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Source:
         for m, states in self.states.items():
             where = torch.from_numpy(at)
             found, valid = states.pad(where.to(states.values.device) if isinstance(states, Flat) else where)
-            x[m], mask[m] = prepared(self._moved(found), self._moved(valid), self.norm.of(m))
+            x[m], mask[m] = prepared(self._moved(found), self._moved(valid), self.norm.of(m), self.norm.statistics)
         return self.subset.labelled(x, mask, self.subset.rows[at]).to(self.device)
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -147,12 +147,21 @@ def _sharing(place: str) -> int:
     return AT_ONCE if place == "cpu" else -(-AT_ONCE // max(torch.cuda.device_count(), 1))
 
 
-def prepared(x: Tensor, mask: Tensor, norm: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:
-    """x (B, T, D) normalised where it is to be, and 0 behind the mask (B, T); in place."""
+def prepared(
+    x: Tensor, mask: Tensor, norm: tuple[np.ndarray, np.ndarray] | None, statistics: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """Return x (B, T, D) normalised, 0 behind the mask and widened by statistics, and the mask (B, T).
+
+    Args:
+        x: hidden states, whatever is behind the mask; changed in place.
+        mask: True = valid.
+        norm: mean and standard deviation, each (D,); None leaves x as it is.
+        statistics: of each sample's valid steps, see `with_statistics`.
+    """
     if norm is not None:
         mean, std = (torch.from_numpy(values).to(x.device) for values in norm)
         x = x.sub_(mean).div_(std)
-    return x.masked_fill_(~mask[:, :, None], 0.0), mask
+    return with_statistics(x.masked_fill_(~mask[:, :, None], 0.0), mask, statistics), mask
 
 
 def _dtype(found: np.ndarray) -> torch.dtype:

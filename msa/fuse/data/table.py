@@ -295,7 +295,7 @@ class Subset:
     def batch(self, rows: np.ndarray, norm: "Normalisation") -> Batch:
         """Hidden states of these rows of the table, padded to the longest of each modality."""
         states = {m: Stored(column).pad(torch.from_numpy(rows)) for m, column in self.table.columns.items()}
-        found = {m: prepared(x, mask, norm.of(m)) for m, (x, mask) in states.items()}
+        found = {m: prepared(x, mask, norm.of(m), norm.statistics) for m, (x, mask) in states.items()}
         return self.labelled({m: x for m, (x, _) in found.items()}, {m: mask for m, (_, mask) in found.items()}, rows)
 
     def labelled(
@@ -329,9 +329,14 @@ def pad(
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation per dimension, of the training split's valid frames alone."""
+    """What is done to hidden states before a head sees them.
 
-    stats: Mapping[Modality, tuple[np.ndarray, np.ndarray]]  # each (D,) float32
+    Modalities in `stats` are normalised per dimension, by the valid frames of the training split alone. Then every step
+    is widened by `statistics` of its own sample.
+    """
+
+    stats: Mapping[Modality, tuple[np.ndarray, np.ndarray]]  # mean and standard deviation, each (D,) float32
+    statistics: tuple[str, ...] = ()  # names of head.STATISTICS
 
     def of(self, modality: Modality) -> tuple[np.ndarray, np.ndarray] | None:
         """Mean and standard deviation of a modality that is normalised."""
@@ -344,10 +349,19 @@ class Normalisation:
             yield f"{modality}.std", std
 
     @classmethod
-    def fit(cls, train: Subset, modalities: Sequence[str]) -> "Normalisation":
-        """Statistics of the training samples: padding and other splits have no part in them."""
+    def fit(cls, train: Subset, modalities: Sequence[str], statistics: Sequence[str] = ()) -> "Normalisation":
+        """Return the normalisation of a training split: padding and other splits have no part in it."""
         wanted = [m for m in train.table.columns if m in modalities]
-        return cls({m: _moments(train.table.columns[m].take(train.rows)) for m in wanted})
+        return cls({m: _moments(train.table.columns[m].take(train.rows)) for m in wanted}, tuple(statistics))
+
+    def widths(self, dims: Mapping[Modality, int]) -> dict[Modality, int]:
+        """Return the width of each modality in a batch, given the widths in the store."""
+        return widened(dims, self.statistics)
+
+
+def widened(dims: Mapping[Modality, int], statistics: Sequence[str]) -> dict[Modality, int]:
+    """Return the width that each modality has with statistics of a sample beside every step."""
+    return {m: width * (1 + len(statistics)) for m, width in dims.items()}
 
 
 def _moments(column: Column) -> tuple[np.ndarray, np.ndarray]:

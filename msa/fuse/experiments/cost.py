@@ -40,7 +40,7 @@ def measure(model: Model, data: Table, device: str) -> Cost:
     """The cost of a head with fresh weights on samples as long as the data's median."""
     lengths = {m: typical(data, m) for m in data.columns}
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
-    return at(make, lengths, data.dims, data.task, device)
+    return at(make, lengths, model.widths(data.dims), data.task, device)
 
 
 def at(

@@ -175,7 +175,7 @@ def _train(
 ) -> _Trained:
     sealed, dims, task = data.sealed(), data.dims, data.task  # nothing below can reach a test label
     train, valid = sealed.subset(Split.TRAIN), sealed.subset(Split.VALID)
-    norm = Normalisation.fit(train, model.training.normalise)
+    norm = Normalisation.fit(train, model.training.normalise, model.training.stats)
     make = lambda: model.build(dims, task)  # noqa: E731
     fits = {}
     for seed in seeds:

@@ -290,7 +290,7 @@ def _trial(trial: "optuna.Trial", start: Model, train: Subset, valid: Subset, de
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    norm = Normalisation.fit(train, model.training.normalise)
+    norm = Normalisation.fit(train, model.training.normalise, model.training.stats)
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
     found = fit(make, train, valid, norm, model.training, SEED, device, after_epoch=judge)
     return found.history[found.best_epoch][by]

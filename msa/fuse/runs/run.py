@@ -163,7 +163,8 @@ class Run:
             mean, std = found[f"{m}.mean"], found[f"{m}.std"]
             if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
                 refuse(path, f"{m} is no mean and standard deviation: one is infinite, or not above 0")
-        return Normalisation({m: (found[f"{m}.mean"], found[f"{m}.std"]) for m in wanted})
+        stats = {m: (found[f"{m}.mean"], found[f"{m}.std"]) for m in wanted}
+        return Normalisation(stats, self.model.training.stats)
 
     def finish(
         self,

@@ -5,6 +5,7 @@ from typing import Literal
 
 from msa.config import checked, modality
 from msa.errors import ConfigError
+from msa.fuse.head import STATISTICS
 from msa.types import Task
 
 
@@ -25,6 +26,8 @@ class TrainConfig:
     amp: bool = True  # fp16 autocast on a GPU; a CPU gains nothing from it
     normalise: tuple[str, ...] = ("audio", "face")  # per dimension, on the training split's valid frames
 
+    stats: tuple[str, ...] = ()  # mean, std of a sample's own steps, beside every step of it
+
     def __post_init__(self) -> None:
         checked(self)
         if self.schedule not in ("plateau", "cosine", "none"):
@@ -35,6 +38,8 @@ class TrainConfig:
             raise ConfigError("weight_decay, warmup_epochs and clip must not be below 0", fix="0 switches them off")
         for name in self.normalise:
             modality(name)
+        if unknown := sorted(set(self.stats) - set(STATISTICS)):
+            raise ConfigError(f"stats={unknown[0]}", fix=f"any of {', '.join(STATISTICS)}")
 
     def criterion(self, task: Task) -> str:
         """Return the column of the history whose lowest value marks the best epoch."""

@@ -20,9 +20,10 @@ from msa.errors import ConfigError
 from msa.fuse.data import memory, sampler
 from msa.fuse.data.loader import Source
 from msa.fuse.data.table import Normalisation, Subset
-from msa.fuse.head import Batch, FusionHead
+from msa.fuse.head import Batch, FusionHead, LinearHead
 from msa.fuse.train import checkpoint as checkpoints
 from msa.fuse.train.config import TrainConfig
+from msa.fuse.train.convex import fit_path
 from msa.fuse.train.evaluation import validate
 from msa.fuse.train.result import TrainResult
 from msa.fuse.train.schedule import Patience, Schedule
@@ -69,6 +70,12 @@ def fit(
             fix="both must hold some: check the splits with `msa cache info`",
         )
     train, valid, device = train.sealed(), valid.sealed(), numbered(device)
+    torch.manual_seed(seed)
+    head = make().to(device)
+    if isinstance(head, LinearHead):
+        log_of_seed = lambda line: log(f"seed {seed}: {line}")  # noqa: E731
+        criterion = config.criterion(train.table.task)
+        return fit_path(head, train, valid, norm, config.batch, criterion, log_of_seed, after_epoch)
     loop = Training(make, train, valid, norm, config, seed, device, checkpoint, log, after_epoch)
     result = loop.run()
     if result.collapsed:
@@ -151,7 +158,9 @@ class Training:
         table, means = self.train.table, self.head.means_only
         lengths = {m: 1 if means else max(int(n), 1) for m, n in zip(table.columns, self.lengths.max(0), strict=True)}
         source = self._source()
-        memory.check(self.make, lengths, table.dims, table.task, self.config.batch, self.device, self.amp)
+        memory.check(
+            self.make, lengths, self.norm.widths(table.dims), table.task, self.config.batch, self.device, self.amp
+        )
         self.log(f"seed {self.seed}: {source.told}")
 
     def _source(self) -> Source:

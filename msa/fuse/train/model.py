@@ -10,6 +10,7 @@ from msa import catalog
 from msa.config import from_plain, taking, with_settings
 from msa.errors import ConfigError, UnknownNameError
 from msa.fuse.data import memory
+from msa.fuse.data.table import widened
 from msa.fuse.head import FusionHead, head_class
 from msa.fuse.train.config import TrainConfig
 from msa.names import shell_command
@@ -137,7 +138,11 @@ class Model:
         if not dims:
             raise ConfigError(f"{self.name} needs at least one modality", fix="extract one, or mend --modalities")
         make: Callable[..., FusionHead] = head_class(self.module)
-        return make(self.config, dims, task)
+        return make(self.config, self.widths(dims), task)
+
+    def widths(self, dims: Mapping[Modality, int]) -> dict[Modality, int]:
+        """Return the width of each modality in a batch, given the widths in the store."""
+        return widened(dims, self.training.stats)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` gives the same model back."""

@@ -17,7 +17,18 @@ DIMS = {TEXT: 40, IMAGE: 48, AUDIO: 32}
 STEPS = {TEXT: 5, IMAGE: 4, AUDIO: 7, FACE: 3}
 SUBSETS = [s for n in (1, 2, 3) for s in combinations(DIMS, n)] + [(TEXT, AUDIO, FACE), (TEXT, IMAGE, AUDIO, FACE)]
 RANGE = Task(low=-3.0, high=3.0)
-TRAIN_KEYS = {"lr", "weight_decay", "batch", "epochs", "patience", "warmup_epochs", "schedule", "clip", "select"}
+TRAIN_KEYS = {
+    "lr",
+    "weight_decay",
+    "batch",
+    "epochs",
+    "patience",
+    "warmup_epochs",
+    "schedule",
+    "clip",
+    "select",
+    "stats",
+}
 NO_GRADIENT = re.compile(r"(^|[._])(k|key|w_k|k_proj|to_k)\.bias$")  # softmax does not see a shift common to all keys
 
 pytestmark = pytest.mark.parametrize("name", catalog.names("head"))
