@@ -552,8 +552,8 @@ def test_an_interrupted_run_is_resumed_and_ends_as_the_uninterrupted_one(finishe
 
 
 def test_a_run_is_gone_on_with_on_the_data_it_was_begun_on(store, tmp_path, no_plots):
-    whole, folder = probed(store, tmp_path / "whole"), tmp_path / "run"
-    asked = wanted(("posts",), "probe", seeds=(42,))
+    folder, asked = tmp_path / "run", wanted(("posts",), "lmf", seeds=(42,))
+    whole = experiment.run(asked, store, tmp_path / "whole")
     with pytest.raises(Killed):
         experiment.run(asked, store, folder, kill_in("epoch 2"))
     add_view(store, store.index("posts"), TEXT, [0, 8])

@@ -21,7 +21,6 @@ from msa.fuse.experiments.experiment import Experiment
 from msa.fuse.experiments.request import Request
 from msa.fuse.experiments.selection import Data
 from msa.fuse.experiments.sweep import beside
-from msa.fuse.heads import probe
 from msa.fuse.runs import plots
 from msa.fuse.runs.files import claimed
 from msa.fuse.runs.run import Run
@@ -36,13 +35,22 @@ MUTATIONS = 100
 @pytest.fixture(scope="module")
 def base(made, tmp_path_factory):
     """A probe of speech, which is normalised. Not to be written to."""
+    return run_of(made, "probe", tmp_path_factory.mktemp("strangers"))
+
+
+@pytest.fixture(scope="module")
+def looped(made, tmp_path_factory):
+    """A head that a loop trained, with checkpoints. Not to be written to."""
+    return run_of(made, "lmf", tmp_path_factory.mktemp("trained"))
+
+
+def run_of(store, model, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "RESAMPLES", 20)
-        patch.setitem(probe.TRAIN, "default", probe.TRAIN["default"] | {"epochs": 2})
         for name in ("learning_curve", "confusion_matrix"):
             patch.setattr(plots, name, lambda *_: None)
-        wanted = Experiment(Model.of("probe"), Data(("voices",)), (42,))
-        return experiment.run(wanted, made, tmp_path_factory.mktemp("strangers") / "run").folder
+        wanted = Experiment(Model.of(model, settings=["epochs=2"]), Data(("voices",)), (42,))
+        return experiment.run(wanted, store, folder / "run").folder
 
 
 class Stopped(Exception):
@@ -352,9 +360,9 @@ TORCH = {
 
 @pytest.mark.parametrize("name", ["fit.pt", "checkpoint.pt"])
 @pytest.mark.parametrize("make", TORCH.values(), ids=TORCH)
-def test_resuming_a_strangers_run_runs_no_code_and_names_the_file(base, made, tmp_path, monkeypatch, make, name):
+def test_resuming_a_strangers_run_runs_no_code_and_names_the_file(looped, made, tmp_path, monkeypatch, make, name):
     monkeypatch.chdir(tmp_path)
-    home = begun(tmp_path / "run", base)
+    home = begun(tmp_path / "run", looped)
     make(home / name)
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")) as error:
         request.train(Request("cmsta"), None, None, tmp_path / "run", None, lambda line: None)
