@@ -615,7 +615,7 @@ def test_test_labels_change_nothing_a_search_finds(made, tmp_path, monkeypatch):
         monkeypatch.setattr(
             tune, "space", lambda model: {"lr": lambda trial: trial.suggest_float("lr", 1e-3, 1e-1, log=True)}
         )
-        wanted = tune.Search("probe", "default", Data(("posts",)), "", 0, str(tmp_path / name), 4)
+        wanted = tune.Search("lmf", "default", Data(("posts",)), "", 0, str(tmp_path / name), 4)
         found.append(tune.search(wanted, tune.without_test(replace(data, y=y))))
     assert found[0] == found[1]
 
