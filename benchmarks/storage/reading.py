@@ -139,7 +139,7 @@ def median(rates: list[float]) -> float:
 
 def forgetting(reader: ViewReader) -> Batch:
     """A reader that has checked its chunks, and whose pages other programs have pushed out of memory since."""
-    for shard in reader._places.files[1:]:
+    for shard in reader._locations.files[1:]:
         shard.let_go()  # mapped pages are not evicted
     return reader.gather
 

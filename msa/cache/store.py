@@ -1,11 +1,11 @@
-"""FeatureStore: a folder of hidden states that anybody can open, add to and trust.
+"""FeatureStore: open a store, read its indices and views, add to it.
 
     store = FeatureStore.open("store")
     index = store.index("mvsa-single")
     reader = store.reader(store.views("mvsa-single")[0])
     reader.read(17)                                     # (T, D) hidden states of the sample in row 17
 
-Readers see one generation (see manifest.py) and keep seeing it while others publish.
+Readers see one generation (see format/generations.py) and keep seeing it while others publish.
 """
 
 import json
@@ -34,16 +34,14 @@ if TYPE_CHECKING:
 
     from msa.cache.storage.mirror import Blocks
 
-PARTS = ("index", "views", "manifests", "zarr.json")  # of a store, or of one that was only half made
-
-
-_TRIES = 5  # at a corpus that others remove at the same time
+PARTS = ("index", "views", "manifests", "zarr.json")  # of a store, or of one whose making was interrupted
+_TRIES = 5  # at adding a dataset that other processes collect at the same time
 
 
 class FeatureStore:
-    """A store on disk, seen at one generation.
+    """A store, pinned to one generation.
 
-    Of a store elsewhere, `path` is the folder its files are brought to as they are read, by `blocks`.
+    Of a remote store, `path` is the folder of its local mirror, which `blocks` fills as files are read.
     """
 
     def __init__(self, path: Path, pinned: Manifest, blocks: "Blocks | None" = None) -> None:
@@ -53,17 +51,17 @@ class FeatureStore:
 
     @property
     def where(self) -> str:
-        """The folder or the address, as it is shown."""
+        """The folder or the address, for messages."""
         return str(self.blocks.site if self.blocks else self.path)
 
     @property
     def address(self) -> str:
-        """The same, to be found again from any folder: what runs keep."""
+        """The absolute folder or the address, as runs record it."""
         return str(self.blocks.site if self.blocks else self.path.resolve())
 
     @classmethod
     def open(cls, path: str | Path, generation: int | str | None = None) -> "FeatureStore":
-        """Open an existing store, at its newest generation or at an older one, named by number or by tag.
+        """Open an existing store at its newest generation, or at one that a number or a tag names.
 
         `path` is a folder or an address: s3://, gs://, http(s)://. Raises StoreError where there is no store, or one of
         a newer format.
@@ -102,7 +100,7 @@ class FeatureStore:
 
     @classmethod
     def create(cls, path: str | Path) -> "FeatureStore":
-        """Open a store, making an empty one where the folder is missing or empty."""
+        """Open a store; make an empty one where the folder is missing or empty."""
         if remote.is_url(path):
             raise StoreError(
                 f"{remote.shown(str(path))} is no folder, and hidden states are written to folders alone",
@@ -127,11 +125,14 @@ class FeatureStore:
 
     @property
     def datasets(self) -> dict[str, str]:
-        """Name -> fingerprint of the newest index of that name, in order of publication."""
+        """Map each name to the fingerprint of the newest index of that name, in order of publication."""
         return {entry.name: fingerprint for fingerprint, entry in in_order(self.manifest.datasets)}
 
     def dataset(self, name: str) -> str:
-        """The fingerprint behind a name, or behind `name@fingerprint` for an older index."""
+        """Return the fingerprint of the newest index of a name, or of the one that `name@fingerprint` names.
+
+        Raises UnknownNameError.
+        """
         plain, _, wanted = name.partition("@")
         for fingerprint, entry in reversed(in_order(self.manifest.datasets)):
             if entry.name == plain and fingerprint.startswith(wanted):
@@ -139,7 +140,7 @@ class FeatureStore:
         raise UnknownNameError("dataset in this store", name, self.datasets)
 
     def index(self, name: str) -> Index:
-        """The index of a dataset by name, `name@fingerprint`, or fingerprint."""
+        """Return the index of a dataset, by name, `name@fingerprint`, or fingerprint."""
         fingerprint = name if name in self.manifest.datasets else self.dataset(name)
         entry = self.manifest.datasets[fingerprint]
         index = Index.read(self._fetched(layout.index_path(fingerprint), entry.files))
@@ -152,7 +153,7 @@ class FeatureStore:
         return index
 
     def views(self, name: str) -> list[View]:
-        """The views a dataset has hidden states in, in order of publication."""
+        """Return the views that hold anything of a dataset, in order of publication."""
         fingerprint = name if name in self.manifest.datasets else self.dataset(name)
         return [
             View(view_id, fingerprint, self.attributes(view_id), segments)
@@ -161,7 +162,10 @@ class FeatureStore:
         ]
 
     def view(self, dataset: str, modality: Modality, name: str | None = None) -> View:
-        """The view of a modality: by backbone name or id, or the newest that holds anything. Raises StoreError."""
+        """Return the view of a modality, by backbone name or id, by default the newest with hidden states.
+
+        Raises StoreError.
+        """
         all_of = [view for view in self.views(dataset) if view.modality == modality]
         fit = [v for v in all_of if name is None or v.is_called(name)]
         if not fit:
@@ -174,32 +178,32 @@ class FeatureStore:
         return next((view for view in reversed(fit) if view.samples), fit[-1])
 
     def attributes(self, view_id: str) -> dict[str, Any]:
-        """The provenance of a view."""
+        """Return the provenance of a view."""
         folder = self._fetched(layout.view_path(view_id), self.manifest.views[view_id].files)
         return attributes.of_view(folder / "zarr.json")
 
     def reader(self, view: View) -> "ViewReader":
-        """Random access to the hidden states of a view."""
+        """Return a reader of the hidden states of a view."""
         samples = self.manifest.datasets[view.dataset].samples
         return ViewReader(self.path / layout.segments_path(view.id), view, samples, self.blocks)
 
     def tables(self, view_id: str, entry: SegmentEntry) -> Path:
-        """The folder of a segment of the manifest, with all that is in it besides `data`."""
+        """Return the folder of a published segment, with its tables and attributes on this disk."""
         return self._fetched(layout.segment_path(view_id, entry.id), entry.files)
 
     def _fetched(self, name: str, files: Files) -> Path:
-        """The folder `name` of the store; of a store elsewhere, after its small files were copied to this disk."""
+        """Return the folder `name` of the store; of a remote store, after its small files were mirrored."""
         folder = self.path / name
         if self.blocks:
             self.blocks.files(folder, files)
         return folder
 
-    # for other people's analysis and training: see access.py
+    # as numpy, dask and torch: see interop.py
 
     def states(self, dataset: str, modality: str, view: str | None = None) -> "interop.States":
-        """Id -> hidden states (T, D) of a modality, a mapping that reads what it is asked for.
+        """Return a mapping from id to hidden states (T, D) of a modality, which reads on access.
 
-        `view` names a backbone where the newest view is not meant, here as in what follows. Raises StoreError and
+        `view` names a backbone, here and in the methods below; default: the newest view. Raises StoreError and
         UnknownNameError.
         """
         return interop.states(self, dataset, modality, view)
@@ -207,18 +211,18 @@ class FeatureStore:
     def numpy(
         self, dataset: str, modality: str, view: str | None = None, split: str | None = None
     ) -> "tuple[np.ndarray, np.ndarray]":
-        """All hidden states of a modality in memory: values (sum T, D) and offsets (n + 1,) int64.
+        """Read all hidden states of a modality: values (sum T, D) and offsets (n + 1,) int64.
 
-        Sample i of the index, or of one part of it, is `values[offsets[i]:offsets[i + 1]]`; empty where it has none.
+        Sample i of the index, or of one split, is `values[offsets[i]:offsets[i + 1]]`; empty where it has none.
         """
         return interop.as_numpy(self, dataset, modality, view, split)
 
     def dask(
         self, modality: str, dataset: str | None = None, view: str | None = None, split: str | None = None
     ) -> "dask.array.Array":
-        """The same values (sum T, D) as a dask array, in the order they lie on disk: a chunk per shard, read on use.
+        """Return the same values (sum T, D) as a dask array in the order on disk, one chunk for each shard.
 
-        For statistics over more than fits into memory. `dataset` may be left out where the store holds one.
+        For statistics over more than fits into memory. `dataset` may be omitted where the store holds one.
         """
         return interop.as_dask(self, modality, dataset, view, split)
 
@@ -229,34 +233,34 @@ class FeatureStore:
         split: str | None = None,
         views: Mapping[str, str] | None = None,
     ) -> "interop.Samples":
-        """The labelled samples of a corpus, or of a part, as a map-style torch dataset with a `collate`.
+        """Return the labelled samples of a dataset, or of a split, as a map-style torch dataset with a `collate`.
 
-        Items are dicts of tensors, (T, D) float32 per modality: see `access.Samples`. `views` names a backbone for
-        modalities whose newest view is not meant.
+        Items are dicts of tensors, (T, D) float32 per modality: see `interop.Samples`. `views` names backbones by
+        modality; default: the newest views.
         """
         return interop.as_torch(self, dataset, modalities, split, views or {})
 
     # writing
 
     def add_index(self, index: Index) -> str:
-        """Write and publish a corpus; the newest of a name is the one meant by it. Returns its fingerprint.
+        """Write and publish an index, which becomes the newest of its name; return its fingerprint.
 
-        Raises StoreError where it could not be read back; nothing is written then.
+        Raises StoreError where a reader would refuse it; nothing is written then.
         """
         index.check()  # before its names are hashed
         missed = 0
         while True:
             try:
                 folder = self._add_index(index)
-            except FileNotFoundError:  # swept while its files were hashed
+            except FileNotFoundError:  # collected while its files were hashed
                 if (missed := missed + 1) == _TRIES:
                     raise
                 continue
-            if publishing.appears((folder / "zarr.json").exists):  # else it was swept in the very moment
+            if publishing.appears((folder / "zarr.json").exists):  # else it was collected at this moment
                 return folder.name
 
     def _add_index(self, index: Index) -> Path:
-        anew = not (self.path / "index" / index.fingerprint).exists()  # also where `repair` had to set it aside
+        is_new = not (self.path / layout.index_path(index.fingerprint)).exists()  # also where `repair` set it aside
         with generations.writable(self.path):
             folder = index.write(self.path / "index")
             while not _touch(self.path, folder / "zarr.json"):
@@ -264,7 +268,7 @@ class FeatureStore:
         files = segment.files(self.path, folder)
 
         def change(old: Manifest) -> Manifest:
-            if FeatureStore(self.path, old).datasets.get(index.name) == folder.name and not anew:
+            if FeatureStore(self.path, old).datasets.get(index.name) == folder.name and not is_new:
                 raise publishing.Unchanged
             entry = DatasetEntry(index.name, len(index), files, published=old.generation + 1)
             return old.with_dataset(folder.name, entry)
@@ -276,13 +280,13 @@ class FeatureStore:
         return folder
 
     def add_view(self, view_id: str, provenance: Mapping[str, Any]) -> None:
-        """Write a view's provenance, once: whoever comes later finds the first writer's.
+        """Write the provenance of a view, unless an earlier writer has.
 
-        Raises StoreError where it could not be read back; nothing is written then.
+        Raises StoreError where a reader would refuse it; nothing is written then.
         """
         refuse_view(provenance)
         folder = self.path / layout.view_path(view_id)
-        local_files.make_folder(self.path, folder / "seg")  # first: a sweep takes it away before the rest
+        local_files.make_folder(self.path, folder / "seg")  # first: gc takes it away before the rest
         if not local_files.lstat(self.path, folder / "seg" / "zarr.json"):
             local_files.write(self.path, folder / "seg" / "zarr.json", json.dumps(layout.group_metadata({})).encode())
         about = json.dumps(layout.group_metadata(provenance), indent=1).encode()
@@ -292,16 +296,24 @@ class FeatureStore:
     def writer(
         self, view_id: str, dataset: str, form: Form, run: Mapping[str, Any], flush_s: float = segment.FLUSH_AFTER_S
     ) -> SegmentWriter:
-        """A new private segment; publish what its `seal` returns."""
+        """Return a writer of a new segment; publish what its `seal` returns.
+
+        Args:
+            view_id: The view it belongs to.
+            dataset: Fingerprint of the index its row numbers refer to.
+            form: Width, dtype and cut of its data.
+            run: Describes the process: device, versions.
+            flush_s: Seconds after which buffered samples are committed.
+        """
         folder = self.path / layout.segment_path(view_id, segment.new_name())
         return SegmentWriter(folder, dataset, form, run, flush_s)
 
     @contextmanager
     def writing(self, view_id: str, writer: SegmentWriter) -> Iterator[None]:
-        """Seal and publish a segment when the block ends, however it ends.
+        """Seal and publish a segment when the block ends, also after an error.
 
-        A full disk costs what was not committed yet; what was, is published if there is room for the few kilobytes
-        that takes, and otherwise by the next run.
+        A full disk loses the samples that were not committed. The committed ones are published if there is room for
+        the few kilobytes of the manifest, otherwise by the next run.
         """
         full = False
         try:
@@ -316,16 +328,16 @@ class FeatureStore:
                 self.publish(view_id, [entry for entry in [writer.seal()] if entry])
 
     def recover(self, view_id: str) -> int:
-        """Publish what killed runs left committed in a view; returns how many samples that is."""
-        # read when it is asked for: a pinned generation may be hours old
+        """Publish what killed runs left committed in a view; return how many samples that is."""
+        # read on demand: a pinned generation may be hours old
         entries = recovery.adopt(self.path, view_id, lambda: generations.read(self.path))
         return sum(entry.samples for entry in self._publish(view_id, entries))
 
     def publish(self, view_id: str, entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
         """Make sealed segments visible in a new generation, then forget their journals.
 
-        Two runs may have extracted the same samples: the first to publish has them, the other leaves them out. Returns
-        what was published. Raises StoreError where the corpus was removed from the store meanwhile.
+        Two runs may have extracted the same samples: the first to publish keeps them, the other leaves them out.
+        Return what was published. Raises StoreError where the dataset was removed from the store meanwhile.
         """
         made = self._publish(view_id, entries)
         if gone := {entry.dataset for entry in entries} - set(self.manifest.datasets):
@@ -336,47 +348,48 @@ class FeatureStore:
         return made
 
     def _publish(self, view_id: str, entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
-        """The same; returns what was published, as it now lies on disk."""
+        """Publish what can be; return the entries of what now lies on disk."""
         if not entries:
             return []
         about = self.path / layout.view_path(view_id) / "zarr.json"
-        publishing.appears(about.exists)  # a sweep that found us here puts it back
+        publishing.appears(about.exists)  # gc puts it back when it meets this publication
         files = {about.name: FileEntry(about.stat().st_size, limits.sha256(about))}
         folder = self.path / layout.segments_path(view_id)
-        mine = list(entries)
+        written = list(entries)
 
         def change(old: Manifest) -> Manifest:
-            mine[:], new = publishing.add_segments(folder, old, view_id, files, mine)  # anew, should this be repeated
+            # rewritten in place, should this be called again
+            written[:], new = publishing.add_segments(folder, old, view_id, files, written)
             return new
 
         try:
             self.manifest = generations.publish(self.path, change)
         except publishing.Unchanged:
-            self.manifest, mine = generations.read(self.path), []
-        lost = {entry.id for entry in mine if not publishing.keeps_data(folder, entry)}
-        if lost:  # collected in this moment: see gc.py
+            self.manifest, written = generations.read(self.path), []
+        lost = {entry.id for entry in written if not publishing.keeps_data(folder, entry)}
+        if lost:  # collected at this moment: see maintain/gc.py
             self.manifest = generations.publish(self.path, lambda old: old.without_segments(lost))
-        mine = [entry for entry in mine if entry.id not in lost]
-        for entry in mine:
+        written = [entry for entry in written if entry.id not in lost]
+        for entry in written:
             segment.close(folder / entry.id)
-        for superfluous in {entry.id for entry in entries} - {entry.id for entry in mine}:
+        for superfluous in {entry.id for entry in entries} - {entry.id for entry in written}:
             with suppress(FileNotFoundError):
                 local_files.remove_tree(self.path, folder / superfluous)
-        return mine
+        return written
 
 
 def refuse_view(provenance: Mapping[str, Any]) -> None:
-    """Raise StoreError where the attributes of a view could not be read back, and so must not be written."""
+    """Raise StoreError where a reader would refuse the attributes of a view."""
     with limits.writing(f"a view called {str(provenance.get('backbone'))[:60]!r}"):
         attributes.check_view("its zarr.json", limits.as_read("its zarr.json", provenance))
 
 
 def _touch(store: Path, path: Path) -> bool:
-    """Is there such a file? If so it counts as new from now on: what is about to be used again is not swept."""
+    """Return whether a file is there, and make it new: gc spares what is about to be used again."""
     try:
         local_files.touch(store, path)
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # of somebody else, or where nothing can be written: nobody sweeps there either
+        return True  # another user's file, or a read-only disk: gc does not work there either
     return True

@@ -1,8 +1,8 @@
-"""Ask for all pages of a batch at once, where they may no longer be in memory.
+"""Read ahead: ask the system for all pages of a batch at once, where they may no longer be in memory.
 
 A mapped page that is missing stops the reader until the disk has brought it, one page after the other. Asking for the
-whole batch first (`madvise(MADV_WILLNEED)`) is many times faster; but where the pages are there, it costs as much as a
-third of the copies. So it is done when a batch had to wait: then the process has more major page faults than before.
+whole batch first (`madvise(MADV_WILLNEED)`) is many times faster. Where the pages are in memory it costs as much as a
+third of the copies, so it is done only after a batch had to wait: the process then has more major page faults.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ except ImportError:  # Windows counts no page faults, and cannot be asked for pa
 LEAST, MOST = 64, 4096  # batches
 
 
-class Advice:
-    """Given for 64 batches after one that had to wait, and for twice as many each time that happens again."""
+class Readahead:
+    """Readahead for 64 batches after one that had to wait, and for twice as many each time that happens again."""
 
     def __init__(self) -> None:
         self._faults = _major_faults()
-        self._left = 0  # batches that are still asked for
+        self._left = 0  # batches that are still read ahead
         self._span = LEAST
 
-    def give(self, wanted: Sequence[Sequence[int]], files: Sequence[Any]) -> None:
-        """Before the copies of a batch of places (file, chunk, row, length): ask for its pages if it seems wise."""
+    def start(self, wanted: Sequence[Sequence[int]], files: Sequence[Any]) -> None:
+        """Ask for the pages of a batch of locations (file, chunk, row, length) where an earlier batch had to wait."""
         if not self._left:
             faults, before = _major_faults(), self._faults
             self._faults = faults

@@ -1,7 +1,7 @@
-"""Where the hidden states of each sample of a view lie, found out and checked when a sample is first asked for.
+"""Locations of the hidden states of each sample of a view, looked up and checked when a sample is first read.
 
 Opening a view reads nothing. The first batch looks its samples up in the sorted tables of the segments, brings and
-checks the chunks they lie in, and remembers the places; from the second time on a batch costs one look into a table.
+checks the chunks they lie in, and remembers the locations; from the second time on a batch costs one look into a table.
 """
 
 import mmap
@@ -24,8 +24,8 @@ FEW = 8  # segments that are searched one after the other; of more, or of unsort
 UNKNOWN, ABSENT = 0, -1  # in place of a file
 
 
-class Places:
-    """The places of n samples: rows (file, chunk, row, length) of int32.
+class SampleLocations:
+    """The locations of n samples: rows (file, chunk, row, length) of int32.
 
     `file` is a position in `files`, from 1 on; `chunk` the first chunk of the sample there, `row` its first in that.
     """
@@ -55,21 +55,21 @@ class Places:
         return self._dtype or self._segments[0].data.dtype
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """(B, 4) int32 places of rows (B,) int64, whose chunks are there and were checked.
+        """Return the locations (B, 4) int32 of rows (B,) int64; their chunks are on this disk and were checked.
 
         Raises IndexError for rows beyond the samples, StoreError where a table, a shard or a chunk is damaged.
         """
         if len(rows) and (rows.min() < -1 or rows.max() >= self.samples):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {self.samples} samples; -1 stands for none")
-        places = self._table.take(rows, axis=0)
-        if np.count_nonzero(places[:, 0]) < len(rows):
+        locations = self._table.take(rows, axis=0)
+        if np.count_nonzero(locations[:, 0]) < len(rows):
             with self._lock:
-                self._prepare(np.unique(rows[places[:, 0] == UNKNOWN]))
-            places = self._table.take(rows, axis=0)
-        return places
+                self._prepare(np.unique(rows[locations[:, 0] == UNKNOWN]))
+            locations = self._table.take(rows, axis=0)
+        return locations
 
     def one(self, row: int) -> list[int]:
-        """The place of one sample, the same way."""
+        """Return the location of one sample."""
         if not 0 <= row < self.samples or not self._table[row, 0]:
             return list(self.of(np.array([row]))[0].tolist())
         return list(self._table[row].tolist())
@@ -88,24 +88,24 @@ class Places:
 
     def _prepare(self, rows: np.ndarray) -> None:
         owner, position = self._find(rows)
-        places = np.zeros((len(rows), 4), np.int32)
-        places[:, 0] = ABSENT
+        locations = np.zeros((len(rows), 4), np.int32)
+        locations[:, 0] = ABSENT
         for number in np.unique(owner[owner >= 0]).tolist():
             here = owner == number
-            places[here] = self._locate(self._segments[number], position[here])
-        self._touch(places[places[:, 0] != ABSENT])
-        self._table[rows, 1:] = places[:, 1:]
-        self._table[rows, 0] = places[:, 0]  # last: other threads take a row for whole once it has a file
+            locations[here] = self._locate(self._segments[number], position[here])
+        self._touch(locations[locations[:, 0] != ABSENT])
+        self._table[rows, 1:] = locations[:, 1:]
+        self._table[rows, 0] = locations[:, 0]  # last: other threads take a row for whole once it has a file
 
     def _find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which segment has each of these samples, -1 for none, and at which position."""
+        """Return the segment of each sample, -1 for none, and its position in the tables."""
         if len(self._segments) > FEW or not all(segment.is_sorted for segment in self._segments):
             owner, position = self._whereabouts
             return owner[rows] - 1, position[rows]
         owner, position = np.full(len(rows), -1), np.zeros(len(rows), np.int64)
         for number, segment in enumerate(self._segments):
-            found = segment.find(rows)
-            owner[found >= 0], position[found >= 0] = number, found[found >= 0]
+            at = segment.find(rows)
+            owner[at >= 0], position[at >= 0] = number, at[at >= 0]
         return owner, position
 
     @cached_property
@@ -135,17 +135,17 @@ class Places:
             self.files.append(file)
         return self._numbers[file]
 
-    def _touch(self, places: np.ndarray) -> None:
-        """Check the chunks of these places that nobody has checked, after they have all been asked for at once."""
+    def _touch(self, locations: np.ndarray) -> None:
+        """Check the chunks of these locations that were not checked yet, after asking for all of them at once."""
         touched = []
-        for number in np.unique(places[:, 0]).tolist():
+        for number in np.unique(locations[:, 0]).tolist():
             if isinstance(shard := self.files[number], Shard):
-                _, chunk, row, length = places[places[:, 0] == number].T
+                _, chunk, row, length = locations[locations[:, 0] == number].T
                 chunks = _ranges(chunk, chunk + (row + length - 1) // shard.grid.chunk_rows)
                 touched.append((shard, shard.untouched(chunks)))
             else:
-                for _, *place in places[places[:, 0] == number].tolist():
-                    self.files[number].look(*place)
+                for _, *location in locations[locations[:, 0] == number].tolist():
+                    self.files[number].look(*location)
         if self._blocks:
             self._blocks.bring([(shard.path, *span) for shard, chunks in touched for span in shard.spans(chunks)])
         for shard, chunks in touched:
@@ -167,13 +167,13 @@ def _zeros(rows: int) -> np.ndarray:
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """All whole numbers from each of `first` to that of `last`, one after the other."""
+    """Return the concatenated ranges `first[i]` to `last[i]`, both included."""
     count = last - first + 1
     return np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
 
 
 class _Segment:
-    """The tables of one segment, m samples, read as far as somebody asks."""
+    """The tables of one segment with m samples, read on access."""
 
     def __init__(
         self, folder: Path, entry: SegmentEntry, of: int, blocks: Blocks | None, opened: dict[Path, Data]
@@ -181,18 +181,18 @@ class _Segment:
         self._home = folder / entry.id
         self._owner = folder / entry.data_id
         self._entry = entry
-        self._of = of  # n samples of the corpus
+        self._of = of  # n samples of the dataset
         self._blocks = blocks
         self._opened = opened
 
     @property
     def is_sorted(self) -> bool:
-        """Were its tables written in the order of the samples?"""
+        """Whether its tables are in the order of the samples."""
         return self._sample.attributes.get("sorted") is True
 
     @property
     def samples(self) -> np.ndarray:
-        """(m,) int64 row numbers in the index. Raises StoreError where the corpus has no such row."""
+        """(m,) int64 row numbers in the index. Raises StoreError where the dataset has no such row."""
         samples = self._sample[:]
         if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < self._of:
             raise self._outside()
@@ -216,14 +216,14 @@ class _Segment:
         return self._opened[path]
 
     def find(self, rows: np.ndarray) -> np.ndarray:
-        """Positions (k,) of these samples in sorted tables, -1 for those this segment has not.
+        """Return the positions (k,) of these samples in sorted tables, -1 for those that are not in this segment.
 
-        A sample stands no further from where it would without gaps than there are gaps: where none is missing, the
-        first look finds it, and of a large table only the chunk it stands in is read.
+        Where no sample is missing, the position follows from the row number; otherwise it is off by at most the
+        number of missing samples. Only that range is searched, so a large table is read in part.
         """
-        found = np.full(len(rows), -1)
+        position = np.full(len(rows), -1)
         if not len(self._sample):
-            return found
+            return position
         first, last = self._ends
         inside = np.flatnonzero((rows >= first) & (rows <= last))
         wanted = rows[inside]
@@ -235,19 +235,19 @@ class _Segment:
             middle = (low + high) // 2
             less = self._sample[middle] < wanted
             low, high = np.where(between & less, middle + 1, low), np.where(between & ~less, middle, high)
-        there = (low == high) & (self._sample[low] == wanted)
-        found[inside[there]] = low[there]
-        return found
+        hit = (low == high) & (self._sample[low] == wanted)
+        position[inside[hit]] = low[hit]
+        return position
 
     def where(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`start` and `length` (k,) int64 at these positions. Raises StoreError where they lie outside the data."""
+        """Return `start` and `length` (k,) int64 at these positions. Raises StoreError for places outside the data."""
         start, length = self._start[position].astype(np.int64), self._length[position].astype(np.int64)
         if not self.data.holds(start, length):
             raise self._outside()
         return start, length
 
     def failures(self) -> list[dict[str, Any]]:
-        """Its failure records; none where the manifest says that they were retracted."""
+        """Return its failure records; none where they were retracted."""
         if not self._entry.failed:
             return []
         self._bring(self._home, self._entry.files, "zarr.json")

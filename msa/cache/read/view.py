@@ -1,4 +1,4 @@
-"""Views: one recipe from raw material to hidden states, and random access to what it made of one corpus."""
+"""Views: one recipe from raw material to hidden states, applied to one dataset, and a reader of the result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ import numpy as np
 from msa.cache.format import layout
 from msa.cache.format.manifest import SegmentEntry
 from msa.cache.format.shard import Blocks
-from msa.cache.read.readahead import Advice
-from msa.cache.read.sample_locations import Places
+from msa.cache.read.readahead import Readahead
+from msa.cache.read.sample_locations import SampleLocations
 from msa.errors import ConfigError, StoreError
 from msa.types import Modality
 
 
 @dataclass(frozen=True)
 class View:
-    """One recipe applied to one corpus: `attributes` is the provenance written beside the numbers."""
+    """One recipe applied to one dataset; `attributes` is its provenance."""
 
     id: str
     dataset: str  # fingerprint of the index its row numbers refer to
@@ -28,7 +28,7 @@ class View:
 
     @property
     def modality(self) -> Modality:
-        """Which modality this view holds."""
+        """The modality this view holds."""
         return Modality(self.attributes["modality"])
 
     @property
@@ -37,7 +37,7 @@ class View:
         return str(self.attributes["backbone"])
 
     def is_called(self, text: str) -> bool:
-        """Does `text` name this view: by its backbone, by at least four digits of its id, or as `backbone@id`?"""
+        """Return whether `text` names this view: its backbone, at least four digits of its id, or `backbone@id`."""
         name, at, view_id = text.rpartition("@")
         if at:
             return self.name == name and bool(view_id) and self.id.startswith(view_id)
@@ -50,22 +50,22 @@ class View:
 
     @property
     def samples(self) -> int:
-        """How many samples have hidden states here."""
+        """Number of samples with hidden states."""
         return sum(entry.samples for entry in self.entries)
 
     @property
     def failed(self) -> int:
-        """How many samples could not be read or encoded."""
+        """Number of samples that could not be read or encoded."""
         return sum(entry.failed for entry in self.entries)
 
     @property
     def nbytes(self) -> int:
-        """Size on disk."""
+        """Size on disk in bytes."""
         return sum(facts.size for e in self.entries for _, files in e.by_segment for facts in files.values())
 
 
 class ViewReader:
-    """Hidden states of one view by row number of its corpus; opening it reads nothing.
+    """Hidden states of one view by row number of its dataset; opening it reads nothing.
 
     `blocks` brings what is read, where the store lies somewhere else.
     """
@@ -74,8 +74,8 @@ class ViewReader:
         self.view = view
         self._given = folder, view, samples, blocks
         form = view.dim, view.attributes.get("dtype")
-        self._places = Places(folder, view.entries, samples, form, blocks)
-        self._advice = Advice()
+        self._locations = SampleLocations(folder, view.entries, samples, form, blocks)
+        self._readahead = Readahead()
         self._zeros = memoryview(b"")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -84,37 +84,37 @@ class ViewReader:
     @property
     def length(self) -> np.ndarray:
         """(n,) int32: rows T of each sample, -1 where the view has none. All tables are read for it, once."""
-        return self._places.length
+        return self._locations.length
 
     @cached_property
     def failures(self) -> dict[int, dict[str, Any]]:
-        """Row -> record {"stage", "reason", ...} of the samples that could not be had."""
-        return self._places.failures()
+        """Row -> failure record {"stage", "reason", ...} of the samples that could not be read or encoded."""
+        return self._locations.failures()
 
     @cached_property
     def dtype(self) -> np.dtype:
-        """Of the arrays this gives: bfloat16 comes as float32, whose upper half it is."""
-        return np.dtype(np.float32 if self._places.dtype == "bfloat16" else self._places.dtype)
+        """Dtype of the arrays that are returned: bfloat16 is widened to float32."""
+        return np.dtype(np.float32 if self._locations.dtype == "bfloat16" else self._locations.dtype)
 
     def read(self, row: int) -> np.ndarray:
-        """Hidden states (T, D) of a sample. Raises StoreError where there are none or they are damaged."""
-        place = self._places.one(row)
-        if not place[3]:
+        """Return the hidden states (T, D) of a sample. Raises StoreError where there are none or they are damaged."""
+        location = self._locations.one(row)
+        if not location[3]:
             raise StoreError(
                 f"row {row} has no hidden states in {self.view.name}@{self.view.id}",
                 fix="ask `length` which rows have some, or run `msa extract` to complete the view",
             )
-        return self._flat([place], place[3])
+        return self._flat([location], location[3])
 
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """A batch of rows (B,): x (B, longest, D), 0 behind the end of each sample, and length (B,) int32.
+        """Return a padded batch of rows (B,): x (B, longest, D), 0 behind each sample, and length (B,) int32.
 
         A sample without hidden states, and row -1, have length 0. `out` is memory to use again: C-contiguous, of this
         reader's `dtype`, (B, longest, D) or larger; x is a part of it, and the rest of it is left as it is.
         Raises StoreError where something is damaged, ConfigError where `out` does not fit.
         """
-        places = self._places.of(np.asarray(rows, np.int64))
-        length = places[:, 3].copy()
+        locations = self._locations.of(np.asarray(rows, np.int64))
+        length = locations[:, 3].copy()
         shape = len(length), int(length.max(initial=0)), self.view.dim
         if out is None:
             out = np.empty(shape, self.dtype)
@@ -125,42 +125,42 @@ class ViewReader:
         elif out.shape[0] < shape[0] or out.shape[1] < shape[1]:
             raise ConfigError(f"`out` has shape {list(out.shape)}", fix=f"this batch needs {list(shape)} or more")
         x = out[: shape[0], : shape[1]]
-        if self._places.dtype == "bfloat16":
+        if self._locations.dtype == "bfloat16":
             halves = np.empty(shape, np.uint16)
-            self._copy(places.tolist(), halves, shape[1])
+            self._copy(locations.tolist(), halves, shape[1])
             _widen(halves, x)
         else:
-            self._copy(places.tolist(), out, shape[1])
+            self._copy(locations.tolist(), out, shape[1])
         return x, length
 
     def flat(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same without padding: values (sum T, D) and offsets (B + 1,) int64; sample i is `values[o[i]:o[i+1]]`."""
-        places = self._places.of(np.asarray(rows, np.int64))
-        offsets = np.zeros(len(places) + 1, np.int64)
-        np.cumsum(places[:, 3], out=offsets[1:])
-        return self._flat(places.tolist(), int(offsets[-1])), offsets
+        """Return a batch without padding: values (sum T, D), offsets (B + 1,) int64; sample i: `values[o[i]:o[i+1]]`."""
+        locations = self._locations.of(np.asarray(rows, np.int64))
+        offsets = np.zeros(len(locations) + 1, np.int64)
+        np.cumsum(locations[:, 3], out=offsets[1:])
+        return self._flat(locations.tolist(), int(offsets[-1])), offsets
 
-    def _flat(self, places: list[list[int]], rows: int) -> np.ndarray:
-        values = np.empty((rows, self.view.dim), layout.stored(self._places.dtype))
-        self._copy(places, values)
-        return _widen(values, np.empty(values.shape, np.float32)) if self._places.dtype == "bfloat16" else values
+    def _flat(self, locations: list[list[int]], rows: int) -> np.ndarray:
+        values = np.empty((rows, self.view.dim), layout.stored(self._locations.dtype))
+        self._copy(locations, values)
+        return _widen(values, np.empty(values.shape, np.float32)) if self._locations.dtype == "bfloat16" else values
 
-    def _copy(self, places: list[list[int]], out: np.ndarray, longest: int = 0) -> None:
-        """Bytes of samples into `out`: (>= B, >= longest, D), zeros behind each; or (sum T, D) where `longest` is 0.
+    def _copy(self, locations: list[list[int]], out: np.ndarray, longest: int = 0) -> None:
+        """Copy samples into `out`: (>= B, >= longest, D), zeros behind each; or (sum T, D) where `longest` is 0.
 
-        memoryviews have the cheapest slices Python knows; most samples need one.
+        Slices of memoryviews are the cheapest copies in Python; most samples need one.
         """
         if not out.size:
             return
-        target, files, begin = out.reshape(-1).view(np.uint8).data, self._places.files, 0
+        target, files, begin = out.reshape(-1).view(np.uint8).data, self._locations.files, 0
         row_bytes, step, padded = out.strides[-2], out.strides[0] if longest else 0, longest * out.strides[-2]
         zeros = self._zeros
         if padded > len(zeros):
             self._zeros = zeros = memoryview(bytes(padded))
-        self._advice.give(places, files)
+        self._readahead.start(locations, files)
         known, source, offsets, chunk_bytes = 0, None, zeros, 0
         file: Any = None
-        for number, chunk, row, length in places:
+        for number, chunk, row, length in locations:
             end = begin + length * row_bytes
             if length:
                 if number != known:
@@ -182,6 +182,6 @@ class ViewReader:
 
 
 def _widen(halves: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """bfloat16 as uint16 -> float32: the upper half of its bits."""
+    """Widen bfloat16, stored as uint16, to float32: it is the upper half of its bits."""
     np.left_shift(halves, 16, out=out.view(np.uint32), dtype=np.uint32)
     return out

@@ -201,7 +201,7 @@ def test_stores_of_other_codecs_are_read_too(store, index, codec):
     for i in range(19):
         np.testing.assert_array_equal(x[i, : length[i]], hidden(i))
     assert length[19] == 0
-    kinds = {type(file) for file in reader._places.files[1:]}
+    kinds = {type(file) for file in reader._locations.files[1:]}
     assert kinds == ({Shard} if codec == "raw" else {Archive})
 
 
@@ -231,7 +231,7 @@ def test_only_the_chunks_of_tables_that_are_needed_are_read(store, monkeypatch):
     index = make_index(200)
     view = fill(store, index, rows=[i for i in range(199) if i % 50])
     reader = store.reader(view)
-    (own,) = reader._places._segments
+    (own,) = reader._locations._segments
     assert "_sample" not in vars(own)  # opening reads nothing
     np.testing.assert_array_equal(reader.read(101), hidden(101))
     assert len(own._sample._files) <= 4  # the ends, and where it stands
@@ -300,7 +300,7 @@ def test_more_files_than_may_be_open_are_mapped_in_turn(store, index, monkeypatc
     for rows in (range(19), range(18, -1, -1)):
         x, length = reader.gather(rows)
         assert all((x[i, : length[i]] == hidden(row)).all() for i, row in enumerate(rows))
-    shards = reader._places.files[1:]
+    shards = reader._locations.files[1:]
     assert len(shards) > 2 >= sum(shard.view is not None for shard in shards)
 
 
