@@ -1,7 +1,7 @@
-"""The index of one corpus: everything stage 2 needs to know of a sample besides its hidden states.
+"""Index of one dataset: what stage 2 needs of a sample besides its hidden states.
 
-Of an index in a store nothing but metadata is read until somebody asks: a corpus of a million samples opens as fast as
-one of a thousand.
+Opening an index reads metadata alone; arrays and texts are read on access, so a dataset of a million samples opens as
+fast as one of a thousand.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from msa.cache.format.small_arrays import Lazy
 from msa.errors import StoreError
 from msa.types import Modality, Split, Task
 
-PIECE = 16_384  # texts that are cut out at a time; of a corpus no larger than this, all are, at the first look
-LEFT = ("split", "labels", "position")  # arrays that `Index.read` leaves where they lie
+PIECE = 16_384  # texts that are decoded at a time; an index of no more is decoded whole on first access
+LAZY = ("split", "labels", "position")  # arrays that `Index.read` does not read yet
 TEXTS = ("id", "group", "text")
 
 
 @dataclass(frozen=True)
 class Index:
-    """n samples of one corpus, in a fixed order; a view's `sample` numbers are rows of it.
+    """n samples of one dataset, in a fixed order; a view's `sample` numbers are rows of it.
 
-    `labels` is (n, k) float32 - class numbers or values, NaN where nobody labelled - under `label_names`, of which
+    `labels` is (n, k) float32 - class numbers or values, NaN where there is no label - under `label_names`, of which
     the first, "label", is the one trained on; of a multilabel task the first C are, and bear the names of its classes.
     `digests` maps each modality to (n, 16) uint8, all zero where a sample lacks it. `about` holds what is shown and
     never computed with: source, licence, what was dropped, leaks.
@@ -54,16 +54,16 @@ class Index:
     if not TYPE_CHECKING:  # or the type checker would take any name for an attribute
 
         def __getattr__(self, name: str) -> np.ndarray:
-            """An array that was left where it lies. Raises StoreError where it is damaged."""
-            if name not in LEFT or "_left" not in self.__dict__:
+            """Read one of LAZY. Raises StoreError where it is damaged."""
+            if name not in LAZY or "_lazy" not in self.__dict__:
                 raise AttributeError(f"an index has no {name}")
-            values = self.__dict__["_left"][name][:]
+            values = self.__dict__["_lazy"][name][:]
             if problem := _odd(self.task, name, values):
                 raise _damaged(self.__dict__["_folder"], problem)
             self.__dict__[name] = values
             return values
 
-    def __reduce__(self) -> tuple[Any, ...]:  # whole: where it is sent to, its folder may not be
+    def __reduce__(self) -> tuple[Any, ...]:  # whole: its folder may not be on the machine it is sent to
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Index, tuple((values | {"digests": dict(self.digests)}).values())
 
@@ -73,23 +73,23 @@ class Index:
         return np.asarray(self.labels[:, : self.task.outputs] if self.task.multilabel else self.labels[:, 0])
 
     def rows(self, split: Split) -> np.ndarray:
-        """Row numbers of a split, ascending."""
+        """Return the row numbers of a split, ascending."""
         return np.flatnonzero(self.split == layout.SPLITS.index(split))
 
     def has(self, modality: Modality) -> np.ndarray:
-        """(n,) bool: which samples have raw material of this modality."""
+        """Return (n,) bool: which samples have raw material of this modality."""
         digest = self.digests.get(modality)
         return np.zeros(len(self), bool) if digest is None else np.asarray(digest.any(axis=1))
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
-        """(k,) int64: the rows of these ids, -1 for those that are none. One pass over all ids of the corpus."""
+        """Return the rows (k,) int64 of these ids, -1 for unknown ones. Passes once over all ids of the index."""
         wanted = set(ids)
         row_of = {id: row for row, id in enumerate(self.ids) if id in wanted}
         return np.array([row_of.get(id, -1) for id in ids], np.int64)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Split -> class -> how many samples, with the unlabelled named; several classes may be said of one sample."""
-        y, found = self.y, {}
+        """Count the samples of each split by class, and the unlabelled; a sample may have several classes."""
+        y, counts = self.y, {}
         labelled = np.isfinite(y) if y.ndim == 1 else np.isfinite(y).all(1)
         for split in Split:
             rows = self.rows(split)
@@ -98,12 +98,12 @@ class Index:
                 table = {name: int((y[known, n] > 0).sum()) for n, name in enumerate(self.task.classes)}
             else:
                 table = {name: int((y[known] == n).sum()) for n, name in enumerate(self.task.classes)}
-            found[split.value] = (table or {"labelled": len(known)}) | {"unlabelled": len(rows) - len(known)}
-        return found
+            counts[split.value] = (table or {"labelled": len(known)}) | {"unlabelled": len(rows) - len(known)}
+        return counts
 
     @property
-    def told(self) -> dict[str, Any]:
-        """`about` with every key of docs/store-format.md, empty where the index does not say."""
+    def full_about(self) -> dict[str, Any]:
+        """`about` with every key of docs/store-format.md, empty where the index leaves it out."""
         return with_defaults(self.about)
 
     @property
@@ -114,19 +114,19 @@ class Index:
         return fingerprint.key(facts | {"arrays": hashes})
 
     def check(self) -> None:
-        """Raise StoreError where this could not be read back, and so must not be written."""
-        with limits.writing(f"a corpus called {self.name[:60]!r}"):
+        """Raise StoreError where a reader would refuse this index."""
+        with limits.writing(f"a dataset called {self.name[:60]!r}"):
             self._attributes.validate()
-            wrong = next((what for name in LEFT if (what := _odd(self.task, name, getattr(self, name)))), "")
+            wrong = next((what for name in LAZY if (what := _odd(self.task, name, getattr(self, name)))), "")
             if not wrong and len(set(self.ids)) < len(self):
                 wrong = "two samples have one id"
             if wrong:
                 raise _damaged(Path("its index"), wrong)
 
     def write(self, folder: Path) -> Path:
-        """Write `folder/<fingerprint>/` whole or not at all; what is there already is the same and stays.
+        """Write `folder/<fingerprint>/` whole or not at all, unless it is there; return it.
 
-        Raises StoreError where it could not be read back; nothing is written then.
+        Raises StoreError where a reader would refuse it; nothing is written then.
         """
         self.check()
         final, store = folder / self.fingerprint, folder.parent
@@ -142,9 +142,9 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Open what `write` wrote; what is not there or has a wrong shape is found now, wrong bytes when they are read.
+        """Open an index; shapes are checked now, values when they are read.
 
-        Raises StoreError.
+        Raises StoreError where an array is missing or of another shape or dtype.
         """
         attributes = IndexAttributes.read(folder / "zarr.json")
         there = (folder / name for name in local_files.listed(folder, folder))
@@ -162,7 +162,7 @@ class Index:
             text=Texts(folder, "text", array, n),
             digests=_Digests(digests),
             about=attributes.about,
-            _left={name: array[name] for name in LEFT},
+            _lazy={name: array[name] for name in LAZY},
             _folder=folder,
         )
         return index
@@ -175,9 +175,9 @@ class Index:
 
 
 class Texts(Sequence[str]):
-    """The n texts of `<name>_bytes` and `<name>_offsets`, read as far as they are asked for; equal to a list of them.
+    """The n texts of `<name>_bytes` and `<name>_offsets`, read on access; compares equal to a list of them.
 
-    Raises StoreError where offsets cut no text out of the bytes.
+    Raises StoreError where the offsets do not fit the bytes.
     """
 
     def __init__(self, folder: Path, name: str, array: Mapping[str, Lazy], n: int) -> None:
@@ -226,7 +226,7 @@ class Texts(Sequence[str]):
         return self._cut(0, self._n)
 
     def _cut(self, start: int, stop: int) -> list[str]:
-        """Texts `start` to `stop`."""
+        """Read the texts `start` to `stop` - 1."""
         if start >= stop and self._n:
             return []
         offsets = self._offsets[start : stop + 1].astype(np.int64)
@@ -237,7 +237,7 @@ class Texts(Sequence[str]):
         if fits and (start or bounds[0] == 0) and (stop < self._n or bounds[-1] == size):
             joined, first = self._bytes[bounds[0] : bounds[-1]].tobytes(), bounds[0]
             try:
-                if joined.isascii():  # of which a byte is a character
+                if joined.isascii():  # a byte is a character
                     text = joined.decode("ascii")
                     return [text[a - first : b - first] for a, b in pairwise(bounds)]
                 return [joined[a - first : b - first].decode("utf-8") for a, b in pairwise(bounds)]
@@ -247,7 +247,7 @@ class Texts(Sequence[str]):
 
 
 class _Digests(Mapping[Modality, np.ndarray]):
-    """Modality -> (n, 16) uint8, read when it is asked for."""
+    """Modality -> digests (n, 16) uint8, read on access."""
 
     def __init__(self, left: Mapping[Modality, Lazy]) -> None:
         self._left = left
@@ -266,23 +266,23 @@ class _Digests(Mapping[Modality, np.ndarray]):
 
 
 def _check(folder: Path, array: Mapping[str, Lazy], n: int, k: int) -> None:
-    """Every array is there and of the size and kind that n samples with k labels need. Raises StoreError."""
+    """Refuse an index whose arrays are missing, or do not fit n samples with k labels. Raises StoreError."""
     wanted: dict[str, tuple[int, ...] | None] = {"split": (n,), "labels": (n, k), "position": (n,)}
     wanted |= {f"{name}_bytes": None for name in TEXTS} | {f"{name}_offsets": (n + 1,) for name in TEXTS}
     wanted |= {name: (n, fingerprint.DIGEST) for name in array if name.startswith("digest_")}
     for name, shape in wanted.items():
         if name not in array:
             raise _damaged(folder, f"it has no array {name}")
-        found = array[name]
+        lazy = array[name]
         kind = "f" if name == "labels" else "iu"
-        if found.dtype.kind not in kind or (found.shape != shape if shape else len(found.shape) != 1):
+        if lazy.dtype.kind not in kind or (lazy.shape != shape if shape else len(lazy.shape) != 1):
             raise _damaged(
-                folder, f"{name} is {found.dtype}{list(found.shape)}, which {n} samples with {k} labels have not"
+                folder, f"{name} is {lazy.dtype}{list(lazy.shape)}, which {n} samples with {k} labels have not"
             )
 
 
 def _odd(task: Task, name: str, values: np.ndarray) -> str:
-    """What is wrong with the values of one of LEFT; nothing where all is well."""
+    """Return what is wrong with the values of one of LAZY; empty where nothing is."""
     if name == "split":
         odd = ~np.isin(values, [*range(len(layout.SPLITS)), layout.NO_SPLIT])
         what = f"a part that is none of {len(layout.SPLITS)}"
@@ -308,7 +308,7 @@ def odd_labels(values: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _pack(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Strings as UTF-8 bytes (total,) and offsets (n + 1,): Zarr v3 has no string type that every reader knows."""
+    """Encode strings as UTF-8 bytes (total,) and offsets (n + 1,): not every Zarr reader knows a string type."""
     encoded = [string.encode("utf-8", "replace") for string in strings]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return np.frombuffer(b"".join(encoded), np.uint8), offsets

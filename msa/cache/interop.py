@@ -1,6 +1,6 @@
-"""A corpus of a store as numpy, dask and torch have it, for people with their own analysis or training loop.
+"""A dataset of a store as numpy, dask and torch objects, for other analyses and training loops.
 
-`FeatureStore.states`, `numpy`, `dask` and `torch` are the way in. dask and torch are imported when they are asked for.
+Called through `FeatureStore.states`, `numpy`, `dask` and `torch`. dask and torch are imported on use.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class States(Mapping[str, np.ndarray]):
-    """Id -> hidden states (T, D) of one view, read when they are asked for; ids without any are not in it."""
+    """Mapping from id to hidden states (T, D) of one view, read on access; ids without any are not in it."""
 
     def __init__(self, index: Index, reader: ViewReader) -> None:
         self.index = index
@@ -57,7 +57,7 @@ class States(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled samples of a corpus as a map-style torch dataset; goes to DataLoader workers as it is.
+    """Labelled samples of a dataset as a map-style torch dataset; can be sent to DataLoader workers.
 
     Item i is a dict: "id" (str), "label" - a class number (int64), a value (float32), or (C,) float32 of several
     classes at once - and per modality (T, D) float32, (0, D) where the sample has none. `collate` makes batches.
@@ -78,13 +78,14 @@ class Samples:
         return self.__getitems__([i])[0]
 
     def __getitems__(self, at: Sequence[int]) -> list[dict[str, Any]]:
-        """Several items, read at once: DataLoader asks for a batch this way."""
+        """Read several items at once; DataLoader fetches batches with it."""
         import torch
 
         rows = self.rows[np.asarray(at, np.int64)]
         label = torch.from_numpy(self.y[np.asarray(at, np.int64)])
         items = [
-            {"id": self.ids[i], "label": one.long() if self.is_class else one} for i, one in zip(at, label, strict=True)
+            {"id": self.ids[i], "label": value.long() if self.is_class else value}
+            for i, value in zip(at, label, strict=True)
         ]
         for modality, reader in self.readers.items():
             values, offsets = reader.flat(rows)
@@ -94,9 +95,9 @@ class Samples:
         return items
 
     def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A batch: "id" (list of B), "label" (B,) or (B, C), and per modality (B, L, D), 0 behind the end of each.
+        """Return a batch: "id" (list of B), "label" (B,) or (B, C), and per modality (B, L, D) and its mask.
 
-        "<modality>_mask" is (B, L) bool, True where there are hidden states.
+        Hidden states are 0 behind the end of each sample; "<modality>_mask" is (B, L) bool, True where there are some.
         """
         import torch
 
@@ -104,7 +105,7 @@ class Samples:
         batch["label"] = torch.stack([item["label"] for item in items])
         for modality in map(str, self.readers):
             states = [item[modality] for item in items]
-            length = torch.tensor([len(one) for one in states])
+            length = torch.tensor([len(state) for state in states])
             batch[modality] = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
             batch[f"{modality}_mask"] = torch.arange(batch[modality].shape[1]) < length[:, None]
         return batch
@@ -119,8 +120,8 @@ def as_numpy(
     store: "FeatureStore", dataset: str, modality: str, view: str | None, split: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """See FeatureStore.numpy."""
-    found = _view(store, dataset, modality, view)
-    return store.reader(found).flat(_rows(store, found, split))
+    chosen = _view(store, dataset, modality, view)
+    return store.reader(chosen).flat(_rows(store, chosen, split))
 
 
 def as_dask(
@@ -129,20 +130,20 @@ def as_dask(
     """See FeatureStore.dask."""
     import dask.array
 
-    found = _view(store, dataset or _only(store), modality, view)
-    reader = store.reader(found)
-    kept = np.zeros(store.manifest.datasets[found.dataset].samples, bool)
-    kept[_rows(store, found, split)] = True
+    chosen = _view(store, dataset or _only(store), modality, view)
+    reader = store.reader(chosen)
+    kept = np.zeros(store.manifest.datasets[chosen.dataset].samples, bool)
+    kept[_rows(store, chosen, split)] = True
     blocks = [
         dask.array.from_delayed(
-            dask.delayed(_block)(reader, rows, dask_key_name=f"states-{found.id}-{name}-{split}"),
-            (height, found.dim),
+            dask.delayed(_block)(reader, rows, dask_key_name=f"states-{chosen.id}-{name}-{split}"),
+            (height, chosen.dim),
             reader.dtype,
         )
-        for name, rows, height in _shards(store, found, kept)
+        for name, rows, height in _shards(store, chosen, kept)
     ]
     if not blocks:
-        return dask.array.zeros((0, found.dim), reader.dtype)
+        return dask.array.zeros((0, chosen.dim), reader.dtype)
     return dask.array.concatenate(blocks)
 
 
@@ -150,8 +151,8 @@ def as_torch(
     store: "FeatureStore", dataset: str, modalities: Sequence[str] | None, split: str | None, views: Mapping[str, str]
 ) -> Samples:
     """See FeatureStore.torch."""
-    there = {view.modality for view in store.views(dataset)}
-    wanted = [_modality(m) for m in modalities] if modalities else [m for m in Modality if m in there]
+    present = {view.modality for view in store.views(dataset)}
+    wanted = [_modality(m) for m in modalities] if modalities else [m for m in Modality if m in present]
     if unknown := set(views) - set(wanted):
         raise ConfigError(
             f"a view of {', '.join(sorted(unknown))} is named, which is not asked for",
@@ -169,7 +170,7 @@ def as_torch(
     rows = np.flatnonzero(kept & has)
     if not len(rows):
         raise StoreError(
-            f"{store.where} has no labelled sample of {dataset}{f', part {split},' if split else ''} with "
+            f"{store.where} has no labelled sample of {dataset}{f', split {split},' if split else ''} with "
             f"{', '.join(wanted) or 'hidden states'}",
             fix="see what there is with `msa cache info`",
         )
@@ -178,12 +179,12 @@ def as_torch(
 
 
 def _block(reader: ViewReader, rows: np.ndarray) -> np.ndarray:
-    """One after the other (sum T, D); an empty one tells its shape where dask asks."""
+    """Return hidden states (sum T, D) of rows; of no rows (0, D), which dask asks for the shape."""
     return reader.flat(rows)[0]
 
 
 def _shards(store: "FeatureStore", view: View, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Of each shard of a view: a name, the samples in it as they lie there (k,) int32, and how many rows they have."""
+    """Yield a name, the samples (k,) int32 in their order on disk, and the number of rows of each shard of a view."""
     for entry in view.entries:
         home = store.tables(view.id, entry)
         sample, start, length = segment.places(home, len(kept))
@@ -201,7 +202,7 @@ def _shards(store: "FeatureStore", view: View, kept: np.ndarray) -> Iterator[tup
 
 
 def _rows(store: "FeatureStore", view: View, split: str | None) -> np.ndarray:
-    """Rows of a part, or all, (n,) int64."""
+    """Return the rows (n,) int64 of a split, or all."""
     if split is None:
         return np.arange(store.manifest.datasets[view.dataset].samples)
     return store.index(view.dataset).rows(_split(split))
@@ -212,7 +213,7 @@ def _view(store: "FeatureStore", dataset: str, modality: str, name: str | None) 
 
 
 def _only(store: "FeatureStore") -> str:
-    """The name of the one corpus of a store."""
+    """Return the name of the one dataset of a store."""
     names = list(store.datasets)
     if len(names) != 1:
         raise ConfigError(

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 def facts(index: "Index") -> dict[str, Any]:
     """Return the facts about a dataset that a command prints with --json."""
     names = ("split", "dropped", "encodings", "leaks")
-    return {"dataset": index.name, "samples": len(index), **{name: index.told[name] for name in names}}
+    return {"dataset": index.name, "samples": len(index), **{name: index.full_about[name] for name in names}}
 
 
 def print_dataset(index: Any) -> None:
     """Print counts by split and class, what was left out and why, leaks, and classes that a split has too few of."""
-    about, counts = index.told, index.counts()
+    about, counts = index.full_about, index.counts()
     names = [name for name in next(iter(counts.values())) if name != "unlabelled" or _any(counts, name)]
     rows = [[split, *(row[name] for name in names), len(index.rows(split))] for split, row in counts.items()]
     rows.append(["all", *(sum(row[name] for row in counts.values()) for name in names), len(index)])

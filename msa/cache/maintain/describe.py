@@ -42,7 +42,7 @@ def citations(store: FeatureStore) -> list[tuple[str, str]]:
     """(what, how to cite it) of every corpus, backbone and format in a store, each once."""
     found: dict[str, str] = {}
     for fingerprint, entry in in_order(store.manifest.datasets):
-        source = store.index(fingerprint).told["source"]
+        source = store.index(fingerprint).full_about["source"]
         told = [source["citation"] or source["title"] or "its source is not known", source["home"]]
         found[f"dataset {entry.name}"] = ", ".join(map(str, filter(None, told)))
         for view in store.views(fingerprint):
@@ -65,7 +65,7 @@ def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
             str(m): {"samples": int(index.has(m).sum()), "sha256": hashlib.sha256(digest.tobytes()).hexdigest()}
             for m, digest in sorted(index.digests.items())
         },
-        **index.told,
+        **index.full_about,
         "views": [_view(store, view, index) for view in store.views(fingerprint)],
     }
 

@@ -265,7 +265,7 @@ def _compared(
         comparison = rounding.compare(change.view, [(row, row, index.ids[row]) for row in both], *readers)
     except (MsaError, OSError):  # deleted since, or damaged, which is for `verify` to say
         return change
-    return replace(change, close=comparison.close, apart=rounding.told(comparison.apart, NAMED))
+    return replace(change, close=comparison.close, apart=rounding.as_text(comparison.apart, NAMED))
 
 
 def _is_copy(segment: Path) -> bool:

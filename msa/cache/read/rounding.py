@@ -1,4 +1,4 @@
-"""Which hidden states count as equal: those of one recipe and one input, made by other threads or instructions.
+"""Compare hidden states of one recipe and one input that other threads or instructions computed.
 
 A sum is split by the number of threads and added in the order of the instructions at hand, so the last bits differ
 from machine to machine. Measured, and bounded here with a margin of two, is the largest difference within a sample in
@@ -25,21 +25,24 @@ AT_ONCE = 64  # samples
 
 @dataclass
 class Compared:
-    """What became of samples that two sides have: how many are equal to the bit or within rounding, and the others."""
+    """Samples that two sides have: how many are equal to the bit or within rounding, and which are not."""
 
     equal: int = 0
     close: int = 0
     apart: dict[str, list[tuple[str, float]]] = field(default_factory=dict)  # view -> (sample id, difference)
 
     def add(self, other: "Compared") -> None:
-        """Count those of another comparison too."""
+        """Add the counts of another comparison."""
         self.equal, self.close = self.equal + other.equal, self.close + other.close
-        for what, found in other.apart.items():
-            self.apart.setdefault(what, []).extend(found)
+        for view, samples in other.apart.items():
+            self.apart.setdefault(view, []).extend(samples)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference of two samples (T, D), in parts of the largest number in them; inf where none compare."""
+    """Return the largest difference of two samples (T, D), relative to the largest number in them.
+
+    Infinity where the shapes differ, or one has a finite number where the other has none.
+    """
     if a.shape != b.shape:
         return float("inf")
     if np.array_equal(a, b, equal_nan=True):
@@ -61,25 +64,25 @@ def compare(what: str, pairs: Sequence[tuple[int, int, str]], mine: ViewReader, 
         mine: Reads one side.
         theirs: Reads the other.
     """
-    found, tolerance = Compared(), TOLERANCE[str(mine.view.attributes.get("dtype", "float16"))]
+    compared, tolerance = Compared(), TOLERANCE[str(mine.view.attributes.get("dtype", "float16"))]
     for begin in range(0, len(pairs), AT_ONCE):
         part = pairs[begin : begin + AT_ONCE]
         here, there = _samples(mine, [row for row, _, _ in part]), _samples(theirs, [row for _, row, _ in part])
         for (_, _, id), a, b in zip(part, here, there, strict=True):
             gap = difference(a, b)
             if gap > tolerance:
-                found.apart.setdefault(what, []).append((id, gap))
+                compared.apart.setdefault(what, []).append((id, gap))
             else:
-                found.equal, found.close = found.equal + (gap == 0), found.close + (gap > 0)
-    return found
+                compared.equal, compared.close = compared.equal + (gap == 0), compared.close + (gap > 0)
+    return compared
 
 
 def between(mine: "FeatureStore", theirs: "FeatureStore") -> Compared:
-    """Compare what two stores have of equal inputs by equal recipes, in corpora of one name.
+    """Compare what two stores have of equal inputs by equal recipes, in datasets of one name.
 
     Segments of theirs whose data has the same SHA-256 as data of mine are not read.
     """
-    found = Compared()
+    compared = Compared()
     for view_id in sorted(mine.manifest.views.keys() & theirs.manifest.views.keys()):
         known = _shards(mine.manifest.segments_of(view_id))
         for other in _views(theirs, view_id):
@@ -89,16 +92,16 @@ def between(mine: "FeatureStore", theirs: "FeatureStore") -> Compared:
                 if _name(mine, own) == _name(theirs, other):
                     here = _rows(mine, own)
                     pairs = [(here[digest][0], row, id) for digest, (row, id) in left.items() if digest in here]
-                    found.add(compare(f"{own.modality} {own.name}", pairs, mine.reader(own), theirs.reader(new)))
-                    left = {digest: one for digest, one in left.items() if digest not in here}
-    return found
+                    compared.add(compare(f"{own.modality} {own.name}", pairs, mine.reader(own), theirs.reader(new)))
+                    left = {digest: sample for digest, sample in left.items() if digest not in here}
+    return compared
 
 
-def told(apart: Mapping[str, Sequence[tuple[str, float]]], named: int) -> list[str]:
-    """A line for each view of what is not equal: its samples, those furthest apart first, with their differences."""
+def as_text(apart: Mapping[str, Sequence[tuple[str, float]]], named: int) -> list[str]:
+    """Return a line for each view of its unequal samples, those furthest apart first, with their differences."""
     lines = []
-    for what, found in apart.items():
-        worst = sorted(found, key=lambda one: -one[1])
+    for what, samples in apart.items():
+        worst = sorted(samples, key=lambda sample: -sample[1])
         some = ", ".join(f"{id} ({_size(gap)})" for id, gap in worst[:named])
         more = f" and {len(worst) - named} more" if len(worst) > named else ""
         lines.append(f"the {what} of {some}{more}")
@@ -110,12 +113,12 @@ def _size(gap: float) -> str:
 
 
 def _views(store: "FeatureStore", view_id: str) -> list[View]:
-    """One view of every corpus that it holds anything of."""
-    return [view for corpus in store.manifest.datasets for view in store.views(corpus) if view.id == view_id]
+    """Return the view once for every dataset that it holds anything of."""
+    return [view for dataset in store.manifest.datasets for view in store.views(dataset) if view.id == view_id]
 
 
 def _rows(store: "FeatureStore", view: View) -> dict[bytes, tuple[int, str]]:
-    """Digest of the input -> row and id of the samples that have hidden states."""
+    """Map input digests to row and id of the samples that have hidden states."""
     index = store.index(view.dataset)
     digests = index.digests.get(view.modality)
     if digests is None or not view.entries:
@@ -129,7 +132,7 @@ def _name(store: "FeatureStore", view: View) -> str:
 
 
 def _shards(segments: Sequence[SegmentEntry]) -> set[str]:
-    """The SHA-256 of all files that hold hidden states of these segments."""
+    """Return the SHA-256 of all files that hold hidden states of these segments."""
     return {facts.sha256 for segment in segments for facts in segment.shards.values()}
 
 

@@ -134,7 +134,10 @@ class ViewReader:
         return x, length
 
     def flat(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return a batch without padding: values (sum T, D), offsets (B + 1,) int64; sample i: `values[o[i]:o[i+1]]`."""
+        """Return a batch without padding: values (sum T, D) and offsets (B + 1,) int64.
+
+        Sample i is `values[offsets[i]:offsets[i + 1]]`.
+        """
         locations = self._locations.of(np.asarray(rows, np.int64))
         offsets = np.zeros(len(locations) + 1, np.int64)
         np.cumsum(locations[:, 3], out=offsets[1:])

@@ -66,7 +66,7 @@ def _selected(store: FeatureStore, wanted: Selection) -> Iterator[tuple[str, Vie
 
 
 def _source(store: FeatureStore, dataset: str) -> Mapping[str, Any]:
-    source: Mapping[str, Any] = store.index(dataset).told["source"]
+    source: Mapping[str, Any] = store.index(dataset).full_about["source"]
     return source
 
 

@@ -47,7 +47,7 @@ def agreed(mine: FeatureStore, theirs: FeatureStore) -> rounding.Compared:
     compared = rounding.between(mine, theirs)
     if compared.apart:
         raise StoreError(
-            f"{mine.where} and {theirs.where} differ in {'; '.join(rounding.told(compared.apart, NAMED))}: "
+            f"{mine.where} and {theirs.where} differ in {'; '.join(rounding.as_text(compared.apart, NAMED))}: "
             "more than the rounding of other threads or processors",
             fix="`msa cache verify --deep` and `msa cache info` (device, threads, versions) on both sides tell which "
             "is wrong; remove that view (`msa cache rm`), and merge again",
