@@ -38,7 +38,7 @@ from msa.progress import Progress
 from msa.types import Modality
 from tests.extract import corpus
 from tests.extract.test_pipeline import Moody, states
-from tests.faults import deadly
+from tests.faults import deadly_backbones
 
 TEXT = Modality.TEXT
 
@@ -270,7 +270,7 @@ def plugins(monkeypatch, tmp_path):
     """Backbones that other processes can import too."""
     for name in ("fragile", "even", "threads"):
         (tmp_path / f"{name}_backbone.py").write_text(
-            f"from tests.faults.deadly import {name.capitalize()}\n"
+            f"from tests.faults.deadly_backbones import {name.capitalize()}\n"
             "from msa.extract.backbone import BackboneSpec\n"
             "from msa.types import Modality\n"
             "SPECS = {'x': BackboneSpec(Modality.TEXT, batch=4)}\n"
@@ -478,7 +478,7 @@ def test_an_error_of_ours_comes_back_from_a_worker_with_what_was_done_before(ord
             raise UnknownNameError("word", "x", ["y"])
         return [np.ones((1, 4), np.float16) for _ in clips]
 
-    monkeypatch.setattr(deadly.Even, "encode", encode)
+    monkeypatch.setattr(deadly_backbones.Even, "encode", encode)
     cluster_worker._models.clear()
     receipt = pickle.loads(pickle.dumps(cluster_worker.run(order)))
     assert receipt.problem.kind is UnknownNameError

@@ -22,7 +22,7 @@ from msa.types import Modality
 from tests.extract import corpus
 from tests.extract.backbones.test_backbones import far, folders, one_thread, pictures, timm_spec  # noqa: F401
 from tests.extract.encoders import test_packed, test_speech
-from tests.faults.card import GIVEN_AWAY, Card
+from tests.faults.fake_card import GIVEN_AWAY, Card
 
 FP16 = 5e-3  # how far, relative, hidden states may be from those in fp32
 

@@ -49,7 +49,7 @@ from msa.fuse.runs.files import claimed
 from msa.fuse.runs.run import Run
 from msa.fuse.train.model import Model
 from msa.types import SENTIMENT, Split, Task
-from tests.faults import dying
+from tests.faults import killed_tasks
 from tests.faults.strange_runs import VALUES as VALUES_OF_STRANGERS
 from tests.faults.strange_runs import changed, paths
 from tests.fuse.conftest import AUDIO, TEXT, VALUES, Now, add_corpus
@@ -207,10 +207,10 @@ def test_processes_share_the_cores_unless_the_number_of_threads_is_given(monkeyp
 def test_a_process_that_dies_takes_no_other_with_it(monkeypatch):
     lines, failed = [], {}
     monkeypatch.setattr(sweep, "QUIET_S", 1e9)  # on a busy machine processes take seconds to begin
-    monkeypatch.setattr(sweep.Task, "do", dying.do)
-    monkeypatch.setattr(workers, "_settle_in", dying.settle_in)
+    monkeypatch.setattr(sweep.Task, "do", killed_tasks.do)
+    monkeypatch.setattr(workers, "_settle_in", killed_tasks.settle_in)
     monkeypatch.setattr(sweep, "QUIET_S", 600)  # a busy machine may take long to start a process
-    sweep._train([dying.Task(name, 1) for name in ("victim", "refused", "survivor")], HERE, lines.append, failed)
+    sweep._train([killed_tasks.Task(name, 1) for name in ("victim", "refused", "survivor")], HERE, lines.append, failed)
     assert failed == {
         "victim": "its process was killed, most likely for want of memory",
         "refused": "too large (take a smaller one)",  # an error arrives as it was

@@ -23,7 +23,7 @@ from msa.fuse.experiments.workers import Workers
 from msa.fuse.runs.files import claimed
 from msa.fuse.train.model import Model
 from msa.types import SENTIMENT
-from tests.faults import serving
+from tests.faults import stuck_searches
 from tests.fuse.conftest import AUDIO, TEXT, WIDTH
 
 HERE = Workers(jobs=1)
@@ -50,10 +50,10 @@ def wait_for(condition, seconds=20):
 
 
 def test_ctrl_c_ends_what_is_under_way_and_begins_nothing_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune, "Search", serving.Search)
+    monkeypatch.setattr(tune, "Search", stuck_searches.Search)
     monkeypatch.setattr(tune, "LOOK_S", 0.02)
-    monkeypatch.setattr(workers, "_settle_in", serving.settle_in)
-    searches = [serving.Search(name, str(tmp_path / name)) for name in ("under way", "queued", "queued too")]
+    monkeypatch.setattr(workers, "_settle_in", stuck_searches.settle_in)
+    searches = [stuck_searches.Search(name, str(tmp_path / name)) for name in ("under way", "queued", "queued too")]
     for one in searches:
         Path(one.folder).mkdir()
     before, lines = set(multiprocessing.active_children()), []
@@ -74,7 +74,7 @@ def test_ctrl_c_ends_what_is_under_way_and_begins_nothing_more(tmp_path, monkeyp
 
 
 def test_a_worker_leaves_ctrl_c_to_the_command_and_ends_when_that_is_killed(tmp_path):
-    command = subprocess.Popen([sys.executable, "-m", "tests.faults.serving", str(tmp_path)])
+    command = subprocess.Popen([sys.executable, "-m", "tests.faults.stuck_searches", str(tmp_path)])
     try:
         wait_for((tmp_path / "at work").exists, 60)
         with pytest.raises(ConfigError, match="another process is at work"), claimed(tmp_path):
