@@ -48,7 +48,7 @@ def datasets() -> str:
         source = catalog.load("dataset", name).SOURCE
         home = f"[`{name}`]({source.home})" if source.home.startswith("http") else f"`{name}`"
         rows.append([home, line, source.licence])
-    return table(["`--dataset`", "what it is", "licence, as its home states it"], rows)
+    return table(["`--dataset`", "description", "licence, as its home states it"], rows)
 
 
 def backbones() -> str:
@@ -61,7 +61,7 @@ def backbones() -> str:
         rows.append([f"`{name}`", spec.modality, line, weights, spec.licence])
     rows.append(["`hf:ORG/NAME`, `hf:FOLDER`", "text, audio", "any encoder of transformers", "those named", "its own"])
     rows.append(["`timm:NAME`, `timm:NAME@FILE`", "image", "any model of timm", "those named", "its own"])
-    return table(["backbone", "encodes", "what it is", "weights", "licence"], rows)
+    return table(["backbone", "encodes", "description", "weights", "licence"], rows)
 
 
 def choices() -> str:
@@ -79,7 +79,7 @@ def heads() -> str:
     for name, line in catalog.describe("head").items():
         known = declared(catalog.load("head", name)).presets
         rows.append([f"`{name}`", line, ", ".join(f"`{preset}`" for preset in known)])
-    return table(["`--model`", "what it is", "`--preset`"], rows)
+    return table(["`--model`", "description", "`--preset`"], rows)
 
 
 def formats() -> str:
@@ -88,7 +88,7 @@ def formats() -> str:
     for name, line in catalog.describe("format").items():
         written = "in and out" if hasattr(catalog.load("format", name), "write") else "in"
         rows.append([f"`{name}`", line, written])
-    return table(["format", "what it is", ""], rows)
+    return table(["format", "description", ""], rows)
 
 
 TABLES = {"datasets": datasets, "backbones": backbones, "presets": choices, "heads": heads, "formats": formats}
@@ -101,7 +101,7 @@ def commands() -> str:
         parts += [f"## {name}", *str(command.help).split("\n\n")]
         rows = [[_called(p), _meaning(p), _default(p)] for p in command.params if p.name not in SHELL]
         if rows:
-            parts.append(table(["", "what it is", "default"], rows).strip())
+            parts.append(table(["", "description", "default"], rows).strip())
         if below := getattr(command, "commands", {}):
             parts.append("Commands: " + ", ".join(f"[{word}](#{anchor(f'{name} {word}')})" for word in below))
     return "\n\n".join(parts) + "\n"

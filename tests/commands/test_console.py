@@ -52,7 +52,7 @@ class Index:
 
 
 REPORT = Evil(written=1, seconds=1.0, already=1, failed=[(EVIL, EVIL, EVIL)], recovered=1, borrowed=1, counts={EVIL: 1})
-REPORT.__dict__ |= {"padding": 0.5, "share": 0.5, "failed_before": 1, "not_finite": {EVIL: 1}}
+REPORT.__dict__ |= {"bound": "decode", "padding": 0.5, "share": 0.5, "failed_before": 1, "not_finite": {EVIL: 1}}
 VIEW = dict.fromkeys(("modality", "backbone", "id", "dtype", "created", "creator", "device", "versions"), EVIL)
 VIEW |= {
     "samples": 1,
