@@ -20,11 +20,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from msa.config import checked
 from msa.fuse.head import Batch, FusionHead, masked_mean, task_loss
-from msa.fuse.modules.recurrent import states
-from msa.fuse.modules.steps import last_valid
 from msa.types import Modality, Task
 
 
@@ -109,8 +108,9 @@ class LanguageNet(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) under mask (B, T) -> z_l (B, D_l), half of text_hidden wide, 0 where there is no text."""
-        h = last_valid(states(self.lstm, x, mask), mask)  # (B, text_hidden)
-        return self.linear(self.drop(h)) * mask.any(1, keepdim=True)
+        length = mask.sum(1).clamp(min=1).cpu()  # (B,)
+        _, (h, _) = self.lstm(pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False))
+        return self.linear(self.drop(h[0])) * mask.any(1, keepdim=True)
 
 
 class MeanNet(nn.Module):

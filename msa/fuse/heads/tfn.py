@@ -18,11 +18,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from msa.errors import ConfigError
 from msa.fuse.head import Batch, FusionHead, masked_mean
-from msa.fuse.modules.recurrent import states
-from msa.fuse.modules.steps import last_valid
 from msa.types import Modality, Task
 
 _LARGEST = 1 << 20  # elements of the product; times `post` it is the number of weights behind it
@@ -112,8 +111,9 @@ class LanguageNet(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) under mask (B, T) -> z_l (B, text_out)."""
-        h = last_valid(states(self.lstm, x, mask), mask)  # (B, text_hidden)
-        return self.linear(self.drop(h)) * mask.any(1, keepdim=True)
+        length = mask.sum(1).clamp(min=1).cpu()  # (B,)
+        _, (h, _) = self.lstm(pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False))
+        return self.linear(self.drop(h[0])) * mask.any(1, keepdim=True)
 
 
 class MeanNet(nn.Module):

@@ -1,29 +1,9 @@
-"""LSTMs over padded sequences, with a backward pass of their own.
-
-PyTorch's LSTM on a CPU computes the gradient of its input too, which frozen features do not need: half the backward
-pass. Its packed sequences and its steps one by one in Python take longer still (docs/benchmarks.md).
-"""
+"""The steps of an LSTM that gives its cells as well, with a backward pass of their own."""
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-
-def states(layer: nn.LSTM, x: Tensor, mask: Tensor) -> Tensor:
-    """Return the states of an LSTM of one layer and direction, x (B, T, D) under mask (B, T) -> (B, T, H).
-
-    It is causal, so that padding, which comes last, reaches no valid step; the states behind the mask mean nothing.
-    """
-    if x.is_cuda or not torch.is_grad_enabled():
-        return layer(x)[0]
-    w, r, b_x, b_h = (_sigmoids_first(p) for p in layer.parameters())  # (4H, D), (4H, H), (4H,), (4H,)
-    bias = b_x + b_h  # (4H,)
-    if mask.all():
-        return recur(F.linear(x, w, bias), r)[0]
-    gates = x.new_zeros(*mask.shape, len(w))  # (B, T, 4H)
-    return recur(gates.index_put((mask,), F.linear(x[mask], w, bias)), r)[0]  # most of the work, for valid steps alone
+from torch import Tensor
 
 
 def recur(gates: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,13 +15,8 @@ def recur(gates: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return h.transpose(0, 1), c.transpose(0, 1)
 
 
-def _sigmoids_first(weight: Tensor) -> Tensor:
-    """PyTorch's order i, f, new, o of the rows (4H, ...) -> i, f, o, new, (4H, ...)."""
-    return weight.unflatten(0, (4, -1))[[0, 1, 3, 2]].flatten(0, 1)
-
-
 class Recurrence(torch.autograd.Function):
-    """The steps of an LSTM one after the other, with as few operations in each as the backward pass allows."""
+    """One step after the other, in few operations: autograd would record a dozen for each, and take a fifth longer."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
