@@ -15,6 +15,7 @@ from msa.cache.index import Index
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
 from msa.cache.write import segment
+from msa.cache.write.journal import Row
 from msa.errors import SourceError
 from msa.names import shell_command
 
@@ -100,6 +101,6 @@ def _carried(store: FeatureStore, index: Index, view: View) -> bool:
     return any(row.digest in wanted for row in _rows(store, view))
 
 
-def _rows(store: FeatureStore, view: View) -> list[segment.Row]:
+def _rows(store: FeatureStore, view: View) -> list[Row]:
     folder = store.path / layout.segments_path(view.id)
     return [row for entry in view.entries for row in segment.table(folder / entry.id)]

@@ -24,7 +24,8 @@ from msa.cache.maintain import remove
 from msa.cache.read.view import View
 from msa.cache.store import FeatureStore
 from msa.cache.write import reuse, segment
-from msa.cache.write.segment import Form, Row, SegmentWriter
+from msa.cache.write.journal import Row
+from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import StoreError
 from msa.progress import Progress
 

@@ -32,7 +32,8 @@ from msa.cache.format import generations, layout, limits, local_files, tags
 from msa.cache.format.files import TEMPORARY
 from msa.cache.store import FeatureStore
 from msa.cache.write import heartbeat, recovery
-from msa.cache.write.segment import JOURNAL, Journal
+from msa.cache.write.journal import Journal
+from msa.cache.write.segment import JOURNAL
 from msa.errors import ConfigError, MsaError
 
 GRACE = "24h"

@@ -26,7 +26,8 @@ from msa.cache.maintain.check_index import READ_ERRORS, CheckedIndex, Problem, c
 from msa.cache.maintain.check_segment import CheckedSegment, check_segment, shard_number, sound_states
 from msa.cache.maintain.verify import LINK, Report, check_store
 from msa.cache.write import reuse, segment
-from msa.cache.write.segment import Form, Row, SegmentWriter
+from msa.cache.write.journal import Row
+from msa.cache.write.segment import Form, SegmentWriter
 from msa.errors import MsaError, StoreError
 from msa.names import shell_command
 from msa.progress import Progress

@@ -1,6 +1,6 @@
-"""Samples -> the index of their corpus: splits drawn where none is official, labels as numbers, and what leaks.
+"""Build the index of a dataset from its samples: splits drawn where none is official, labels as numbers, leaks.
 
-Raw corpora and foreign files pass here alike, so that both are split, counted and checked by the same rules.
+Raw datasets and foreign files both pass here, so that they are split, counted and checked by the same rules.
 """
 
 from collections import Counter
@@ -31,13 +31,13 @@ class Inputs:
 
     @property
     def contents(self) -> list[bytes]:
-        """What must not stand on both sides of a split: equal texts, equal pictures, equal recordings."""
+        """Keys of content that must not be in two splits: equal texts, equal pictures, equal recordings."""
         return [modality.encode() + digest for modality, digest in self.digests.items()]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything known of a corpus before its hidden states."""
+    """Everything that is known of a dataset before its hidden states."""
 
     name: str
     task: Task
@@ -49,14 +49,14 @@ class Corpus:
     origin: str = ""  # the foreign format it was imported from; nothing: its raw material
 
     def split_by(self, path: Path | None) -> "Corpus":
-        """The same with the parts a split file names, without what it does not name. Raises SourceError."""
+        """Return the dataset with the splits of a file, without samples that it does not name. Raises SourceError."""
         if path is None:
             return self
         kept, unnamed = splits.apply_named(self.samples, splits.named(path))
         return replace(self, samples=kept, dropped=[*self.dropped, *unnamed])
 
     def kept(self, where: object) -> "Corpus":
-        """The same. Raises SourceError where no sample is left."""
+        """Return the dataset. Raises SourceError where no sample is left."""
         if self.samples:
             return self
         reasons = ", ".join(f"{reason}: {n}" for reason, n in Counter(d.reason for d in self.dropped).items())
@@ -72,21 +72,21 @@ def index_of(
     seed: int = 42,
     drawing: splits.Config = splits.Config(),
 ) -> Index:
-    """The index of a corpus whose sample i has `inputs[i]`.
+    """Return the index of a dataset whose sample i has `inputs[i]`.
 
     Args:
-        corpus: Samples and all that is known of them.
+        corpus: The samples and all that is known of them.
         inputs: Digests and text of each sample.
-        split_file: The file the parts were read from; it is only named here, see `Corpus.split_by`.
-        seed: Seed of parts that are drawn.
-        drawing: How parts are drawn.
+        split_file: The file that the splits were read from, for its name; see `Corpus.split_by`.
+        seed: Seed of splits that are drawn.
+        drawing: How splits are drawn.
     """
     samples = corpus.samples
     strata = _strata(corpus.task, samples) if drawing.stratify else None
     parts = splits.draw(samples, [content.contents for content in inputs], seed, strata=strata)
-    modalities = sorted({m for found in inputs for m in found.digests})
+    modalities = sorted({m for input in inputs for m in input.digests})
     names, labels = _labels(corpus.task, samples)
-    digest = lambda m: b"".join(found.digests.get(m, MISSING) for found in inputs)  # noqa: E731
+    digest = lambda m: b"".join(input.digests.get(m, MISSING) for input in inputs)  # noqa: E731
     return Index(
         name=corpus.name,
         task=corpus.task,
@@ -96,7 +96,7 @@ def index_of(
         label_names=names,
         group=[sample.group for sample in samples],
         position=np.array([sample.position for sample in samples], np.int64),
-        text=[found.text for found in inputs],
+        text=[input.text for input in inputs],
         digests={m: np.frombuffer(digest(m), np.uint8).reshape(-1, fingerprint.DIGEST) for m in modalities},
         about={
             "origin": corpus.origin,
@@ -113,7 +113,7 @@ def index_of(
 
 
 def _labels(task: Task, samples: Sequence[Sample]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Column names and (n, k) float32: the label that is trained on, then one column per modality labelled apart."""
+    """Return column names and (n, k) float32: the label that is trained on, then one for each labelled modality."""
     if task.multilabel:
         rows = np.full((len(samples), len(task.classes)), np.nan, np.float32)
         for i, sample in enumerate(samples):
@@ -131,15 +131,17 @@ def _labels(task: Task, samples: Sequence[Sample]) -> tuple[tuple[str, ...], np.
 
 
 def _number(task: Task, label: Any) -> float:
-    """A class number or value; NaN where nobody labelled."""
+    """Return a class number or value; NaN for no label."""
     if label is None:
         return float("nan")
     return float(task.classes.index(str(label)) if task.classes else label)
 
 
 def _strata(task: Task, samples: Sequence[Sample]) -> list[str]:
-    """What each sample counts as where parts are stratified: its class, the fifth of the range that its value lies in,
-    or of several labels the rarest that it has."""
+    """Return the stratum of each sample for stratified splits.
+
+    It is the class, the fifth of the range that the value is in, or the rarest of several labels.
+    """
     if task.single:
         return ["" if s.label is None else str(s.label) for s in samples]
     if task.multilabel:
@@ -168,5 +170,5 @@ def _how_split(samples: Sequence[Sample], split_file: Path | None, seed: int, st
 
 def _leaks(samples: Sequence[Sample], parts: Sequence[Split], inputs: Sequence[Inputs]) -> list[str]:
     placed = [replace(sample, split=part) for sample, part in zip(samples, parts, strict=True)]
-    kinds = {modality for found in inputs for modality in found.digests}
-    return splits.leaks(placed, {m: [found.digests.get(m) for found in inputs] for m in sorted(kinds)})
+    kinds = {modality for input in inputs for modality in input.digests}
+    return splits.leaks(placed, {m: [input.digests.get(m) for input in inputs] for m in sorted(kinds)})

@@ -1,10 +1,10 @@
-"""Signs of life: what a living process works on is touched every half minute, and so dated by the clock of the disk.
+"""Heartbeat: a thread touches what this process works on every half minute, dated by the clock of the disk.
 
 Another machine cannot see our process, and its clock need not agree with ours. It compares two dates of the disk
 alone: when a file was touched last, and when a file that it makes itself was made (`time_of`).
 
-A thread touches, since a forward may take longer than any grace period. It stops with the process: one that was killed
-or suspended is silent.
+It is a thread since a forward pass may take longer than any grace period. It stops with the process: one that was
+killed or suspended is silent.
 """
 
 import os
@@ -26,7 +26,7 @@ _MISSED = 3  # beats in a row that found nothing: the file or folder is gone for
 
 @dataclass
 class _Kept:
-    """A path to touch, while its owner exists; `missed` beats in a row found nothing there, if that counts."""
+    """Path to touch while its owner exists; `missed` counts beats in a row without such a path."""
 
     owner: "weakref.ref[object] | None"
     store: Path | None = None  # that it lies in: no link below it is followed
@@ -35,7 +35,7 @@ class _Kept:
 
 
 class _Heart:
-    """What this process keeps alive, and the thread that does it; the thread ends where nothing is kept."""
+    """Paths that this process keeps alive, and the thread that touches them; it ends where there are none."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class _Heart:
 
 
 def _touched(path: Path, store: Path | None) -> bool:
-    """Touch a file or folder, by the clock of the disk; is there one?"""
+    """Touch a file or folder, by the clock of the disk; return whether there is one."""
     try:
         local_files.touch(store or path.parent, path)
     except (FileNotFoundError, NotADirectoryError, StoreError):
@@ -96,7 +96,7 @@ _heart = _Heart()
 
 
 def _born() -> None:
-    """A child that was forked has no thread, and must not keep alive what its parent works on."""
+    """Reset the heartbeat of a forked child: it has no thread, and must not keep alive what its parent works on."""
     global _heart
     _heart = _Heart()
 
@@ -110,18 +110,18 @@ def keep(path: Path, owner: object | None = None) -> None:
 
 
 def drop(path: Path) -> None:
-    """Touch it no more."""
+    """Stop touching a file or folder."""
     _heart.drop(path)
 
 
 def beat() -> None:
-    """Touch all that is kept now, and not only at the next beat."""
+    """Touch all that is kept now, without waiting for the next beat."""
     _heart.beat()
 
 
 @contextmanager
 def kept(store: Path, *paths: Path) -> Iterator[None]:
-    """Touch files or folders of a store, there or still to be made, while the block runs."""
+    """Touch files or folders of a store, made already or later, while the block runs."""
     _heart.keep(paths, lambda: _Kept(None, store, awaited=True))
     try:
         yield
@@ -131,7 +131,7 @@ def kept(store: Path, *paths: Path) -> Iterator[None]:
 
 
 def time_of(store: Path) -> float | None:
-    """The time by the clock of the disk that a store lies on, seconds; None where nothing can be written to it.
+    """Return the time in seconds by the clock of the disk of a store; None where nothing can be written to it.
 
     On a network it is the clock of another machine, and it alone dates the files of all writers alike.
     """
@@ -148,7 +148,7 @@ def time_of(store: Path) -> float | None:
 
 
 def _touched_at(store: Path, folder: Path) -> float | None:
-    """The same of a disk that has no room for a file."""
+    """Return the time by the clock of a disk that has no room for a file."""
     try:
         local_files.touch(store, folder)
         return folder.lstat().st_mtime

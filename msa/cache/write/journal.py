@@ -1,17 +1,18 @@
-"""Read the journal of a segment: what its writer has committed, every value checked before anything is done with it.
+"""Journal of a segment: what its writer has committed, every value checked before it is used.
 
     {"dataset", "form": {"width", "dtype", "chunk", "shard"}, "run", "writer"}           the header, written first
     {"samples": [[sample, start, length, digest, counts], ...], "failures": [...], "shard", "rows", "sha256"}  per flush
 
 A segment that borrows its data has a header with `data_of` in place of `form`, and no other line. A journal may come
-from a stranger: its numbers become names of files, so none is believed before it was seen to be one.
+from a stranger: its numbers become names of files, so none is used before it was checked.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from msa.cache.format import layout, limits
 from msa.cache.format.attributes import check_counts, check_failure
@@ -32,28 +33,54 @@ def header(path: Path) -> dict[str, Any] | None:
         return _header(file)
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """Return header and lines, all checked; None where not even the header was written.
+class Row(NamedTuple):
+    """One sample of a segment: where its rows are, what they were made from, and what was counted of it."""
 
-    A torn last line never counted and is ignored. Raises FileNotFoundError, and StoreError where anything is said that
-    no writer says.
-    """
-    try:
-        with open(limits.open_regular(path), "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                _refuse(path, f"has more than {MAX_BYTES} bytes")
-            if (head := _header(file)) is None:
-                if file.tell() >= MAX_HEADER:
-                    _refuse(path, f"has more than {MAX_HEADER} bytes in line 1")
-                return None
-            _check_header(path, head)
-            lines = list(_lines(path, file))
-        _check_lines(path, head, lines)
-    except StoreError as error:
-        raise StoreError(
-            error.what, fix=f"remove {path.parent}: nothing in it is published, and its samples are extracted again"
-        ) from None
-    return head, lines
+    sample: int  # row number in the index
+    start: int
+    length: int
+    digest: str  # hexadecimal
+    counts: Mapping[str, int] = {}
+
+
+@dataclass
+class Journal:
+    """Journal of a segment: its header and everything that was committed, all checked."""
+
+    header: dict[str, Any]
+    samples: list[Row]
+    failures: list[dict[str, Any]]
+    shards: dict[int, dict[str, Any]]  # number -> line that commits it
+
+    @classmethod
+    def read(cls, folder: Path) -> "Journal | None":
+        """Read the journal of a segment; None where not even the header was written.
+
+        A torn last line never counted and is ignored. Raises FileNotFoundError, and StoreError for what no writer of
+        msa writes.
+        """
+        path = folder / NAME
+        try:
+            with open(limits.open_regular(path), "rb") as file:
+                if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                    _refuse(path, f"has more than {MAX_BYTES} bytes")
+                if (head := _header(file)) is None:
+                    if file.tell() >= MAX_HEADER:
+                        _refuse(path, f"has more than {MAX_HEADER} bytes in line 1")
+                    return None
+                _check_header(path, head)
+                lines = list(_lines(path, file))
+            _check_lines(path, head, lines)
+        except StoreError as error:
+            raise StoreError(
+                error.what, fix=f"remove {path.parent}: nothing in it is published, and its samples are extracted again"
+            ) from None
+        return cls(
+            head,
+            samples=[Row(*row) for line in lines for row in line["samples"]],
+            failures=[failure for line in lines for failure in line["failures"]],
+            shards={line["shard"]: line for line in lines if "shard" in line},
+        )
 
 
 def _header(file: BinaryIO) -> dict[str, Any] | None:
@@ -63,10 +90,10 @@ def _header(file: BinaryIO) -> dict[str, Any] | None:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):  # also numbers of thousands of digits
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[dict[str, Any]]:
@@ -77,9 +104,9 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[dict[str, Any]]:
             if len(line) > MAX_LINE:
                 _refuse(path, f"has more than {MAX_LINE} bytes in line {number}")
             return
-        if (found := _object(line)) is None:
+        if (record := _object(line)) is None:
             _refuse(path, f"has no JSON object in line {number}")
-        yield found
+        yield record
 
 
 def _check_header(path: Path, head: Mapping[str, Any]) -> None:
@@ -99,7 +126,7 @@ def _check_header(path: Path, head: Mapping[str, Any]) -> None:
 
 
 def _check_lines(path: Path, head: Mapping[str, Any], lines: list[dict[str, Any]]) -> None:
-    """Every sample lies in a shard that was committed with it or before it, and no sample is there twice."""
+    """Refuse samples outside of shards that were committed with them or before, and samples that are listed twice."""
     if lines and "form" not in head:
         _refuse(path, "lists samples of a segment that has no data of its own")
     rows: dict[int, int] = {}  # shard -> how many
@@ -138,11 +165,11 @@ def _check_row(path: Path, row: object, rows: Mapping[int, int], shard: int) -> 
 
 
 def _list(path: Path, name: str, line: Mapping[str, Any]) -> list[Any]:
-    found = line.get(name)
-    if not isinstance(found, list):
-        _refuse(path, f"says {name} {limits.short(found)}")
-    return found
+    entries = line.get(name)
+    if not isinstance(entries, list):
+        _refuse(path, f"has {name} {limits.short(entries)}, expected a list")
+    return entries
 
 
 def _refuse(path: Path, what: str) -> NoReturn:
-    raise StoreError(f"{path}: {what}", fix="")  # the way out is said in `read`
+    raise StoreError(f"{path}: {what}", fix="")  # the fix is added in `read`

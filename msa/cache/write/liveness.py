@@ -1,11 +1,11 @@
-"""Who writes, and does it still live: what a journal or the name of a claim says of a process.
+"""Writer liveness: which process a journal or a claim names, and whether it is alive.
 
 A number alone is given away again some day, a clock can be set, two containers of one name have numbers of their own,
 and two machines may have one name. So a process is named by its host (and, in a container, its space of process
 numbers), which start of that machine it is, its number, and how long after that start it was started itself.
 
-A process of this machine is looked at. One that cannot be seen from here is judged by its silence, by the clock of the
-disk (see heartbeat.py), and is never dead before SILENT_AFTER_S.
+A process of this machine is looked up. One that cannot be seen from here is judged by its silence, by the clock of the
+disk (see heartbeat.py), and never counts as dead before SILENT_AFTER_S.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ import psutil
 
 from msa.cache.write.heartbeat import BEAT_S
 
-SILENT_AFTER_S = 900.0  # a writer that cannot be seen from here and has not been heard of for so long is taken for dead
-QUIET_S = 3 * BEAT_S  # nothing heard of it for so long is odd
-RESTARTED_AFTER_S = 180.0  # the same where this very machine was started again since: then it need not be waited for
+SILENT_AFTER_S = 900.0  # a writer that cannot be seen from here and has been silent for so long counts as dead
+QUIET_S = 3 * BEAT_S  # silence that is reported
+RESTARTED_AFTER_S = 180.0  # the same where this machine was restarted since: there is no need to wait longer
 _FIRST_SPACE = {"pid": 0xEFFFFFFC, "time": 0xEFFFFFFA}  # Linux: process numbers and clock of the machine itself
 _TOLERANCE_S = 2.0  # the start of the machine is known to the second
 
 
 def whoami() -> dict[str, Any]:
-    """This process, so that others can tell whether it still lives; `beat_s` says how often it gives a sign of life."""
+    """Describe this process so that others can tell whether it is alive; `beat_s`: seconds between its heartbeats."""
     booted = psutil.boot_time()
     started = booted + _after_boot(psutil.Process())
     me = {"host": host(), "pid": os.getpid(), "started": started, "booted": booted, "boot": _boot()}
@@ -37,24 +37,24 @@ def whoami() -> dict[str, Any]:
 
 
 def host() -> str:
-    """The name of this machine; of a container with process numbers or a clock of its own also which."""
+    """Return the name of this machine, plus the namespaces of a container with its own process ids or clock."""
     name = socket.gethostname().replace("~", "-")  # it becomes a part of the name of a folder
-    spaces = [str(found) for kind, first in _FIRST_SPACE.items() if (found := _space(kind)) not in (None, first)]
+    spaces = [str(space) for kind, first in _FIRST_SPACE.items() if (space := _space(kind)) not in (None, first)]
     return "#".join([name, *spaces])
 
 
 def lives(owner: Mapping[str, Any], silent_s: float) -> bool:
-    """Does this process still run? One that cannot be seen from here lives until it has been silent for long.
+    """Return whether a process is alive. One that cannot be seen from here is, until it has been silent for long.
 
-    Raises KeyError, TypeError or ValueError where `owner` says nothing sensible.
+    Raises KeyError, TypeError or ValueError where `owner` describes no process.
     """
     return dead_in(owner, silent_s) > 0
 
 
 def dead_in(owner: Mapping[str, Any], silent_s: float) -> float:
-    """In how many seconds of further silence a process counts as dead: 0 for a dead one, infinity for a living one.
+    """Return after how many more seconds of silence a process counts as dead: 0 if dead, infinity if alive.
 
-    Raises KeyError, TypeError or ValueError where `owner` says nothing sensible.
+    Raises KeyError, TypeError or ValueError where `owner` describes no process.
     """
     pid, started, name = int(owner["pid"]), float(owner["started"]), str(owner["host"])
     left = max(0.0, SILENT_AFTER_S - silent_s)
@@ -71,11 +71,11 @@ def dead_in(owner: Mapping[str, Any], silent_s: float) -> float:
 
 
 def _runs(pid: int, started: float, owner: Mapping[str, Any]) -> bool | None:
-    """Does a process of this number and start run here? None where that is hidden from us."""
+    """Return whether a process of this number and start time runs here; None where that is hidden from us."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
-            return False  # dead, and nobody asked after it
+            return False  # dead, and not reaped by its parent
         then = started - float(owner.get("booted") or psutil.boot_time())  # a clock that was set moves both
         return abs(_after_boot(process) - then) < _TOLERANCE_S
     except psutil.NoSuchProcess:
@@ -85,7 +85,7 @@ def _runs(pid: int, started: float, owner: Mapping[str, Any]) -> bool | None:
 
 
 def _restarted(owner: Mapping[str, Any], silent_s: float) -> bool:
-    """Was this very machine started again since that process was last heard of?
+    """Return whether this machine was restarted since the last heartbeat of a process.
 
     Copies of a virtual machine have one name and one number: only silence since before our start tells them apart.
     """
@@ -98,7 +98,7 @@ def _restarted(owner: Mapping[str, Any], silent_s: float) -> bool:
 
 
 def _hidden(pid: int) -> bool:
-    """Is there a process of this number that we may not look at? Clusters hide those of others (hidepid)."""
+    """Return whether a process of this number is hidden from us. Clusters hide those of others (hidepid)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -109,7 +109,7 @@ def _hidden(pid: int) -> bool:
 
 
 def _after_boot(process: psutil.Process) -> float:
-    """How long after its machine a process was started, seconds: on Linux by a clock that is never set."""
+    """Return seconds from the start of the machine to that of a process: on Linux by a clock that is never set."""
     try:
         line = Path(f"/proc/{process.pid}/stat").read_bytes()
         return int(line.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -125,7 +125,7 @@ def _space(kind: str) -> int | None:
 
 
 def _boot() -> str:
-    """Which start of this machine we are in; empty where it does not say."""
+    """Return the id of the current boot of this machine; "" where it has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -134,7 +134,7 @@ def _boot() -> str:
 
 @cache
 def _machine() -> str:
-    """Which installation of a system this is, as a hash: the number itself is not for others. Empty: it has none."""
+    """Return a hash of the machine id, which itself is confidential; "" where there is none."""
     try:
         number = Path("/etc/machine-id").read_text("ascii").strip()
     except (OSError, ValueError):

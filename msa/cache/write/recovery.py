@@ -1,4 +1,4 @@
-"""Taking over what killed writers left behind."""
+"""Recovery: take over what killed writers committed and did not publish."""
 
 import json
 import math
@@ -11,8 +11,9 @@ from msa.cache.format import layout, limits, local_files
 from msa.cache.format.attributes import of_view
 from msa.cache.format.manifest import Manifest, SegmentEntry
 from msa.cache.write import heartbeat, journal, liveness
+from msa.cache.write.journal import Journal
 from msa.cache.write.liveness import SILENT_AFTER_S, whoami
-from msa.cache.write.segment import JOURNAL, Form, Journal, describe, new_name, seal
+from msa.cache.write.segment import JOURNAL, Form, describe, new_name, seal
 from msa.errors import StoreError
 from msa.names import printable
 
@@ -22,10 +23,10 @@ CLAIM = ".claim"  # folders of segments that are being taken over: .claim~HOST@B
 def adopt(store: Path, view_id: str, newest: Callable[[], Manifest]) -> list[SegmentEntry]:
     """Seal what dead writers left in a view and return the manifest entries.
 
-    A segment is claimed by renaming its folder to one that names the claimant, which succeeds for one of several and
-    leaves nobody in doubt. The manifest, `newest`, is read before and after: what a process of dask sealed before it
-    died, another one publishes. Shards whose journal line is missing are discarded: their samples are simply not there
-    yet. Raises StoreError where a journal or a folder is not as msa leaves it; nothing of it is touched then.
+    A segment is claimed by renaming its folder to one that names the claimant, which succeeds for one of
+    several. The manifest, `newest`, is read before and after: what a process of dask sealed before it died, another one
+    publishes. Shards whose journal line is missing are discarded: their samples are simply not there
+    yet. Raises StoreError where a journal or a folder is not as msa writes it; nothing of it is touched then.
     """
     entries: list[SegmentEntry] = []
     parent = store / layout.segments_path(view_id)
@@ -59,8 +60,10 @@ def adopt(store: Path, view_id: str, newest: Callable[[], Manifest]) -> list[Seg
 
 
 def _finished(store: Path, claimed: Path, final: Path) -> list[SegmentEntry]:
-    """Seal a claimed segment under its new name; its entry, or nothing where nothing was committed."""
-    with heartbeat.kept(store, claimed / JOURNAL):  # hashing what is there may take longer than any silence is borne
+    """Seal a claimed segment under its new name; return its entry, or nothing where nothing was committed."""
+    with heartbeat.kept(
+        store, claimed / JOURNAL
+    ):  # hashing may take longer than the silence after which a writer counts as dead
         _take_over(store, claimed / JOURNAL)
         _discard_uncommitted(store, claimed)
         if seal(claimed) is None:
@@ -113,20 +116,20 @@ def check(store: Path, folder: Path, newest: Manifest) -> None:
 
 
 def alive(folder: Path, now: float | None) -> bool:
-    """Does somebody still work on this segment: the claimant its name tells of, or else the writer of its journal?
+    """Return whether the owner of a segment is alive: the claimant in its name, or else the writer of its journal.
 
-    `now` is the time by the clock of the disk (see heartbeat.py). Without it nobody who cannot be seen is dead.
+    `now` is the time by the clock of the disk (see heartbeat.py). Without it no process that cannot be seen is dead.
     """
     return dead_in(folder, now) > 0
 
 
 def dead_in(folder: Path, now: float | None) -> float:
-    """In how many seconds of further silence who works on a segment counts as dead: 0 if now, infinity if alive."""
+    """Return after how many more seconds of silence the owner of a segment counts as dead; 0 if dead, inf if alive."""
     try:
         with open(limits.open_regular(folder / JOURNAL), "rb") as file:
             touched, line = os.fstat(file.fileno()).st_mtime, file.readline(journal.MAX_HEADER)
     except (OSError, StoreError):
-        return float("inf")  # claimed by somebody else this very moment, or it is not ours to read
+        return float("inf")  # claimed by another process this very moment, or unreadable for this user
     silent_s = now - touched if now is not None else -float("inf")
     try:
         return liveness.dead_in(_owner(folder, line), silent_s)
@@ -135,9 +138,9 @@ def dead_in(folder: Path, now: float | None) -> float:
 
 
 def silent(store: Path, view_id: str | None = None) -> list[str]:
-    """Say, a line each, which writers of a view or of all views may be dead, and when their work will be taken over."""
+    """Return a line for each writer that may be dead, of a view or of all: when its work will be taken over."""
     now = heartbeat.time_of(store)
-    found = []
+    lines = []
     for folder in left(store, view_id) if now is not None else ():
         seconds = dead_in(folder, now)
         if not 0 < seconds <= liveness.SILENT_AFTER_S - liveness.QUIET_S:
@@ -149,16 +152,16 @@ def silent(store: Path, view_id: str | None = None) -> list[str]:
         if noted and noted.samples:
             writer = noted.header.get("writer")
             host = writer.get("host") if isinstance(writer, dict) else None
-            found.append(
-                f"a run on {printable(str(host or 'another machine'))} has not been heard of lately; if it is dead, "
+            lines.append(
+                f"a run on {printable(str(host or 'another machine'))} has been silent lately; if it is dead, "
                 f"the {len(noted.samples)} samples it committed are taken over in {math.ceil(seconds / 60)} min; "
                 "what begins before then extracts them again"
             )
-    return found
+    return lines
 
 
 def _owner(folder: Path, header: bytes) -> Any:
-    """Who works on a segment. A claimant has its name in that of the folder first, and then in the journal."""
+    """Return the owner of a segment. A claimant is named by the folder first, and then in the journal."""
     if not folder.name.startswith(f"{CLAIM}~"):
         return limits.parse(folder / JOURNAL, header)["writer"]
     _, where, pid, started, _ = folder.name.split("~")
@@ -173,7 +176,7 @@ def _owner(folder: Path, header: bytes) -> Any:
 
 
 def _take_over(store: Path, path: Path) -> None:
-    """Put our name where the dead writer's stood, so that the segment is ours until it is published."""
+    """Replace the dead writer in the header by this process, which then owns the segment until it is published."""
     if (header := journal.header(path)) is None:
         return  # nothing was ever committed here: sealing removes it
     _, _, rest = limits.read_bytes(path, journal.MAX_BYTES).partition(b"\n")

@@ -20,8 +20,9 @@ from msa.cache.format.manifest import SegmentEntry
 from msa.cache.index import Index
 from msa.cache.read.view import View
 from msa.cache.write import heartbeat, segment
+from msa.cache.write.journal import Row
 from msa.cache.write.liveness import whoami
-from msa.cache.write.segment import JOURNAL, Row
+from msa.cache.write.segment import JOURNAL
 from msa.errors import StoreError
 
 if TYPE_CHECKING:

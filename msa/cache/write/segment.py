@@ -1,4 +1,4 @@
-"""Segments: the private part of a view that one writer fills, shard by shard, and then seals.
+"""Segments: what one writer adds to a view, shard by shard, private until it is sealed and published.
 
 While a segment is open, `journal.jsonl` says which shards are whole. A shard counts once its line is on disk; a
 killed writer loses the shard it was filling and nothing else. The next run takes over what the dead one left.
@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from msa.cache.format.fingerprint import DIGEST
 from msa.cache.format.manifest import FileEntry, SegmentEntry
 from msa.cache.format.small_arrays import Lazy
 from msa.cache.write import heartbeat, journal
+from msa.cache.write.journal import Journal, Row
 from msa.cache.write.liveness import whoami
 from msa.errors import StoreError
 
@@ -34,19 +35,9 @@ FLUSH_AFTER_S = 60.0  # a slow backbone loses at most a minute, even where a sha
 SMALL = ("sample", "start", "length", "digest", "counts")  # arrays of a segment besides `data`
 
 
-class Row(NamedTuple):
-    """One sample of a segment: where its rows are, what they were made from, and what was counted of it."""
-
-    sample: int  # row number in the index
-    start: int
-    length: int
-    digest: str  # hexadecimal
-    counts: Mapping[str, int] = {}
-
-
 @dataclass(frozen=True)
 class Form:
-    """The shape of a segment's `data` array, fixed before the first row is written."""
+    """Shape of a segment's `data` array, fixed before the first row is written."""
 
     width: int
     dtype: str
@@ -55,7 +46,7 @@ class Form:
 
     @classmethod
     def of(cls, width: int, dtype: str, shard_bytes: int = layout.SHARD_BYTES) -> "Form":
-        """The usual chunk and shard sizes for rows of this width."""
+        """Return the usual chunk and shard sizes for rows of this width."""
         size = layout.stored(dtype).itemsize
         return cls(width, dtype, layout.chunk_rows(width, size), layout.shard_rows(width, size, shard_bytes))
 
@@ -129,7 +120,7 @@ class SegmentWriter:
     def fail(
         self, sample: int, digest: bytes, stage: str, reason: str, counts: Mapping[str, int] | None = None
     ) -> None:
-        """Record that a sample cannot be had: it is neither dropped nor zeros. What was counted of it is kept too."""
+        """Record the failure of a sample: it is neither dropped nor zeros. What was counted of it is kept too."""
         record = {"sample": sample, "digest": digest.hex(), "stage": stage, "reason": reason}
         self._failures.append(record | ({"counts": dict(counts)} if counts else {}))
 
@@ -155,11 +146,11 @@ class SegmentWriter:
             self._note(line)
 
     def forget(self, digest: bytes) -> None:
-        """Store the next sample of this digest by itself: its hidden states are not those of the one before."""
+        """Store the next sample of this digest anew: its hidden states differ from those of the one before."""
         self._seen.pop(digest.hex(), None)
 
     def discard(self) -> None:
-        """Forget what is buffered and not committed: there is no room for it."""
+        """Drop what is buffered and not committed: there is no room for it."""
         self._samples, self._failures = [], []
         self._buffer.used = 0
 
@@ -172,7 +163,7 @@ class SegmentWriter:
         return entry
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        """Append a line, whole and durably, or nothing: another one may follow."""
+        """Append a line to the journal, whole and durably, or nothing: another one may follow."""
         left = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         flags = os.O_WRONLY | os.O_APPEND | (0 if self._noted else os.O_CREAT | os.O_EXCL)
         with open(local_files.opened(self._store, self.folder / JOURNAL, flags), "ab", buffering=0) as file:
@@ -182,7 +173,9 @@ class SegmentWriter:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
-                os.stat(self.folder / JOURNAL)  # else it was renamed meanwhile: whoever did it need not see this line
+                os.stat(
+                    self.folder / JOURNAL
+                )  # else it was renamed meanwhile: the process that did it need not see this line
             except BaseException:
                 with suppress(OSError):
                     file.truncate(before)
@@ -200,33 +193,6 @@ class SegmentWriter:
                 f"{self.folder} was taken over by another run, which believed this one dead",
                 fix="run the command again: it continues after what the other run has done",
             ) from None
-
-
-@dataclass
-class Journal:
-    """What a segment's journal says: its header and everything that was committed. See journal.py."""
-
-    header: dict[str, Any]
-    samples: list[Row] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> "Journal | None":
-        """Read it; None where not even the header was written.
-
-        Raises FileNotFoundError, and StoreError where it says what no writer says.
-        """
-        if (known := journal.read(folder / JOURNAL)) is None:
-            return None
-        header, lines = known
-        found = cls(header)
-        for line in lines:
-            found.samples += [Row(*row) for row in line["samples"]]
-            found.failures += line["failures"]
-            if "shard" in line:
-                found.shards[line["shard"]] = line
-        return found
 
 
 def seal(folder: Path) -> SegmentEntry | None:
@@ -250,7 +216,7 @@ def seal(folder: Path) -> SegmentEntry | None:
 
 
 def close(folder: Path) -> None:
-    """Forget the journal of a segment that is published, or that nobody else can meet."""
+    """Remove the journal of a segment that is published, or that no other process can see."""
     heartbeat.drop(folder / JOURNAL)
     local_files.remove(layout.store_of(folder), folder / JOURNAL, missing_ok=True)
 
@@ -286,7 +252,10 @@ def write_small(folder: Path, samples: Sequence[Row], attributes: SegmentAttribu
 
 
 def describe(folder: Path) -> SegmentEntry:
-    """What a manifest says of a sealed segment: counts, and size and SHA-256 of every file. Raises StoreError."""
+    """Return the manifest entry of a sealed segment: counts, and size and SHA-256 of every file.
+
+    Raises StoreError.
+    """
     store = layout.store_of(folder)
     attributes = SegmentAttributes.read(folder / "zarr.json")
     samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
@@ -323,11 +292,13 @@ def failures(folder: Path, entry: SegmentEntry, kept: np.ndarray | None = None) 
 
 
 def places(folder: Path, samples: int = limits.MAX_SAMPLES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`sample`, `start`, `length` (m,) of a sealed segment of a corpus of so many samples. Raises StoreError where its
-    tables are not of one length, or name what there cannot be."""
-    found = [layout.read_array(folder / name) for name in ("sample", "start", "length")]
-    sample, start, length = found
-    fits = all(values.shape == (len(sample),) and values.dtype.kind in "iu" for values in found)
+    """Return `sample`, `start`, `length` (m,) of a sealed segment of a dataset of so many samples.
+
+    Raises StoreError where its tables are not of one length, or name samples or rows that cannot be.
+    """
+    arrays = [layout.read_array(folder / name) for name in ("sample", "start", "length")]
+    sample, start, length = arrays
+    fits = all(values.shape == (len(sample),) and values.dtype.kind in "iu" for values in arrays)
     fits = fits and Lazy(folder / "digest").shape == (len(sample), DIGEST)
     if fits and len(sample):
         fits = bool(sample.min() >= 0 and sample.max() < samples and start.min() >= 0 and length.min() > 0)
@@ -337,9 +308,9 @@ def places(folder: Path, samples: int = limits.MAX_SAMPLES) -> tuple[np.ndarray,
 
 
 def counted(folder: Path) -> tuple[list[str], Lazy | None]:
-    """Names (k,) of what was counted of each sample, and the numbers (m, k), left where they lie; None for no names.
+    """Return names (k,) of what was counted of each sample, and the numbers (m, k), not read yet; None for no names.
 
-    Raises StoreError where the numbers are none of these names.
+    Raises StoreError where the numbers do not match the names.
     """
     names = list(SegmentAttributes.read(folder / "zarr.json").counted)
     if not names:
@@ -361,28 +332,28 @@ def _damaged(folder: Path, what: str) -> StoreError:
 
 
 def files(store: Path, folder: Path, below: str = ".", known: Mapping[str, str] | None = None) -> dict[str, FileEntry]:
-    """Relative path -> size in bytes and SHA-256 of every finished file of a folder, or of a part of it.
+    """Return size and SHA-256 of every finished file of a folder, or of a folder in it, by relative path.
 
     Args:
         store: The store it lies in.
         folder: Of an index or a segment.
-        below: The part of it that is meant.
-        known: Hashes that need not be taken again.
+        below: The folder in it.
+        known: Hashes that are known already.
 
     Raises:
         StoreError: There is a link among them, or anything else that is no file.
     """
     local_files.refuse_links(store, folder / below)
-    taken, found = known or {}, dict[str, FileEntry]()
+    hashes, entries = known or {}, dict[str, FileEntry]()
     for path, about in local_files.tree(store, folder / below):
         name = path.relative_to(folder).as_posix()
         if S_ISREG(about.st_mode) and path.name != JOURNAL:
-            found[name] = FileEntry(about.st_size, taken.get(name) or limits.sha256(path))
-    return dict(sorted(found.items()))
+            entries[name] = FileEntry(about.st_size, hashes.get(name) or limits.sha256(path))
+    return dict(sorted(entries.items()))
 
 
 def _hashed(folder: Path) -> dict[str, str]:
-    """The shards of a segment whose hashes were taken when they were committed, while its journal is there."""
+    """Return the shards of a segment whose hashes were taken when they were committed, while its journal is there."""
     noted = Journal.read(folder) if (folder / JOURNAL).exists() else None
     return {f"data/c/{number}/0": line["sha256"] for number, line in noted.shards.items()} if noted else {}
 
@@ -395,5 +366,5 @@ def _sha256(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def new_name() -> str:
-    """A name no other writer has: when it was opened, and chance."""
+    """Return a new segment name: the time, and a random number."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"

@@ -15,7 +15,7 @@ from msa.cache.maintain.verify import LINK, verify
 from msa.cache.share import sync
 from msa.cache.store import FeatureStore
 from msa.cache.write import journal, recovery
-from msa.cache.write.segment import Journal
+from msa.cache.write.journal import Journal
 from msa.errors import MsaError, StoreError
 from msa.types import Modality
 from tests.cache.conftest import FORM, fill, hidden, make_index

@@ -27,7 +27,7 @@ from msa.cache.share import sync
 from msa.cache.store import FeatureStore
 from msa.cache.write import heartbeat, liveness, recovery, reuse
 from msa.cache.write import publish as admission
-from msa.cache.write.segment import Journal
+from msa.cache.write.journal import Journal
 from msa.errors import StoreError
 from msa.extract.work import crash_journal
 from msa.types import Modality
@@ -674,7 +674,7 @@ def test_writers_that_may_be_dead_are_named_and_when_their_work_is_taken_over(st
         assert f"in {minutes} min" in line
         assert "the 8 samples" in line
         done = CliRunner().invoke(cli.app, ["cache", "gc", str(store.path), "--dry-run"])
-        assert "has not been heard of" in " ".join(done.output.split())
+        assert "has been silent lately" in " ".join(done.output.split())
 
 
 def test_a_corpus_that_is_swept_while_it_is_hashed_is_written_again(store, index, monkeypatch):

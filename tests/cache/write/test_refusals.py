@@ -15,7 +15,8 @@ from msa.cache.format import generations, limits
 from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
-from msa.cache.write.segment import Row, write_small
+from msa.cache.write.journal import Row
+from msa.cache.write.segment import write_small
 from msa.errors import MsaError, StoreError
 from msa.types import Task
 from tests.cache.conftest import FORM, fill, make_index
