@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from msa.cache.format import layout, local_files
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.maintain import remove
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
@@ -88,7 +89,7 @@ def test_a_segment_whose_borrowed_data_is_gone_is_left_out(store, index):
     dataset = store.add_index(replace(index, name="other"))
     parent = store.path / layout.segments_path(V)
     lent = reuse.lend(
-        parent, owner, segment.table(parent / owner.id)[:3], {"dataset": dataset, "run": {}, "failures": []}
+        parent, owner, segment.table(parent / owner.id)[:3], SegmentAttributes(dataset, {})
     )
     assert add(store, lent)[0] == [lent]
     remove.remove(store, dataset="tiny")

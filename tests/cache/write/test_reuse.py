@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from msa.cache.format import layout, limits
+from msa.cache.format import layout
+from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
 from msa.cache.write import reuse, segment
@@ -65,7 +66,7 @@ def test_what_borrows_from_a_borrower_points_to_the_data(store, index):
     assert reuse.borrow(store, V, datasets[0], digests, range(2)) == 2
     borrower = entries(store, datasets[0])[0]
     rows = segment.table(tables(store, borrower))
-    about = {"dataset": datasets[1], "run": {}, "failures": []}
+    about = SegmentAttributes(datasets[1], {})
     lent = reuse.lend(store.path / layout.segments_path(V), borrower, rows, about)
     assert (lent.data_of, lent.data) == (owner.id, owner.data)
     store.publish(V, [lent])
@@ -76,11 +77,11 @@ def test_a_lent_segment_has_a_journal_until_it_is_published(store, index):
     owner = fill(store, index, range(4)).entries[0]
     dataset = store.add_index(replace(index, name="other"))
     parent = store.path / layout.segments_path(V)
-    about = {"dataset": dataset, "run": {"device": "cpu"}, "failures": []}
+    about = SegmentAttributes(dataset, {"device": "cpu"})
     lent = reuse.lend(parent, owner, segment.table(parent / owner.id), about)
     journal = tables(store, lent) / segment.JOURNAL
     assert journal.exists()
-    assert limits.segment_attributes(tables(store, lent) / "zarr.json")["run"] == {"device": "cpu"}
+    assert SegmentAttributes.read(tables(store, lent) / "zarr.json").run == {"device": "cpu"}
     store.publish(V, [lent])
     assert not journal.exists()
 
