@@ -88,9 +88,7 @@ def test_a_segment_whose_borrowed_data_is_gone_is_left_out(store, index):
     owner = fill(store, index).entries[0]
     dataset = store.add_index(replace(index, name="other"))
     parent = store.path / layout.segments_path(V)
-    lent = reuse.lend(
-        parent, owner, segment.table(parent / owner.id)[:3], SegmentAttributes(dataset, {})
-    )
+    lent = reuse.lend(parent, owner, segment.table(parent / owner.id)[:3], SegmentAttributes(dataset, {}))
     assert add(store, lent)[0] == [lent]
     remove.remove(store, dataset="tiny")
     local_files.remove_tree(store.path, parent / owner.id)
