@@ -206,7 +206,8 @@ def run_tests(words: list[str], folder: Path) -> tuple[int | None, str]:
         os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
         return None, ""
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output.decode("utf-8", "replace"), re.MULTILINE)
+    # A program's own output without an end of line may stand before it.
+    failed = re.search(r"(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", output.decode("utf-8", "replace"), re.MULTILINE)
     return child.returncode, failed[1] if failed else ""
 
 
