@@ -8,36 +8,18 @@ with the way round it.
 
 import errno
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from msa.errors import BackboneError
+from msa.extract import hub
 from msa.extract.backbone import BackboneSpec, Weights
+from msa.extract.transformers_folder import AGAIN, BESIDE, deciding, missing
 from msa.names import printable, shell_command
 from msa.types import Modality
 
-AGAIN = "get the folder again: `hf download ORG/NAME --local-dir FOLDER`, or save_pretrained, makes a whole one"
-CONNECT_S = 3.0  # how long the hub may take to answer at all
-TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENISER: tuple[str, ...] = (
-    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
-    # read by tokenizers of few families: BERTweet, PhoBERT, LUKE, RoCBert, GPT-NeoX-Japanese, Marian, FSMT, Mistral
-    *("bpe.codes", "entity_vocab.json", "word_shape.json", "word_pronunciation.json", "emoji.json", "dict.txt"),
-    *("source.spm", "target.spm", "target_vocab.json", "vocab-src.json", "vocab-tgt.json", "normalizer.json"),
-    *("byte_maps.json", "prophetnet.tokenizer", "tokenizer.model.*", "tekken.json"),
-)
-# What decides the numbers beside the tensors and config.json; a speech model's vocabulary, for one, does not
-BESIDE = {
-    Modality.TEXT: TOKENISER,
-    Modality.AUDIO: ("preprocessor_config.json", "processor_config.json"),
-}
-MAX_JSON = 2**26  # bytes of a configuration or an index: the largest known have 2 MB
-MAX_TOKENIZER = 2**28  # bytes of a tokenizer.json: the largest known have 35 MB
 SMALL = 2**26  # bytes: files below are hashed without a look at their holes
 # py-feat's two networks: the repository, and what the file may be called, the name of today first
 READER = ("py-feat/face_multitask_v2", ("face_multitask_v28.safetensors",))
@@ -113,103 +95,23 @@ def _transformers(name: str, spec: BackboneSpec) -> Weights:
     if not os.path.isdir(folder):
         folder = _snapshot(name, spec.revision, spec.modality)
         revision = folder.name  # the cache calls a snapshot's folder after its commit
-    if missing := _missing(folder, spec.modality):
+    if lacking := missing(folder, spec.modality):
         raise BackboneError(
-            f"{folder} has no {missing}",
+            f"{folder} has no {lacking}",
             fix="name a folder made by `hf download ORG/NAME --local-dir FOLDER` or by save_pretrained",
         )
     return Weights(folder, revision, sha256(deciding(folder, spec.modality)))
 
 
-def deciding(folder: Path, modality: Modality) -> list[Path]:
-    """List the files of a transformers folder that decide its hidden states: configuration, one set of tensors, and
-    tokeniser or feature extractor. A folder copied from the hub with more in it hashes the same.
-    """
-    return sorted({folder / "config.json", *tensors(folder), *beside(folder, modality)})
-
-
-def beside(folder: Path, modality: Modality) -> list[Path]:
-    """List the files of a tokeniser or feature extractor. Raises BackboneError for what is no file, such as a pipe."""
-    named = sorted(path for path in folder.iterdir() if any(fnmatch(path.name, like) for like in BESIDE[modality]))
-    return [_regular(path) for path in named]
-
-
-def tensors(folder: Path) -> list[Path]:
-    """List the tensor files transformers would read: safetensors before pickles, an index with its shards."""
-    for path in (folder / name for name in TENSORS):
-        if not path.exists():
-            continue
-        if _regular(path).suffix == ".json":
-            return [path, *(folder / shard for shard in _shards(path))]
-        return [path]
-    return []
-
-
-def _shards(index: Path) -> list[str]:
-    """Return the names of the files that an index of tensors lists."""
-    listed = json_object(index).get("weight_map")
-    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
-    if not names:
-        raise BackboneError(f"{index} lists no files of tensors", fix=AGAIN)
-    if outside := next(
-        (name for name in names if name != Path(name).name or not fnmatch(name, f"*{_ending(index)}")), ""
-    ):
-        raise BackboneError(
-            f"{index} lists {printable(outside)[:100]!r}, which is no *{_ending(index)} beside it", fix=AGAIN
-        )
-    return names
-
-
-def _ending(index: Path) -> str:
-    return ".safetensors" if "safetensors" in index.name else ".bin"
-
-
-def _regular(path: Path) -> Path:
-    """Return the path of a file, or of a link to one. Raises BackboneError for others: a pipe would block for ever."""
-    if path.is_file():
-        return path
-    what = "a link to nothing" if not path.exists() else "a folder" if path.is_dir() else "no regular file"
-    raise BackboneError(f"{path} is {what}", fix=AGAIN)
-
-
-def json_object(path: Path, limit: int | None = None) -> dict[str, Any]:
-    """Read the JSON object in a file of a checkpoint. Raises BackboneError where there is none within `limit` bytes."""
-    limit = MAX_JSON if limit is None else limit
-    if (size := _regular(path).stat().st_size) > limit:
-        raise BackboneError(f"{path} has {size:,} bytes, at most {limit:,} are read", fix=AGAIN)
-    try:
-        content = json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise BackboneError(f"{path} is nested too deeply", fix=AGAIN) from error
-    except ValueError as error:  # also what is not UTF-8, and numbers of thousands of digits
-        raise BackboneError(f"{path} is not JSON: {printable(error)[:200]}", fix=AGAIN) from error
-    if not isinstance(content, dict):
-        raise BackboneError(f"{path} holds a JSON {type(content).__name__}, expected an object", fix=AGAIN)
-    return content
-
-
-def _missing(folder: Path, modality: Modality) -> str:
-    """Return what a folder lacks to be loaded, in words; "" when it is complete."""
-    present = tensors(folder)
-    absent = [path.name for path in [folder / "config.json", *present] if not path.is_file()]
-    absent += [] if present else ["model.safetensors or pytorch_model.bin"]
-    absent += (
-        []
-        if beside(folder, modality)
-        else [{Modality.TEXT: "tokenizer files"}.get(modality, "preprocessor_config.json")]
-    )
-    return ", ".join(absent)
-
-
 def _snapshot(repo: str, revision: str | None, modality: Modality) -> Path:
     """Return the folder of a repository in the hub's cache, downloaded unless it is there already."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    folder = _cached(repo, revision, "config.json")
-    if folder and not _missing(folder, modality):
+    folder = hub.cached(repo, revision, "config.json")
+    if folder and not missing(folder, modality):
         return folder
-    with _hub(repo, _carried(repo, f"--{modality} hf:{_short(repo)}")):
-        held = {file.rfilename for file in HfApi().model_info(repo, revision=revision, timeout=10).siblings or []}
+    with hub.reached(repo, hub.carried(repo, f"--{modality} hf:{hub.short(repo)}")):
+        held = hub.listed(repo, revision)
         wanted = ["config.json", *BESIDE[modality]]
         pickles_only = not held & {"model.safetensors", "model.safetensors.index.json"}
         wanted += ["pytorch_model*.bin", "pytorch_model.bin.index.json"] if pickles_only else ["model*.safetensors*"]
@@ -240,9 +142,9 @@ def _timm(name: str, spec: BackboneSpec) -> Weights:
 def _file(repo: str, revision: str | None, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    if folder := _cached(repo, revision, name):
+    if folder := hub.cached(repo, revision, name):
         return folder / name
-    with _hub(repo, _carried(repo, f"--image {repo.replace('/', ':')}@{_short(repo)}/{name}")):
+    with hub.reached(repo, hub.carried(repo, f"--image {repo.replace('/', ':')}@{hub.short(repo)}/{name}")):
         return Path(hf_hub_download(repo, name, revision=revision))
 
 
@@ -287,66 +189,17 @@ def _held(folder: Path, repo: str, names: tuple[str, ...]) -> Path:
 
 
 def _fetched(repo: str, names: tuple[str, ...], revision: str | None) -> Path:
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     for name in names:
-        if folder := _cached(repo, revision, name):
+        if folder := hub.cached(repo, revision, name):
             return folder / name
     download = " and ".join(
         f"`{shell_command('hf', 'download', source, files[0], '--local-dir', 'faces')}`"
         for source, files in (READER, FINDER)
     )
     local = f"run {download}, carry that folder here and name it (`--face pyfeat:faces`), or use `--face none`"
-    with _hub(repo, fix=f"where there is a network {local}"):
-        held = {file.rfilename for file in HfApi().model_info(repo, revision=revision, timeout=10).siblings or []}
+    with hub.reached(repo, fix=f"where there is a network {local}"):
+        held = hub.listed(repo, revision)
         name = next((name for name in names if name in held), names[0])
         return Path(hf_hub_download(repo, name, revision=revision))
-
-
-# the hub
-
-
-def _cached(repo: str, revision: str | None, name: str) -> Path | None:
-    """Return the cached snapshot of a repository that holds the file `name`; asks no network."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        path = try_to_load_from_cache(repo, name, revision=revision)
-    except HFValidationError as error:
-        raise BackboneError(
-            f"{repo!r} is neither a folder here nor a name on the hub", fix="check the path after `hf:`"
-        ) from error
-    return Path(path).parent if isinstance(path, str) else None
-
-
-def _carried(repo: str, local: str) -> str:
-    """Return the fix where the hub cannot be reached, for a repository that is one folder, named as `local` says."""
-    return (
-        f"where there is a network run `{shell_command('hf', 'download', repo, '--local-dir', _short(repo))}`, "
-        f"carry the folder here and name it (`{local}`), or use `--preset classic`, which needs no weights"
-    )
-
-
-@contextmanager
-def _hub(repo: str, fix: str) -> Iterator[None]:
-    """Raise BackboneError at once where the hub cannot be reached, and for any error of it in the block."""
-    from huggingface_hub import constants, get_session
-
-    def refusal(why: str, first: str = "") -> BackboneError:
-        return BackboneError(f"the weights of {repo} cannot be had: {why}", fix=first + fix)
-
-    if constants.HF_HUB_OFFLINE:
-        raise refusal("no folder here, not in the hub's cache, and HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE, or ")
-    try:  # one request of our own: the client would repeat its own for 23 s per file
-        get_session().head(constants.ENDPOINT, timeout=CONNECT_S)
-    except Exception as error:  # the client has changed its transport, and so its error classes, before
-        raise refusal(f"{constants.ENDPOINT} does not answer ({error})") from error
-    try:
-        yield
-    except Exception as error:
-        raise refusal(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
-
-
-def _short(repo: str) -> str:
-    return repo.rpartition("/")[2]

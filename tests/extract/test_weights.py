@@ -14,7 +14,8 @@ from msa.errors import BackboneError
 from msa.extract import weights as weights_module
 from msa.extract.backbone import BackboneSpec, Weights
 from msa.extract.encoders import face
-from msa.extract.weights import deciding, face_files, resolve
+from msa.extract.transformers_folder import deciding
+from msa.extract.weights import face_files, resolve
 from msa.types import Modality
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -2,8 +2,8 @@
 
 Folders come from strangers. Whatever lies in one:
 - None of its code runs: `trust_remote_code=False` everywhere, and nothing is asked.
-- The library sees a temporary folder of links to the files that `weights.deciding` lists. What is not hashed - Python
-  files, adapters, a vocabulary that no list knows - is not there to be read, so equal hashes mean equal numbers.
+- The library sees a temporary folder of links to the files that `transformers_folder.deciding` lists. What is not
+  hashed - Python files, adapters, a vocabulary that no list knows - is not there, so equal hashes mean equal numbers.
 - Sizes in config.json are compared with the weights before memory is taken for them.
 - A tokenizer draws no random numbers, makes no text a thousand times longer, and has no token that the model lacks.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile, is_zipfile
 
 from msa.errors import BackboneError
-from msa.extract import weights
+from msa.extract import transformers_folder as contents
 from msa.extract.encoders import complete, quiet, unloadable
 from msa.types import Modality
 
@@ -46,7 +46,7 @@ _WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size
 @contextmanager
 def sealed(folder: Path, modality: Modality) -> Iterator[Path]:
     """A temporary folder of links to the files of `folder` that decide the numbers of `modality`, and to no others."""
-    files = weights.deciding(folder, modality)
+    files = contents.deciding(folder, modality)
     with tempfile.TemporaryDirectory(prefix="msa-") as name:
         for path in files:
             os.symlink(path.absolute(), Path(name, path.name))
@@ -69,7 +69,7 @@ def model(folder: Path, modality: Modality) -> "torch.nn.Module":
     import torch
     from transformers import AutoConfig
 
-    claims = weights.json_object(folder / "config.json")
+    claims = contents.json_object(folder / "config.json")
     _refuse_code(folder, claims)
     # heads we do not use are initialised at random: leave no trace
     with sealed(folder, modality) as inside, quiet(), torch.random.fork_rng(devices=[]):
@@ -103,7 +103,7 @@ def tokenizer(folder: Path) -> Any:
             loaded = AutoTokenizer.from_pretrained(inside, local_files_only=True, trust_remote_code=False)
     except BackboneError as error:
         settings = folder / "tokenizer_config.json"
-        if settings.is_file() and weights.json_object(settings).get("auto_map"):
+        if settings.is_file() and contents.json_object(settings).get("auto_map"):
             raise _code(folder, "its tokenizer is Python code in that folder or on the hub") from error
         _refuse_incomplete(folder, _declared(folder), error)
         raise
@@ -199,7 +199,7 @@ def _kind(folder: Path, config: Any, modality: Modality) -> Any:
 
 def _bytes(folder: Path) -> int:
     """Return how much the files of tensors hold: no more numbers than this."""
-    return sum(path.stat().st_size for path in weights.tensors(folder))
+    return sum(path.stat().st_size for path in contents.tensors(folder))
 
 
 def _names(folder: Path) -> int:
@@ -207,7 +207,7 @@ def _names(folder: Path) -> int:
     from safetensors import safe_open
 
     count = 0
-    for path in weights.tensors(folder):
+    for path in contents.tensors(folder):
         if path.suffix == ".safetensors":
             with safe_open(path, "np") as file:
                 count += len(file.keys())
@@ -267,10 +267,10 @@ def _values(tree: Any) -> Iterator[tuple[str, Any]]:
 
 def _check_tokenizer(folder: Path) -> None:
     """Refuse a tokenizer that answers differently each time, or whose normaliser makes texts explode."""
-    for path in weights.beside(folder, Modality.TEXT):
+    for path in contents.beside(folder, Modality.TEXT):
         if path.suffix != ".json" or not path.name.startswith("tokenizer"):
             continue
-        settings = weights.json_object(path, limit=weights.MAX_TOKENIZER)
+        settings = contents.json_object(path, limit=contents.MAX_TOKENIZER)
         parts = settings.get("model")
         options = settings.get("sp_model_kwargs")
         random = isinstance(parts, dict) and parts.get("dropout")
@@ -290,7 +290,7 @@ def _declared(folder: Path) -> Any:
 
     for name in ("tokenizer_config.json", "config.json"):
         if (folder / name).is_file():
-            called = weights.json_object(folder / name).get("tokenizer_class")
+            called = contents.json_object(folder / name).get("tokenizer_class")
             if isinstance(called, str):
                 return tokenizer_class_from_name(called)
     return None
@@ -304,7 +304,7 @@ def _refuse_incomplete(folder: Path, kind: Any, error: Exception | None = None) 
         kind: the tokenizer's class, which names its files.
         error: why it could not be loaded; then a tokenizer.json does not stand in for them.
     """
-    held = [path.name for path in weights.beside(folder, Modality.TEXT)]
+    held = [path.name for path in contents.beside(folder, Modality.TEXT)]
     names = dict(getattr(kind, "vocab_files_names", {}))
     whole = names.pop("tokenizer_file", "")
     if error is None and (whole in held or any(ANY_TOKENIZER.match(name) for name in held)):
@@ -312,7 +312,7 @@ def _refuse_incomplete(folder: Path, kind: Any, error: Exception | None = None) 
     lacking = sorted(name for role, name in names.items() if role not in OPTIONAL and name not in held)
     if lacking or (error is None and whole and not names):
         raise BackboneError(
-            f"{folder} has no {' and no '.join(lacking) or whole}, which {kind.__name__} reads", fix=weights.AGAIN
+            f"{folder} has no {' and no '.join(lacking) or whole}, which {kind.__name__} reads", fix=contents.AGAIN
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import av
 import numpy as np
@@ -10,6 +10,9 @@ from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from msa.extract.media.clips import Bounds, Frames, MediaError, Sampling
+
+if TYPE_CHECKING:
+    from msa.extract.media.sound import Wave
 
 WARM_S = 0.1  # of the lead: the first frames of AAC and MP3 miss their neighbours
 TOLERANCE_S = 1e-3  # time stamps are rounded to the clock of their container
@@ -49,15 +52,6 @@ class Track(Protocol):
         """Take note that what begins `at` s cannot be decoded."""
 
 
-class Gathering(Protocol):
-    """A consumer of the samples of a sound track."""
-
-    stated_s: float  # length by its header
-
-    def add(self, samples: np.ndarray, rate: int) -> None:
-        """Append mono samples, float32 (samples,). Raises MediaError where they are out of bounds."""
-
-
 @dataclass
 class Sound:
     """A sound track from `start` to `end` s, mono, into `wave`.
@@ -68,7 +62,7 @@ class Sound:
 
     start: float
     end: float | None
-    wave: Gathering
+    wave: "Wave"
     counted: bool = False  # every sample is counted from the beginning, whatever the time stamps say
     kind: str = "audio"
     error: MediaError | None = None

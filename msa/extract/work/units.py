@@ -3,6 +3,7 @@
 The same unit gives the same hidden states wherever it is done: in this process, or in a worker of a cluster.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -50,7 +51,7 @@ class Counters:
 
     written: int = 0
     failed: list[tuple[int, str, str]] = field(default_factory=list)  # row, stage, reason
-    counts: dict[str, int] = field(default_factory=dict)  # what the backbone counted: frames without a face
+    counts: Counter[str] = field(default_factory=Counter)  # what the backbone counted: frames without a face
 
 
 @dataclass
@@ -69,8 +70,7 @@ class ViewJob:
         written, failed = 0, 0
         for row in sorted(self.todo.keys() & batch.keys()):
             states, counts = batch[row].states, batch[row].counts
-            for what, number in counts.items():
-                self.counters.counts[what] = self.counters.counts.get(what, 0) + number
+            self.counters.counts.update(counts)
             if isinstance(states, Failure):
                 self.writer.fail(row, self.todo[row], states.stage, states.reason, counts)
                 self.counters.failed.append((row, states.stage, states.reason))

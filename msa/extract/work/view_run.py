@@ -1,6 +1,7 @@
 """One view of one dataset while it is extracted: what is missing, its model, its segment, and its report."""
 
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,8 +64,7 @@ class Report:
         """Add what became of the samples of a work unit."""
         self.written += counters.written
         self.failed += [(ids[row], stage, reason) for row, stage, reason in counters.failed]
-        names = {**self.counts, **counters.counts}
-        self.counts = {name: self.counts.get(name, 0) + counters.counts.get(name, 0) for name in names}
+        self.counts = dict(counters.counts + Counter(self.counts))
 
 
 class ViewRun:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from msa.errors import BackboneError, UnknownNameError
-from msa.extract import weights
+from msa.extract import transformers_folder
 from msa.extract.backbone import BackboneSpec
 from msa.extract.encoders import checkpoint, image, speech, text
-from msa.extract.weights import TOKENISER, deciding, resolve
+from msa.extract.transformers_folder import TOKENISER, deciding
+from msa.extract.weights import resolve
 from msa.types import Modality
 from tests.extract.backbones import test_backbones as small
 
@@ -226,7 +227,7 @@ def test_a_terabyte_of_nothing_is_not_hashed(copy, name):
 
 
 def test_a_configuration_is_of_a_bounded_size(copy, monkeypatch):
-    monkeypatch.setattr(weights, "MAX_JSON", 100)
+    monkeypatch.setattr(transformers_folder, "MAX_JSON", 100)
     refused(copy, r"config\.json has \d+ bytes, at most 100 are read")
 
 
