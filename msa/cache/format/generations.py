@@ -2,7 +2,7 @@
 
 A new generation is made by creating its numbered name, which a place grants to exactly one of several writers, whole or
 not at all. The losers read the winner's generation, apply their change to that, and try again: nothing is locked and
-nothing is lost. A folder does it with link(2); object stores have a conditional put (see remote.py).
+nothing is lost. A folder does it with link(2); object stores have a conditional put (see storage/site.py).
 """
 
 import errno

@@ -17,7 +17,7 @@ from msa.cache.format import layout, small_arrays
 from msa.cache.format.shard import Shard
 from msa.cache.format.zarr_array import Archive
 from msa.cache.read import readahead, sample_locations
-from msa.cache.read.view import ViewReader
+from msa.cache.read.view import View, ViewReader
 from msa.cache.store import FeatureStore
 from msa.cache.write import reuse, segment
 from msa.cache.write.segment import Form
@@ -363,3 +363,13 @@ def test_what_lies_elsewhere_is_brought_once_for_a_batch_and_as_little_as_it_nee
         assert len(blocks.calls[0]) == 2  # two samples in two shards
         parts = [(path, at) for call in blocks.calls for path, begin, n in call for at in range(begin, begin + n)]
         assert len(parts) == len(set(parts))  # nothing came twice
+
+
+@pytest.mark.parametrize("text", ["made.up", "made.up@abcd", "made.up@a", "abcd", "abcd1234abcd1234"])
+def test_a_view_is_called_by_its_backbone_or_the_beginning_of_its_id(text):
+    assert View("abcd1234abcd1234", "d", {"backbone": "made.up"}, []).is_called(text)
+
+
+@pytest.mark.parametrize("text", ["", "abc", "made", "other", "bcd1", "made.up@", "made.up@bcd1", "other@abcd"])
+def test_a_view_is_not_called_by_less_or_by_anything_else(text):
+    assert not View("abcd1234abcd1234", "d", {"backbone": "made.up"}, []).is_called(text)
