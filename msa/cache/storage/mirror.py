@@ -1,13 +1,13 @@
-"""A local copy of a store that lies elsewhere, filled as it is read: what was brought once is not asked for again.
+"""Local mirror of a remote store, filled as it is read: what was fetched once is not requested again.
 
-The copy is laid out like the store (see remote.folder_of). Small files are brought whole and compared with the SHA-256
-of the manifest before they get their names. A shard is a sparse file of full length, which is made only once the place
-itself says that it has that length; beside it, `.have` says which of its blocks of 4 KiB are there:
+The mirror is laid out like the store (see site.folder_of). Small files are fetched whole and compared with the SHA-256
+of the manifest before they get their names. A shard is a sparse file of full length, which is made only after the
+server has confirmed that length; beside it, `.have` marks which of its blocks of 4 KiB are there:
 
     inode of the shard (u64) | its bytes (u64) | start of the machine (16 bytes) | one byte per block: 1 = it is there
 
 A byte and not a bit, so that two processes never undo each other's marks, and a mark is made after its data: a killed
-process leaves at most data without marks, which are brought again. After a power cut marks may have outlived their
+process leaves at most data without marks, which are fetched again. After a power cut marks may have outlived their
 data, so what the last start of the machine left is compared with the checksums it carries. The reader checks every
 chunk against its crc32c in any case.
 """
@@ -37,30 +37,30 @@ from msa.cache.storage.wire import NoRanges
 from msa.errors import ConfigError, StoreError
 
 BLOCK = 4096  # bytes: a page, the least a sparse file can hold
-GAP = 16 * BLOCK  # what is not wanted is brought too where it parts two requests by no more than this
+GAP = 16 * BLOCK  # two ranges with no more than this between them become one request
 LARGEST = 8 * 2**20  # bytes of one request
-AT_ONCE = 64  # requests: a batch of 64 waits for one answer, not for two
-BESIDE = 32  # shards of a segment whose indexes are brought together
+AT_ONCE = 64  # requests: a batch of 64 samples waits for one round trip
+BESIDE = 32  # shards of a segment whose indexes are fetched together
 HEADER = 32  # bytes
 DEFAULT_BYTES = 20 * 10**9  # of all shards together
 MARKS = ".have"
-LOCK = ".lock"  # where there are no hard links: who makes a file there holds it
+LOCK = ".lock"  # where there are no hard links: held while a file is made
 T = TypeVar("T")
 
 
 @dataclass
 class _Sparse:
-    """A shard file of ours: what has to be known to fill it."""
+    """A shard of the mirror."""
 
     path: Path
     name: str  # in the store
     size: int
     have: np.ndarray  # (blocks,) uint8, shared with other processes
-    whole: threading.Lock = field(default_factory=threading.Lock)  # held while all of it is brought
+    whole: threading.Lock = field(default_factory=threading.Lock)  # held while all of it is fetched
 
 
 class Blocks:
-    """What the reader asks where a store is a copy of one elsewhere: see shard.Blocks."""
+    """Local mirror of a remote store; implements shard.Blocks."""
 
     def __init__(self, site: Remote, pinned: Manifest) -> None:
         self.site = site
@@ -75,7 +75,7 @@ class Blocks:
         }
         self._shards: dict[Path, _Sparse] = {}
         self._lock = threading.Lock()
-        self._brought = 0  # bytes since the last look at how much there is
+        self._brought = 0  # bytes since the size of all mirrors was looked at
         self._pid = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -91,24 +91,24 @@ class Blocks:
                 pass
 
     def shard(self, path: Path) -> None:
-        """Make the sparse file of a shard, with its chunk index; and those beside it, whose turn comes soon."""
+        """Make the sparse file of a shard, with its chunk index, and those of its neighbours."""
         with self._lock, _keeping(self.root):
             if path in self._shards:
                 return
             beside = path.parents[1].relative_to(self.root).as_posix() + "/"
             names = [name for name in self._files if name.startswith(beside)]
             paths = [self.root / name for name in names] if len(names) <= BESIDE else [path]
-            for _ in self._each(self._check_size, [one for one in paths if not one.exists()]):
+            for _ in self._each(self._check_size, [shard_path for shard_path in paths if not shard_path.exists()]):
                 pass
-            new = [self._open(one) for one in paths if one not in self._shards]
+            new = [self._open(shard_path) for shard_path in paths if shard_path not in self._shards]
             tails = [(known, known.size - _index_bytes(known.path, known.size), known.size) for known in new]
             runs = [(known, *run) for known, begin, end in tails for run in _missing(known, [(begin, end)])]
             for _ in self._each(lambda run: self._range(*run), runs):
                 pass
-            self._shards |= {known.path: known for known in new}  # last: who finds one here finds its index
+            self._shards |= {known.path: known for known in new}  # last: a shard in here has its index
 
     def bring(self, wanted: Sequence[tuple[Path, int, int]]) -> None:
-        """Bring these parts of shards, (path, offset, bytes): all that is missing is asked for at once."""
+        """Fetch these parts of shards, (path, offset, bytes); all missing ranges are requested at once."""
         runs = []
         for path in dict.fromkeys(path for path, _, _ in wanted):
             if path not in self._shards:
@@ -120,18 +120,18 @@ class Blocks:
             for _ in self._each(lambda run: self._range(*run), runs):
                 pass
 
-    def _each(self, way: Callable[[T], None], wanted: Sequence[T]) -> Iterable[None]:
-        """`way` of each, many at once; the first failure is raised."""
+    def _each(self, fetch: Callable[[T], None], wanted: Sequence[T]) -> Iterable[None]:
+        """Call `fetch` for each, many at once; the first failure is raised."""
         if os.getpid() != self._pid:  # the threads behind obstore did not come along
             raise StoreError(
                 f"{self.site} was opened before this process was forked, and cannot be read after that",
                 fix="open the store in each worker, or start workers with the method `spawn`",
             )
         if len(wanted) < 2:
-            return map(way, wanted)
+            return map(fetch, wanted)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="msa-blocks")
-        return self._pool.map(way, wanted)
+        return self._pool.map(fetch, wanted)
 
     def _small(self, path: Path) -> None:
         name = path.relative_to(self.root).as_posix()
@@ -168,7 +168,7 @@ class Blocks:
         self._brought += len(data)
 
     def _all(self, known: _Sparse) -> None:
-        """Bring a whole shard, from a server that knows no ranges."""
+        """Fetch a whole shard, from a server without ranges."""
         with known.whole:
             if known.have.all():
                 return
@@ -183,14 +183,14 @@ class Blocks:
             self._brought += at
 
     def _check_size(self, path: Path) -> None:
-        """Raise StoreError where a shard is not there, is of another size, or larger than all that may be kept."""
+        """Raise StoreError where a shard is missing, of another size, or larger than MSA_CACHE_BYTES."""
         name = path.relative_to(self.root).as_posix()
         size, _ = self._facts(name)
-        there = self.site.size(name)
-        if there is None:
+        actual = self.site.size(name)
+        if actual is None:
             raise _missing_there(self.site, name)
-        if there != size:
-            raise wrong_size(self.site, name, size, there)
+        if actual != size:
+            raise wrong_size(self.site, name, size, actual)
         if size > most_bytes():
             raise StoreError(
                 f"{self.site}/{name} has {size:,} bytes, and no more than {most_bytes():,} of the disk may be used",
@@ -198,7 +198,7 @@ class Blocks:
             )
 
     def _folder(self, path: Path) -> None:
-        """Make the folder of a file of the copy, inside of it."""
+        """Make the folder of a file of the mirror."""
         limits.check_inside(self.root, path)
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -212,7 +212,7 @@ class Blocks:
         return int(size), str(digest)
 
     def _open(self, path: Path) -> _Sparse:
-        """The sparse file and its marks, made or found; both are kept from being evicted while this process lives."""
+        """Open or make the sparse file and its marks; both are kept from eviction while this process lives."""
         name = path.relative_to(self.root).as_posix()
         size, _ = self._facts(name)
         self._folder(path)
@@ -225,12 +225,12 @@ class Blocks:
                 with open(_ours(marks), "r+b") as file:
                     fcntl.flock(file, fcntl.LOCK_SH)  # kept by the map below, which holds the same file open
                     if _is_ours(file.fileno(), marks) and path.stat().st_size == size:
-                        found = mmap.mmap(file.fileno(), 0)
-                        if found[:16] == header and len(found) == HEADER + -(-size // BLOCK):
-                            known = _Sparse(path, name, size, np.frombuffer(found, np.uint8, offset=HEADER))
-                            if found[16:HEADER] != _boot():
+                        marks_map = mmap.mmap(file.fileno(), 0)
+                        if marks_map[:16] == header and len(marks_map) == HEADER + -(-size // BLOCK):
+                            known = _Sparse(path, name, size, np.frombuffer(marks_map, np.uint8, offset=HEADER))
+                            if marks_map[16:HEADER] != _boot():
                                 _reconsider(known)
-                                found[16:HEADER] = _boot()
+                                marks_map[16:HEADER] = _boot()
                             os.utime(marks)
                             self._evict()
                             return known
@@ -240,29 +240,29 @@ class Blocks:
         raise StoreError(f"{path} cannot be made", fix=f"delete {self.root}, which is only a copy, and try again")
 
     def _evict(self) -> None:
-        """Delete the shards that were opened longest ago and by no living process, until MSA_CACHE_BYTES are kept."""
+        """Delete the shards opened longest ago, but by no living process, down to MSA_CACHE_BYTES."""
         most = most_bytes()
         if self._shards and self._brought < most // 50:
             return
-        self._brought, found = 0, []
+        self._brought, shards = 0, []
         root = cache_root().resolve()
         for marks in root.glob(f"*/views/*/seg/*/data/c/*/{MARKS}"):
             with suppress(FileNotFoundError, StoreError):
                 limits.check_inside(root, marks)
-                found.append((marks.stat().st_mtime, marks.with_name("0").stat().st_blocks * 512, marks))
-        over = sum(size for _, size, _ in found) - most
-        for _, size, marks in sorted(found):
+                shards.append((marks.stat().st_mtime, marks.with_name("0").stat().st_blocks * 512, marks))
+        over = sum(size for _, size, _ in shards) - most
+        for _, size, marks in sorted(shards):
             if over <= 0:
                 return
             with suppress(OSError), open(marks, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where it is in use, here or elsewhere
-                marks.unlink()  # first: marks without a shard could be believed
+                marks.unlink()  # first: marks must not outlive their shard
                 marks.with_name("0").unlink()
                 over -= size
 
 
 def most_bytes() -> int:
-    """How much of the disk all shards brought from elsewhere may take: MSA_CACHE_BYTES, in bytes or like 50GB."""
+    """Return how many bytes all mirrored shards may take: MSA_CACHE_BYTES, in bytes or as 50GB."""
     text = os.environ.get("MSA_CACHE_BYTES", "")
     if not text:
         return DEFAULT_BYTES
@@ -274,7 +274,7 @@ def most_bytes() -> int:
 
 
 def _missing(known: _Sparse, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Byte ranges to ask for: blocks of these spans that are not there, near ones together, large ones in pieces."""
+    """Return the byte ranges to request: missing blocks of these spans, near ones joined, large ones in pieces."""
     runs: list[list[int]] = []
     for begin, end in sorted(spans):
         first = begin // BLOCK
@@ -289,9 +289,10 @@ def _missing(known: _Sparse, spans: Sequence[tuple[int, int]]) -> list[tuple[int
 
 
 def _is_there(path: Path, facts: Sequence[object]) -> bool:
-    """Was this small file brought already? Metadata is compared whole.
+    """Return whether a small file was fetched already.
 
-    Arrays lie in folders that are named after their content or by chance, and carry checksums: their size will do.
+    Metadata is compared by its SHA-256. Arrays are in folders that are named after their content or at random, and have
+    checksums: their size is enough.
     """
     try:
         if path.stat().st_size != facts[0]:
@@ -302,7 +303,7 @@ def _is_there(path: Path, facts: Sequence[object]) -> bool:
 
 
 def _index_bytes(path: Path, size: int) -> int:
-    """How long the chunk index at the end of a shard is; all of the file where it is no shard of ours."""
+    """Return the bytes of the chunk index at the end of a shard; of all of the file where it has another layout."""
     meta = limits.read_json(path.parents[2] / "zarr.json")
     codec = meta["codecs"][0]
     if codec["name"] != "sharding_indexed" or codec["configuration"].get("index_location", "end") != "end":
@@ -312,7 +313,7 @@ def _index_bytes(path: Path, size: int) -> int:
 
 
 def _reconsider(known: _Sparse) -> None:
-    """After a start of the machine: forget the blocks of every chunk that does not match its checksum."""
+    """Clear the marks of every chunk that does not match its checksum, after a start of the machine."""
     from msa.cache.format.small_arrays import holds
 
     tail = _index_bytes(known.path, known.size)
@@ -326,8 +327,8 @@ def _reconsider(known: _Sparse) -> None:
     for offset, size in index[:-4].copy().view("<i8").reshape(-1, 2).tolist():
         inside = offset >= 0 and size > 4 and offset + size <= known.size - tail
         if inside and _whole(known, offset, offset + size):
-            found = good if holds(data[offset : offset + size]) else bad
-            found[offset // BLOCK : -(-(offset + size) // BLOCK)] = True
+            blocks = good if holds(data[offset : offset + size]) else bad
+            blocks[offset // BLOCK : -(-(offset + size) // BLOCK)] = True
     known.have[~good | bad] = 0  # a block was written whole or not at all: one good chunk in it is enough
 
 
@@ -336,7 +337,7 @@ def _whole(known: _Sparse, begin: int, end: int) -> bool:
 
 
 def _make(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Make a file, whole, unless there is one."""
+    """Write a file, whole, unless there is one."""
     if path.exists():
         return
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
@@ -364,14 +365,14 @@ def _begin_marks(file: BinaryIO, header: bytes, size: int) -> None:
 
 
 def _write(file: BinaryIO, data: memoryview, at: int) -> None:
-    """Write all of `data` at some byte of a file; a full disk raises."""
+    """Write all of `data` at byte `at` of a file. Raises OSError on a full disk."""
     written = 0
     while written < len(data):
         written += os.pwrite(file.fileno(), data[written:], at + written)
 
 
 def _ours(path: Path) -> int:
-    """A descriptor to read and write a regular file of the copy; a link in its place is refused."""
+    """Return a descriptor to read and write a regular file of the mirror. Raises StoreError for a link in its place."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -393,7 +394,7 @@ def _planted(path: Path) -> StoreError:
 
 @contextmanager
 def _keeping(root: Path) -> Iterator[None]:
-    """Turn the reasons why nothing can be kept in the cache into a StoreError with a way out."""
+    """Turn an OSError of writing to the mirror into a StoreError with a fix."""
     try:
         yield
     except OSError as error:
@@ -407,12 +408,12 @@ def _keeping(root: Path) -> Iterator[None]:
 
 
 def _is_ours(handle: int, path: Path) -> bool:
-    """Is the file that is open still the one of that name?"""
+    """Return whether an open file is still the one of that name."""
     return os.fstat(handle).st_ino == path.stat().st_ino
 
 
 def _boot() -> bytes:
-    """16 bytes that change with every start of the machine; zeros where it does not say."""
+    """Return 16 bytes that change with every start of the machine; zeros where there are none."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return uuid.UUID(text).bytes

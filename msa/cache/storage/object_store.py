@@ -1,4 +1,4 @@
-"""Files of S3 and Google Cloud Storage, through obstore, whose errors become ours without anybody's credentials."""
+"""Files of S3 and Google Cloud Storage, through obstore. Its errors become StoreErrors without credentials."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from msa.cache.storage.wire import CHECK, Body, Refused, Unreachable
 from msa.errors import ConfigError, StoreError
 from msa.names import printable
 
-MOST_NAMES = 10**6  # that are listed of a place
+MOST_NAMES = 10**6  # names of manifests that are listed at most
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION, AWS_ENDPOINT_URL), or "
@@ -22,7 +22,7 @@ _CREDENTIALS = {
 
 
 class Bucket:
-    """The files below a prefix of a bucket. `url` is the address as it may be shown."""
+    """The files below a prefix of a bucket. `url` is the address without secrets."""
 
     writable = True
     retries = True
@@ -31,42 +31,42 @@ class Bucket:
         self.url = url
         self._scheme = url.partition(":")[0]
         check_environment()
-        with self._told(""):
+        with self._errors(""):
             self._store = _s3(url) if self._scheme == "s3" else _gs(url)
 
     def size(self, name: str) -> int | None:
-        """How many bytes a file has; None where there is none."""
+        """Return how many bytes a file has; None where there is none."""
         import obstore
 
         try:
-            with self._told(name):
+            with self._errors(name):
                 return int(obstore.head(self._store, name)["size"])
         except FileNotFoundError:
             return None
 
     def get(self, name: str, start: int = 0, end: int | None = None) -> Body:
-        """A file, or its bytes from `start` up to `end`. Raises FileNotFoundError, StoreError."""
+        """Return a file, or its bytes from `start` up to `end`. Raises FileNotFoundError, StoreError."""
         import obstore
 
         part: Any = {"offset": start} if end is None else (start, end)
         options: Any = {"range": part} if start or end is not None else None
-        with self._told(name):
-            found = obstore.get(self._store, name, options=options)
-            return Body(int(found.meta["size"]), self._pieces(name, found))
+        with self._errors(name):
+            answer = obstore.get(self._store, name, options=options)
+            return Body(int(answer.meta["size"]), self._pieces(name, answer))
 
     def put(self, name: str, source: Path | bytes) -> None:
-        """Make a file, or replace it, whole or not at all."""
+        """Write or replace a file, whole or not at all."""
         import obstore
 
-        with self._told(name):
+        with self._errors(name):
             obstore.put(self._store, name, source, mode="overwrite")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Make a file unless there is one of that name; did we? A conditional put."""
+        """Write a file unless there is one of that name, by a conditional put; return whether it was written."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        with self._told(name):
+        with self._errors(name):
             try:
                 obstore.put(self._store, name, data, mode="create")
             except (AlreadyExistsError, PreconditionError):
@@ -74,12 +74,12 @@ class Bucket:
             return True
 
     def manifests(self) -> list[int] | None:
-        """The numbers of all generations, ascending; None where names cannot be listed."""
+        """Return the numbers of all generations, ascending; None where names cannot be listed."""
         import obstore
         from obstore.exceptions import NotSupportedError, PermissionDeniedError
 
-        found, seen = [], 0
-        with self._told("manifests"), suppress(NotSupportedError, PermissionDeniedError):
+        generations, seen = [], 0
+        with self._errors("manifests"), suppress(NotSupportedError, PermissionDeniedError):
             for names in obstore.list(self._store, "manifests"):
                 seen += len(names)
                 if seen > MOST_NAMES:
@@ -88,16 +88,18 @@ class Bucket:
                         fix="check the address; this is no store that msa wrote",
                     )
                 numbers = (wire.generation_of(name["path"].rpartition("/")[2]) for name in names)
-                found += [number for number in numbers if number is not None]
-            return sorted(found)
+                generations += [number for number in numbers if number is not None]
+            return sorted(generations)
         return None
 
-    def _pieces(self, name: str, found: Any) -> Iterator[bytes]:
-        with self._told(name):
-            yield from map(bytes, found.stream(min_chunk_size=1))  # as they arrive, so that their pace is seen
+    def _pieces(self, name: str, answer: Any) -> Iterator[bytes]:
+        with self._errors(name):
+            yield from map(
+                bytes, answer.stream(min_chunk_size=1)
+            )  # as they arrive, so that their speed can be measured
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _errors(self, name: str) -> Iterator[None]:
         """Turn what obstore raises into a StoreError; FileNotFoundError stays one."""
         from obstore.exceptions import BaseError
 
@@ -117,15 +119,15 @@ class Bucket:
             ) from None
 
     def _failed(self, error: Exception) -> StoreError:
-        """What a person needs to know of a request that failed."""
-        said = _first_line(error)
-        if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or "metadata" in said:
-            return Refused(f"{self.url} refused us: {said}", fix=_CREDENTIALS[self._scheme])
-        return Unreachable(f"{self.url} cannot be reached: {said}", fix=CHECK)
+        """Return the StoreError for a request that failed."""
+        text = _first_line(error)
+        if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or "metadata" in text:
+            return Refused(f"{self.url} refused access: {text}", fix=_CREDENTIALS[self._scheme])
+        return Unreachable(f"{self.url} cannot be reached: {text}", fix=CHECK)
 
 
 def check_environment() -> None:
-    """Raise ConfigError where a variable that goes into headers of requests holds what no header may hold."""
+    """Raise ConfigError where a variable that goes into request headers holds characters that headers may not have."""
     for name, value in sorted(os.environ.items()):
         if name.startswith("AWS_") and not (value.isascii() and value.isprintable()):
             raise ConfigError(
@@ -138,7 +140,7 @@ def check_environment() -> None:
 
 
 def redacted(text: str) -> str:
-    """A message without user and password of any address, without queries, and without what the environment hides."""
+    """Return a message without user, password and query of any address, and without secrets of the environment."""
     text = re.sub(r"(?<=://)[^/\s\"'@]*@", "", text)
     text = re.sub(r"(?<=\w)\?[^\s\"'<>]+=[^\s\"'<>]+", "", text)
     for secret in filter(None, (os.environ.get(name) for name in _SECRETS)):
@@ -177,13 +179,13 @@ def _s3(url: str) -> Any:
 
 
 def _profile() -> Callable[[], Any] | None:
-    """The credentials of ~/.aws, which obstore leaves to boto3, where the environment has none itself."""
+    """Return a provider of the credentials in ~/.aws, through boto3, where the environment has none."""
     named = "AWS_PROFILE" in os.environ or (Path.home() / ".aws" / "credentials").exists()
     if "AWS_ACCESS_KEY_ID" in os.environ or not named:
         return None
     try:
         from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:  # boto3 is no dependency of ours
+    except ImportError:  # boto3 is not a dependency of msa
         return None
     made: Callable[[], Any] = Boto3CredentialProvider()
     return made

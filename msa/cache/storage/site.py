@@ -1,10 +1,10 @@
-"""Where a store can lie: a folder, S3, Google Cloud Storage, or a web server (which can only be read from).
+"""Locations of a store: a folder, S3, Google Cloud Storage, or a web server (read only).
 
     site = remote.site("s3://bucket/prefix")            # or gs://bucket/prefix, https://host/prefix, a folder
     site.read("manifests/00000012.json")
 
 Names are those of the store's layout, relative to its root. Credentials come from where they usually do - AWS_* and
-GOOGLE_* variables, the profile of ~/.aws where boto3 is there, ~/.netrc - and go into request headers alone: every
+GOOGLE_* variables, the profile of ~/.aws where boto3 is installed, ~/.netrc - and go into request headers alone: every
 message, and `str(site)`, show an address without user, password and query.
 """
 
@@ -25,48 +25,48 @@ from msa.errors import ConfigError, StoreError
 from msa.names import printable
 
 SCHEMES = ("s3", "gs", "http", "https")
-HINT = "manifests/latest.json"  # {"msa_format", "generation"}: where to begin to look, for servers that cannot list
+HINT = "manifests/latest.json"  # {"msa_format", "generation"}: where to begin the search on servers that cannot list
 TRIES = 4  # of a request, or of a transfer that breaks in the middle
 PAUSE_S = 0.5  # before the second try, twice as long before each further one
-PATIENCE_S = 45.0  # after which nothing is tried again
+PATIENCE_S = 45.0  # after which no request is repeated
 MOST_GENERATIONS = 10**8  # their names have eight digits
-CREDULOUS = 16  # steps this long are not believed before number 0, which no store has, is known to be missing
+CREDULOUS = 16  # at this step, check that the server calls number 0 missing, which no store has
 T = TypeVar("T")
 
 
 class Site(generations.Place, Protocol):
-    """The files of one store, wherever it lies. Every name is relative to its root."""
+    """The files of one store at any location. Names are relative to its root."""
 
     @property
     def writable(self) -> bool:
-        """Can files be put there?"""
+        """Whether files can be written."""
 
     def size(self, name: str) -> int | None:
-        """How many bytes a file has; None where there is none."""
+        """Return how many bytes a file has; None where there is none."""
 
     def read(self, name: str, limit: int = limits.MAX_JSON) -> bytes:
-        """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
+        """Return a small file. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
 
     def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
-        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
+        """Yield a file from byte `start` on. Raises FileNotFoundError, and StoreError where it has not `size` bytes."""
 
     def put(self, name: str, source: Path) -> None:
-        """Make a file with the content of another: whole or not at all."""
+        """Write a file with the content of another, whole or not at all."""
 
     def add(self, name: str, data: bytes) -> bool:
-        """Make a small file, whole or not at all, unless there is one of that name; did we?"""
+        """Write a small file, whole, unless there is one of that name; return whether it was written."""
 
     def hint(self, generation: int) -> None:
-        """Say which generation is the newest, to those who cannot list."""
+        """Write which generation is the newest, for readers that cannot list files."""
 
 
 def is_url(text: object) -> bool:
-    """Is this an address, and no folder?"""
+    """Return whether this is an address and not a folder."""
     return isinstance(text, str) and "://" in text
 
 
 def shown(url: str) -> str:
-    """The address as it may be shown and kept: without user, password, query and fragment."""
+    """Return an address without user, password, query and fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:  # such as a bracket that is not closed
@@ -76,17 +76,17 @@ def shown(url: str) -> str:
 
 
 def site(where: str | Path) -> Site:
-    """The place of a store by address or folder; nothing is asked of it yet. Raises ConfigError for other addresses."""
+    """Return the site at an address or folder, without a request. Raises ConfigError for other addresses."""
     return connect(str(where)) if is_url(where) else Disk(Path(where))
 
 
 def connect(url: str) -> "Remote":
-    """A place behind an address. Raises ConfigError where it is none of ours."""
+    """Return the site behind an address. Raises ConfigError where it is not the address of a store."""
     name = shown(url)
     parts = _parts(url)
     if parts is None:
         raise ConfigError(
-            f"{name} is no address of a store", fix=f"name a folder, or {', '.join(f'{s}://...' for s in SCHEMES)}"
+            f"{name} is not the address of a store", fix=f"name a folder, or {', '.join(f'{s}://...' for s in SCHEMES)}"
         )
     scheme, host = parts.scheme.lower(), parts.hostname or ""
     if parts.query or parts.fragment:
@@ -96,16 +96,16 @@ def connect(url: str) -> "Remote":
         )
     if scheme in ("s3", "gs"):
         return Remote(name, Bucket(name))
-    from msa.cache.storage.web import Web  # urllib3 takes a while to import, and folders need it not
+    from msa.cache.storage.web import Web  # imported late: urllib3 is slow to import
 
     return Remote(name, Web(name, _authorization(url, host)))
 
 
 def _parts(url: str) -> SplitResult | None:
-    """The parts of an address that a store could have; None where it has odd letters, no host, or another scheme."""
+    """Return the parts of an address; None where it has invalid characters, no host, or another scheme."""
     try:
         parts = urlsplit(url)
-        odd = parts.port == 0  # ValueError where it is no number, or too large
+        odd = parts.port == 0  # ValueError where it is not a number, or too large
         (parts.hostname or "").encode("idna")
     except ValueError:  # also a bracket that is not closed, and a host whose letters no host may have
         return None
@@ -120,56 +120,56 @@ class Disk(generations.Folder):
 
     @property
     def writable(self) -> bool:
-        """Whether the file system agrees is found out by trying."""
+        """True; writing fails where the file system is read only."""
         return True
 
     def __str__(self) -> str:
         return str(self.store)
 
     def size(self, name: str) -> int | None:
-        """How many bytes a file has; None where there is none."""
+        """Return how many bytes a file has; None where there is none."""
         try:
             return (self.store / name).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, name: str, limit: int = limits.MAX_JSON) -> bytes:
-        """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
+        """Return a small file. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
         limits.check_inside(self.store, self.store / name)
         return limits.read_bytes(self.store / name, limit)
 
     def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
-        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
+        """Yield a file from byte `start` on. Raises FileNotFoundError, and StoreError where it has not `size` bytes."""
         limits.check_inside(self.store, self.store / name)
         with open(limits.open_regular(self.store / name), "rb") as file:
-            there = os.fstat(file.fileno()).st_size
-            if size is not None and there != size:
-                raise wrong_size(self, name, size, there)
+            actual = os.fstat(file.fileno()).st_size
+            if size is not None and actual != size:
+                raise wrong_size(self, name, size, actual)
             file.seek(start)
             while piece := file.read(PIECE):
                 yield piece
 
     def put(self, name: str, source: Path) -> None:
-        """Make a file with the content of another: whole or not at all."""
+        """Write a file with the content of another, whole or not at all."""
         path = self.store / name
         local_files.make_folder(self.store, path.parent)
         local_files.write(self.store, path, source.read_bytes())
 
     def add(self, name: str, data: bytes) -> bool:
-        """Make a small file, whole or not at all, unless there is one of that name; did we?"""
+        """Write a small file, whole, unless there is one of that name; return whether it was written."""
         path = self.store / name
         local_files.make_folder(self.store, path.parent)
         return generations.create_durably(self.store, path, data)
 
     def hint(self, generation: int) -> None:
-        """Say which generation is the newest, to those to whom a web server shows this folder."""
+        """Write which generation is the newest, for readers of this folder through a web server."""
         with suppress(OSError):
             local_files.write(self.store, self.store / HINT, _hint(generation))
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A store behind an address. `url` is the address as it may be shown."""
+    """A store behind an address. `url` is the address without secrets."""
 
     url: str
     wire: Wire = field(repr=False)
@@ -179,21 +179,21 @@ class Remote:
 
     @property
     def writable(self) -> bool:
-        """Can files be put there?"""
+        """Whether files can be written."""
         return self.wire.writable
 
     # files
 
     def size(self, name: str) -> int | None:
-        """How many bytes a file has; None where there is none."""
+        """Return how many bytes a file has; None where there is none."""
         return self._tried(lambda: self.wire.size(name))
 
     def read(self, name: str, limit: int = limits.MAX_JSON) -> bytes:
-        """A small file, whole. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
+        """Return a small file. Raises FileNotFoundError where there is none, StoreError above `limit` bytes."""
         return self._tried(lambda: self._whole(name, limit))
 
     def range(self, name: str, start: int, end: int, size: int | None = None) -> memoryview:
-        """The bytes from `start` up to `end` of a file, which has `size` bytes where that is known.
+        """Return the bytes from `start` up to `end` of a file, which has `size` bytes where that is known.
 
         Raises FileNotFoundError, StoreError where there are fewer or the file is of another size, and NoRanges where
         the server sends whole files only.
@@ -201,7 +201,7 @@ class Remote:
         return memoryview(self._tried(lambda: self._part(name, start, end, size)))
 
     def stream(self, name: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
-        """A file from some byte on, piece by piece. Raises FileNotFoundError, StoreError where its size is another."""
+        """Yield a file from byte `start` on. Raises FileNotFoundError, and StoreError where it has not `size` bytes."""
         try:
             body, skipped = self.wire.get(name, start), start
         except NoRanges:
@@ -216,14 +216,14 @@ class Remote:
             yield from pieces
 
     def put(self, name: str, source: Path) -> None:
-        """Make a file with the content of another: whole or not at all."""
+        """Write a file with the content of another, whole or not at all."""
         self._check_writable()
         self.wire.put(name, source)
 
     def add(self, name: str, data: bytes) -> bool:
-        """Make a small file, whole or not at all, unless there is one of that name; did we?"""
+        """Write a small file, whole, unless there is one of that name; return whether it was written."""
         self._check_writable()
-        # the answer to a put that had succeeded may have been lost, and what was then sent again met our own
+        # obstore may have repeated a put whose answer was lost: then the file is there, with this content
         return self.wire.create(name, data) or self.read(name) == data
 
     def _tried(self, request: Callable[[], T]) -> T:
@@ -249,19 +249,19 @@ class Remote:
         return data
 
     def _gathered(self, name: str, body: Body, limit: int) -> bytes:
-        """All that is sent. Raises StoreError as soon as it is, or says that it is, more than `limit` bytes."""
-        found, there = bytearray(), body.size or 0
-        if there <= limit:
+        """Return all that is sent. Raises StoreError as soon as it is, or is announced as, more than `limit` bytes."""
+        data, received = bytearray(), body.size or 0
+        if received <= limit:
             for piece in paced(body.pieces, f"{self.url}/{name}"):
-                found += piece
-                if (there := len(found)) > limit:
+                data += piece
+                if (received := len(data)) > limit:
                     break
-        if there > limit:
+        if received > limit:
             raise StoreError(
-                f"{self.url}/{name} has {there:,} bytes or more, at most {limit:,} were expected",
-                fix="this is no store that msa wrote, or a damaged one: `msa cache verify` where it lies tells",
+                f"{self.url}/{name} has {received:,} bytes or more, at most {limit:,} were expected",
+                fix="this is not a store that msa wrote, or a damaged one: `msa cache verify` where it lies tells",
             )
-        return bytes(found)
+        return bytes(data)
 
     def _check_size(self, name: str, body: Body, size: int | None) -> None:
         if size is not None and body.size is not None and body.size != size:
@@ -270,7 +270,7 @@ class Remote:
     # generations: see generations.Place
 
     def numbers(self) -> list[int]:
-        """The numbers of all generations, ascending; of a place that cannot be listed, the newest alone."""
+        """Return the numbers of all generations, ascending; only the newest where files cannot be listed."""
         listed = self._tried(self.wire.manifests)
         if listed is not None:
             return listed
@@ -278,22 +278,22 @@ class Remote:
         return [newest] if newest else []
 
     def get(self, number: int) -> bytes:
-        """The bytes of a generation. Raises FileNotFoundError where there is none."""
+        """Return the bytes of a manifest. Raises FileNotFoundError where there is none."""
         return self.read(layout.manifest_path(number))
 
     def create(self, number: int, data: bytes) -> bool:
-        """Make a generation, whole, unless there is one of that number; did we?"""
+        """Write a manifest unless there is one of that number; return whether it was written."""
         made = self.add(layout.manifest_path(number), data)
         if made:
             self.hint(number)
         return made
 
     def hint(self, generation: int) -> None:
-        """Say which generation is the newest, to those who cannot list. It may be late: readers look beyond it."""
+        """Write which generation is the newest, for readers that cannot list files. They also look for later ones."""
         self.wire.put(HINT, _hint(generation))
 
     def _newest(self) -> int:
-        """The largest number that is there, found by asking for single files; 0 where there is none.
+        """Return the largest number of a manifest, by requests for single files; 0 where there is none.
 
         Generations follow each other without gaps. From one that is there - the hint's, else the first - steps double
         until one is missing, and halve again until its neighbour is found. Raises StoreError where the server has
@@ -304,7 +304,7 @@ class Remote:
             low, step = low + step, 2 * step
             if (step == CREDULOUS and self._has(0)) or low + step >= MOST_GENERATIONS:
                 raise StoreError(
-                    f"{self.url}: the server says that it has whatever generation it is asked for, also number 0, "
+                    f"{self.url}: the server claims to have every generation it is asked for, also number 0, "
                     "which no store has",
                     fix="check the address: the server answers with a page of its own where a file is missing",
                 )
@@ -315,19 +315,21 @@ class Remote:
         return low
 
     def _hinted(self) -> int:
-        """The generation that the hint names, if it is there; else 0."""
+        """Return the generation that the hint names, if it is there; else 0."""
         try:
-            said = limits.parse(HINT, self.read(HINT)).get("generation")
+            generation = limits.parse(HINT, self.read(HINT)).get("generation")
         except FileNotFoundError:
             return 0
         except Unreachable:
             raise
-        except StoreError:  # a hint, and no more
+        except StoreError:  # a damaged hint is ignored
             return 0
-        return said if type(said) is int and 0 < said < MOST_GENERATIONS and self._has(said) else 0
+        return (
+            generation if type(generation) is int and 0 < generation < MOST_GENERATIONS and self._has(generation) else 0
+        )
 
     def _has(self, number: int) -> bool:
-        try:  # servers that must not say what they have say "forbidden" of what they have not
+        try:  # servers that may not tell which files exist say "forbidden" of what they have not
             return self.size(layout.manifest_path(number)) is not None
         except Refused:
             return False
@@ -340,41 +342,41 @@ class Remote:
             )
 
 
-def wrong_size(site: Site, name: str, said: int, there: int) -> StoreError:
-    """The error for a file that has another size than its manifest says."""
+def wrong_size(site: Site, name: str, expected: int, actual: int) -> StoreError:
+    """Return the error for a file that has another size than its manifest says."""
     return StoreError(
-        f"{site}/{name} has {there:,} bytes, and its manifest says {said:,}",
+        f"{site}/{name} has {actual:,} bytes, and its manifest says {expected:,}",
         fix="it was cut short or replaced, or the manifest lies: get a copy that `msa cache verify` finds whole",
     )
 
 
 def persistently(
-    way: Callable[[], T],
+    request: Callable[[], T],
     wait: Callable[[float], None] = time.sleep,
     so_far: Callable[[], int] = lambda: 0,
 ) -> T:
-    """What `way` returns, tried again after a pause where the connection breaks; the last failure is raised.
+    """Return what `request` returns; repeat it after a pause where it raises Unreachable, and raise the last failure.
 
     Args:
-        way: What is tried. Only `Unreachable` is a reason to try again.
+        request: What is repeated.
         wait: Called with the seconds to wait.
-        so_far: How many bytes are there. Where a try brought more than a slow connection would, counting begins anew.
+        so_far: Returns how many bytes have arrived. After a try that was faster than LEAST, counting begins again.
     """
-    began, tries, reached = time.monotonic(), 0, so_far()
+    began, tries, arrived_before = time.monotonic(), 0, so_far()
     while True:
         try:
-            return way()
+            return request()
         except Unreachable:
-            now, there, tries = time.monotonic(), so_far(), tries + 1
-            if there - reached > LEAST * (now - began):
-                began, tries, reached = now, 1, there
+            now, arrived, tries = time.monotonic(), so_far(), tries + 1
+            if arrived - arrived_before > LEAST * (now - began):
+                began, tries, arrived_before = now, 1, arrived
             elif tries == TRIES or now - began > PATIENCE_S:
                 raise
             wait(PAUSE_S * 2 ** (tries - 1))
 
 
 def folder_of(site: Remote) -> Path:
-    """Where what was brought from an address is kept: `MSA_CACHE`, or the user's cache folder, by host and address."""
+    """Return the folder of the local mirror of an address, in `MSA_CACHE` or the cache folder of the user."""
     from msa.cache.format.fingerprint import key
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if site.url.startswith("s3:") else ""
@@ -383,7 +385,7 @@ def folder_of(site: Remote) -> Path:
 
 
 def cache_root() -> Path:
-    """The folder of everything that was brought from elsewhere. It may be deleted at any time."""
+    """Return the folder of all local mirrors. It may be deleted at any time."""
     if named := os.environ.get("MSA_CACHE"):
         return Path(named)
     from platformdirs import user_cache_path
@@ -392,7 +394,7 @@ def cache_root() -> Path:
 
 
 def check_root(site: Site) -> None:
-    """Is there a store, of a format we know? Raises StoreError."""
+    """Raise StoreError where there is no store, or one of a newer format."""
     try:
         data = site.read("zarr.json")
     except FileNotFoundError:
@@ -412,7 +414,7 @@ def _hint(generation: int) -> bytes:
 
 
 def _authorization(url: str, host: str) -> Mapping[str, str]:
-    """The header that names user and password: those of the address, else those of ~/.netrc (or NETRC)."""
+    """Return the header with user and password: those of the address, else those of ~/.netrc (or NETRC)."""
     import base64
     import netrc
     from urllib.parse import unquote
@@ -422,8 +424,8 @@ def _authorization(url: str, host: str) -> Mapping[str, str]:
     if pair is None:
         path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
         with suppress(OSError, netrc.NetrcParseError):
-            known = netrc.netrc(path).authenticators(host)
-            pair = (known[0], known[2] or "") if known else None
+            login = netrc.netrc(path).authenticators(host)
+            pair = (login[0], login[2] or "") if login else None
     if pair is None:
         return {}
     return {"authorization": "Basic " + base64.b64encode(":".join(pair).encode()).decode()}

@@ -1,8 +1,8 @@
-"""Files of a web server, to be read: bounded in bytes and in time, wherever it sends us.
+"""Files of a web server, read only, through urllib3, bounded in bytes and in time.
 
-urllib3 speaks HTTP. Read is what was asked for and no more, never the page that comes with an error, and no answer
-whose length is not told before. A redirect is followed without the password, to web addresses alone, and never from
-one host into the network of this machine.
+No more is read than was requested, never the page that comes with an error, and no answer that does not give its
+length first. A redirect is followed without the password, to web addresses alone, and never from one host into the
+network of this machine.
 """
 
 import http.client
@@ -34,7 +34,7 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class Web:
-    """The files below an address. `url` is the address as it may be shown, `headers` name user and password."""
+    """The files below an address. `url` is the address without secrets, `headers` hold user and password."""
 
     writable = False
     retries = False
@@ -44,51 +44,51 @@ class Web:
         self._headers = dict(headers)
 
     def size(self, name: str) -> int | None:
-        """How many bytes a file has; None where there is none."""
+        """Return how many bytes a file has; None where there is none."""
         try:
-            found = self._ask("HEAD", name, {})
+            answer = self._ask("HEAD", name, {})
         except FileNotFoundError:
             return None
-        found.close()
-        return self._length(name, found)
+        answer.close()
+        return self._length(name, answer)
 
     def get(self, name: str, start: int = 0, end: int | None = None) -> Body:
-        """A file, or its bytes from `start` up to `end`. Raises FileNotFoundError, NoRanges, StoreError."""
+        """Return a file, or its bytes from `start` up to `end`. Raises FileNotFoundError, NoRanges, StoreError."""
         part = start > 0 or end is not None
         wanted = {"range": f"bytes={start}-{'' if end is None else end - 1}"} if part else {}
-        found = self._ask("GET", name, wanted)
+        answer = self._ask("GET", name, wanted)
         try:
-            length = self._length(name, found)
+            length = self._length(name, answer)
             if not part:
-                return Body(length, self._pieces(name, found, length), found.close)
-            if found.status == 200:
+                return Body(length, self._pieces(name, answer, length), answer.close)
+            if answer.status == 200:
                 raise NoRanges(
                     f"{self.url}: this web server sends whole files only, it knows no ranges",
                     fix="`msa cache clone` brings all of it; or serve the folder with nginx, Apache or Caddy",
                 )
-            size = self._checked(name, found, start, end, length)
+            size = self._checked(name, answer, start, end, length)
         except BaseException:
-            found.close()
+            answer.close()
             raise
-        return Body(size, self._pieces(name, found, length), found.close)
+        return Body(size, self._pieces(name, answer, length), answer.close)
 
     def put(self, name: str, source: Path | bytes) -> None:
-        """Raise: nothing can be put here."""
+        """Raise AssertionError: a web server is read only."""
         raise AssertionError(name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Raise: nothing can be put here."""
+        """Raise AssertionError: a web server is read only."""
         raise AssertionError(name)
 
     def manifests(self) -> None:
-        """Nothing: a web server does not list names."""
+        """Return None: a web server does not list names."""
 
     def _ask(self, method: str, name: str, wanted: Mapping[str, str]) -> Any:
-        """The answer (of status 200 or 206, its body not read yet), from wherever we are sent."""
+        """Return the answer of status 200 or 206, after redirects; its body is not read yet."""
         address, named = f"{self.url}/{name}", dict(self._headers)
         for _ in range(REDIRECTS + 1):
             try:
-                found = self._pools(address).request(
+                answer = self._pools(address).request(
                     method,
                     address,
                     headers={"accept-encoding": "identity", **named, **wanted},
@@ -100,21 +100,21 @@ class Web:
                 )
             except _BROKEN as error:
                 raise self._broken(error) from None
-            if found.status not in (301, 302, 303, 307, 308):
-                return self._accepted(name, found)
-            found.close()
-            onward = self._onward(address, found.headers.get("location", ""))
+            if answer.status not in (301, 302, 303, 307, 308):
+                return self._accepted(name, answer)
+            answer.close()
+            onward = self._onward(address, answer.headers.get("location", ""))
             if _origin(onward) != _origin(address):
                 named = {}
             address = onward
         raise StoreError(f"{self.url}/{name}: sent on more than {REDIRECTS} times", fix="check the address")
 
-    def _accepted(self, name: str, found: Any) -> Any:
-        """The same answer, unless its status says that there is nothing of use in it."""
-        status, packed = found.status, found.headers.get("content-encoding", "identity")
+    def _accepted(self, name: str, answer: Any) -> Any:
+        """Return the same answer, or raise what its status means."""
+        status, packed = answer.status, answer.headers.get("content-encoding", "identity")
         if status in (200, 206) and packed.lower() == "identity":
-            return found
-        found.close()
+            return answer
+        answer.close()
         where = f"{self.url}/{name}"
         if status in (200, 206):
             raise StoreError(
@@ -125,7 +125,8 @@ class Web:
             raise FileNotFoundError(where)
         if status in (401, 403, 407):
             raise Refused(
-                f"{self.url} refused us: {where} answers {status}", fix="put the host's user and password into ~/.netrc"
+                f"{self.url} refused access: {where} answers {status}",
+                fix="put the host's user and password into ~/.netrc",
             )
         if status == 416:
             raise StoreError(
@@ -136,7 +137,7 @@ class Web:
         raise kind(f"{self.url} cannot be reached: {where} answers {status}", fix=CHECK)
 
     def _onward(self, address: str, location: str) -> str:
-        """Where a redirect leads. Raises StoreError where that is no web address, or inside of this network."""
+        """Return where a redirect leads. Raises StoreError where that is not a web address, or lies in this network."""
         try:
             onward = urljoin(address, location)
             parts, before = urlsplit(onward), urlsplit(address)
@@ -156,20 +157,20 @@ class Web:
             )
         return onward
 
-    def _length(self, name: str, found: Any) -> int:
-        """How many bytes the answer says it has. Raises StoreError where it does not."""
-        told = found.headers.get("content-length", "")
-        if not re.fullmatch("[0-9]{1,20}", told):
+    def _length(self, name: str, answer: Any) -> int:
+        """Return the length that the answer gives. Raises StoreError where it gives none."""
+        length = answer.headers.get("content-length", "")
+        if not re.fullmatch("[0-9]{1,20}", length):
             raise StoreError(
                 f"{self.url}/{name}: the server does not say how many bytes it has",
                 fix="serve the folder by a server of plain files, such as nginx, Apache or Caddy",
             )
-        return int(told)
+        return int(length)
 
-    def _checked(self, name: str, found: Any, start: int, end: int | None, length: int) -> int | None:
-        """How long the whole file is by a partial answer. Raises StoreError where that is another part of it."""
-        told = found.headers.get("content-range", "")
-        part = _RANGE.fullmatch(told)
+    def _checked(self, name: str, answer: Any, start: int, end: int | None, length: int) -> int | None:
+        """Return the size of the whole file by a partial answer. Raises StoreError where it is of another range."""
+        content_range = answer.headers.get("content-range", "")
+        part = _RANGE.fullmatch(content_range)
         if (
             part is None
             or int(part[1]) != start
@@ -178,16 +179,16 @@ class Web:
         ):
             raise StoreError(
                 f"{self.url}/{name}: asked for bytes {start} to {'the end' if end is None else end - 1} and got "
-                f"{length}, {_short(told) or 'and no word which'}",
+                f"{length}, {_short(content_range) or 'without a content-range'}",
                 fix="the server or a proxy before it is at fault: try another network or another copy of the store",
             )
         return None if part[3] == "*" else int(part[3])
 
-    def _pieces(self, name: str, found: Any, length: int) -> Iterator[bytes]:
+    def _pieces(self, name: str, answer: Any, length: int) -> Iterator[bytes]:
         left = length
         try:
             while left:
-                piece = found.read1(min(PIECE, left))
+                piece = answer.read1(min(PIECE, left))
                 if not piece:
                     raise Unreachable(
                         f"{self.url}/{name} broke off: {length - left} of {length} bytes arrived", fix=CHECK
@@ -197,20 +198,20 @@ class Web:
         except _BROKEN as error:
             raise self._broken(error) from None
         finally:
-            found.close() if left else found.release_conn()
+            answer.close() if left else answer.release_conn()
 
     def _broken(self, error: Exception) -> Unreachable:
         if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError):
-            said = str(error).rpartition(": ")[2]
+            reason = str(error).rpartition(": ")[2]
         elif isinstance(error, urllib3.exceptions.ReadTimeoutError):
-            said = f"nothing came for {wire.SILENT_S:g} s"
+            reason = f"nothing came for {wire.SILENT_S:g} s"
         elif isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-            said = f"no connection within {wire.CONNECT_S:g} s"
+            reason = f"no connection within {wire.CONNECT_S:g} s"
         elif "IncompleteRead" in str(error):
-            said = "the answer broke off before its end"
+            reason = "the answer broke off before its end"
         else:
-            said = _short(str(error))
-        return Unreachable(f"{self.url} cannot be reached: {printable(said)}", fix=CHECK)
+            reason = _short(str(error))
+        return Unreachable(f"{self.url} cannot be reached: {printable(reason)}", fix=CHECK)
 
     def _pools(self, address: str) -> urllib3.PoolManager:
         proxy = _proxy(address)
@@ -220,12 +221,12 @@ class Web:
 
     @cached_property
     def _managers(self) -> dict[str | None, urllib3.PoolManager]:
-        """By the proxy they go through."""
+        """Connection pools by proxy."""
         return {}
 
 
 class _Deadlines:
-    """Hangs up on servers whose answer has not begun in time: one thread for all connections of a process."""
+    """Closes connections whose answer has not begun in time: one thread for all connections of a process."""
 
     def __init__(self) -> None:
         self._due: dict[int, tuple[float, socket.socket]] = {}
@@ -234,7 +235,7 @@ class _Deadlines:
         self._thread: threading.Thread | None = None
 
     def begin(self, sock: socket.socket) -> int:
-        """Wait for an answer from now on; returns what `end` takes."""
+        """Start waiting for an answer; return the key for `end`."""
         with self._lock:
             self._due[id(sock)] = time.monotonic() + wire.SILENT_S, sock
             if self._thread is None or not self._thread.is_alive():  # the first, or the first after a fork
@@ -243,7 +244,7 @@ class _Deadlines:
         return id(sock)
 
     def end(self, key: int) -> bool:
-        """Wait no more; was it too late?"""
+        """Stop waiting; return whether the answer was too late."""
         with self._lock:
             self._due.pop(key, None)
             late = key in self._late
@@ -265,24 +266,24 @@ _deadlines = _Deadlines()
 
 
 class _Prompt:
-    """A connection on which the head of an answer has to be there in time, however it trickles in."""
+    """A connection on which the head of an answer has to be complete in time, also if it arrives byte by byte."""
 
     sock: socket.socket
 
     def getresponse(self) -> Any:
-        key, found, late = _deadlines.begin(self.sock), None, False
+        key, answer, late = _deadlines.begin(self.sock), None, False
         try:
-            found = super().getresponse()  # type: ignore[misc]
+            answer = super().getresponse()  # type: ignore[misc]
         except _BROKEN:
             if not (late := _deadlines.end(key)):
                 raise
         finally:
             late = _deadlines.end(key) or late
-        if late:  # what came until then may pass for an answer
-            if found is not None:
-                found.close()
+        if late:  # what arrived until then may look like an answer
+            if answer is not None:
+                answer.close()
             raise TimeoutError(f"no whole answer within {wire.SILENT_S:g} s")
-        return found
+        return answer
 
 
 class _Plain(_Prompt, HTTPConnection):
@@ -314,19 +315,19 @@ def _manager(proxy: str | None) -> urllib3.PoolManager:
 
 
 def _proxy(address: str) -> str | None:
-    """The proxy that the environment names for an address."""
+    """Return the proxy that the environment names for an address."""
     parts = urlsplit(address)
     named = getproxies().get(parts.scheme)
     return None if named is None or proxy_bypass(parts.hostname or "") else named
 
 
 def _public(host: str) -> bool:
-    """Does a host lie in the public internet, by all its addresses?"""
+    """Return whether all addresses of a host are public."""
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
         return True  # it cannot be reached either
-    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_global for address in found)
+    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_global for address in addresses)
 
 
 def _origin(address: str) -> tuple[str, str | None, int | None]:
@@ -335,6 +336,6 @@ def _origin(address: str) -> tuple[str, str | None, int | None]:
 
 
 def _short(text: str) -> str:
-    """What a server says, without queries, short enough for a message."""
-    told = printable(re.sub(r"\?\S*", "", text))
-    return told if len(told) <= 120 else f"{told[:117]}..."
+    """Return text of a server for a message: printable, without queries, at most 120 characters."""
+    shown = printable(re.sub(r"\?\S*", "", text))
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."
