@@ -1,4 +1,4 @@
-"""Voices for the demo corpus: a small source-filter synthesiser that says one phrase in seven moods.
+"""Voices of the demo dataset: a small source-filter synthesiser that says one phrase in seven moods.
 
 The larynx is a train of glottal pulses with jitter, shimmer and breath; the mouth is four resonances that glide from
 sound to sound; fricatives and bursts are bands of noise. A mood moves pitch, its range and line, tempo, loudness,

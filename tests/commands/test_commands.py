@@ -385,7 +385,7 @@ def test_weights_that_moved_are_found_again_and_other_ones_are_refused(msa, post
     said = json.loads(msa("predict", "--run", "run", "--text", "lovely", "--json")[1])
     (tmp_path / "encoder").rename(tmp_path / "moved")
     code, _, err = msa("predict", "--run", "run", "--text", "lovely")
-    assert (code, "nothing is there" in err, "--weights text=hf:PATH" in err) == (1, True, True)
+    assert (code, "which does not exist" in err, "--weights text=hf:PATH" in err) == (1, True, True)
     there = ("--weights", f"text=hf:{tmp_path / 'moved'}")
     assert json.loads(msa("predict", "--run", "run", "--text", "lovely", "--json", *there)[1]) == said
     tensors = tmp_path / "moved" / "model.safetensors"

@@ -93,7 +93,7 @@ def test_failures_are_told_by_sample_and_modality_and_so_is_what_failed_before(m
     assert "1 sample failed in one modality or more" in out
     line = next(line for line in out.splitlines() if line.startswith("s03"))
     assert "image" in line
-    assert "1 failed before and were left alone" in msa(*words)[1]
+    assert "1 sample failed in an earlier run, skipped" in msa(*words)[1]
     assert json.loads(msa(*words, "--json")[1])["views"][1]["already"] == 11
 
 
