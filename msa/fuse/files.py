@@ -110,7 +110,7 @@ def damaged(path: Path, error: object) -> NoReturn:
 
 
 def on_cpu(value: Any) -> Any:
-    """The same values with every tensor on the CPU: what is kept or sent has to be read where there is no card."""
+    """Return the same values with every tensor on the CPU, so that they can be read where there is no card."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):
@@ -121,7 +121,7 @@ def on_cpu(value: Any) -> Any:
 
 
 def short(value: object) -> str:
-    """A stranger's value, short enough for a message and without what a terminal obeys."""
+    """Return a stranger's value, short enough for a message and without terminal control characters."""
     if value is None:
         return "null"
     text = ascii(value) if not isinstance(value, list | dict) else f"{type(value).__name__} of {len(value)}"

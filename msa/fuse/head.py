@@ -78,9 +78,9 @@ class FusionHead(nn.Module, ABC):
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
-            told = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise ConfigError(
-                f"the weights of {source} do not fit {type(self).__name__} as it is now: {told[:200]}",
+                f"the weights of {source} do not fit {type(self).__name__} as it is now: {reason[:200]}",
                 fix="train it anew in another folder, or install the msa that run.json names",
             ) from None
 

@@ -60,18 +60,18 @@ class Score:
 
 
 def score(task: Task, y: np.ndarray, output: np.ndarray) -> Score:
-    """Metrics of outputs (n, task.outputs) - probabilities or values - against labels (n,), or (n, classes)."""
-    found = {name: float(v[0]) for name, v in _measured(task, y, output, np.ones((1, len(y)))).items()}
+    """Return metrics of outputs (n, task.outputs), probabilities or values, against labels (n,) or (n, classes)."""
+    values = {name: float(v[0]) for name, v in _measured(task, y, output, np.ones((1, len(y)))).items()}
     if task.multilabel:
-        return Score(found, tuple(_notes_on_labels(task, y, output)))
+        return Score(values, tuple(_notes_on_labels(task, y, output)))
     if not task.classes:
-        return Score(found, tuple(_notes_on_values(task, y, output)))
+        return Score(values, tuple(_notes_on_values(task, y, output)))
     aurocs, notes = _auroc(y.astype(np.int64), output, task.classes)
-    return Score(found | aurocs, (*notes, *_collapse(y, output, task.classes)))
+    return Score(values | aurocs, (*notes, *_collapse(y, output, task.classes)))
 
 
 def headline(task: Task) -> tuple[str, ...]:
-    """The metrics a table shows."""
+    """Return the metrics a table shows."""
     if task.multilabel:
         return ("mean_accuracy", "mean_weighted_accuracy", "mean_f1")
     if task.classes:
@@ -84,7 +84,7 @@ def headline(task: Task) -> tuple[str, ...]:
 
 
 def decisive(task: Task) -> tuple[str, int]:
-    """The metric by which one head beats another; and 1 where more of it is better, -1 where less is."""
+    """Return the metric by which one head beats another; and 1 where more of it is better, -1 where less is."""
     if task.multilabel:
         return "mean_f1", 1
     return ("f1_weighted", 1) if task.classes else ("mae", -1)
@@ -103,7 +103,7 @@ def bootstrap(
         return {}
     w = _draws(group, seed)
     seeds = [_measured(task, y, output, w) for output in outputs]
-    means = {name: np.mean([found[name] for found in seeds], 0) for name in headline(task) if name in seeds[0]}
+    means = {name: np.mean([figures[name] for figures in seeds], 0) for name in headline(task) if name in seeds[0]}
     return {
         name: (float(np.nanpercentile(v, 2.5)), float(np.nanpercentile(v, 97.5)))
         for name, v in means.items()
@@ -119,7 +119,7 @@ def paired(
     second: Sequence[np.ndarray],
     seed: int = 0,
 ) -> tuple[float, float]:
-    """By how much `first` beats `second` in the decisive metric, averaged over seeds, and the two-sided p-value.
+    """Return how much `first` beats `second` in the decisive metric, averaged over seeds, and the two-sided p-value.
 
     Paired bootstrap (Efron and Tibshirani, 1993, ch. 16) over the groups (n,): both are scored on the same drawn test
     sets; p is twice the share of draws on the other side of 0. It says whether other groups of test samples would have
@@ -141,7 +141,7 @@ def paired(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values of several comparisons, adjusted by Holm's step-down method (Scand. J. Statist. 6, 1979)."""
+    """Return p-values of several comparisons, adjusted by Holm's step-down method (Scand. J. Statist. 6, 1979)."""
     adjusted, highest = [0.0] * len(p), 0.0
     for place, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         highest = max(highest, min(1.0, (len(p) - place) * p[i]))
@@ -150,25 +150,25 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def groups(group: np.ndarray) -> int:
-    """How many groups the samples (n,) are of."""
+    """Return the number of different groups in (n,)."""
     return len(np.unique(group))
 
 
 def in_order(group: np.ndarray) -> np.ndarray:
-    """The same groups (n,) as 0, 1, ... in the order in which they are met, int64."""
+    """Return groups (n,) renumbered 0, 1, ... in order of first appearance, int64."""
     _, first, number = np.unique(group, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[number]
 
 
 def _draws(group: np.ndarray, seed: int | tuple[int, int]) -> np.ndarray:
-    """How often each sample is drawn into each of R test sets of as many groups: (n,) -> (R, n)."""
+    """Return how often each sample is drawn into each of R test sets of as many groups: (n,) -> (R, n)."""
     rng, number, g = np.random.default_rng(seed), in_order(group), groups(group)
     drawn = np.stack([np.bincount(rng.integers(0, g, g), minlength=g) for _ in range(RESAMPLES)])
     return drawn.astype(np.float64).take(number, axis=1)  # take keeps rows together in memory; an index would not
 
 
 def majority(task: Task, y_train: np.ndarray, n: int) -> np.ndarray:
-    """Outputs (n, task.outputs) of the predictor that knows nothing but the training labels.
+    """Return outputs (n, task.outputs) of the predictor that knows only the training labels.
 
     Of values it is their median, not their mean: no other constant is nearer to them in MAE.
     """
@@ -181,14 +181,14 @@ def majority(task: Task, y_train: np.ndarray, n: int) -> np.ndarray:
 
 
 def majority_name(task: Task) -> str:
-    """What that predictor is called in a table."""
+    """Return the name of that predictor in a table."""
     if task.multilabel:
         return "majority of each label"
     return "majority class" if task.classes else "training median"
 
 
 def _measured(task: Task, y: np.ndarray, output: np.ndarray, w: np.ndarray) -> Figures:
-    """Every metric of the task but AUROC, under weights w (R, n) -> (R,) each."""
+    """Return every metric of the task but AUROC, under weights w (R, n) -> (R,) each."""
     if task.multilabel:
         return _labels(task.classes, y > 0, output > 0.5, w)
     if task.classes:
@@ -199,7 +199,7 @@ def _measured(task: Task, y: np.ndarray, output: np.ndarray, w: np.ndarray) -> F
 
 
 def _values(task: Task, y: np.ndarray, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions (n,) as they are scored: float64, and of CH-SIMS clipped."""
+    """Return labels and predictions (n,) as they are scored: float64, clipped for CH-SIMS."""
     y, p = y.astype(np.float64), output[:, 0].astype(np.float64)
     return (y.clip(*SIMS), p.clip(*SIMS)) if (task.low, task.high) == SIMS else (y, p)
 
@@ -209,7 +209,7 @@ def _values(task: Task, y: np.ndarray, output: np.ndarray) -> tuple[np.ndarray, 
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each of C classes is true, is said, and is both: (R, C) each."""
+    """How often each of C classes is true, is predicted, and is both: (R, C) each."""
 
     true: np.ndarray
     said: np.ndarray
@@ -217,22 +217,22 @@ class Counts:
 
     @classmethod
     def of(cls, y: np.ndarray, p: np.ndarray, w: np.ndarray) -> "Counts":
-        """Of classes that are true and said, as bool (n, C) of which each row holds one, under weights (R, n)."""
+        """Count true and predicted classes, bool (n, C) with one per row, under weights (R, n)."""
         return cls(w @ y, w @ p, w @ (y & p))
 
     @classmethod
     def of_two(cls, y: np.ndarray, p: np.ndarray, w: np.ndarray) -> "Counts":
-        """The same of no and yes, given as bool (n,)."""
+        """Count two classes, given as bool (n,)."""
         return cls.of(np.stack([~y, y], 1), np.stack([~p, p], 1), w)
 
     @property
     def accuracy(self) -> np.ndarray:
-        """(R,); nan where there is no sample."""
+        """Return accuracy (R,); nan where there is no sample."""
         return _ratio(self.both.sum(1), self.true.sum(1), np.nan)
 
     @property
     def each(self) -> Figures:
-        """Precision, recall and F1 of every class (R, C); 0 where a class is never said, or never true."""
+        """Return precision, recall and F1 of every class (R, C); 0 where a class is never predicted, or never true."""
         return {
             "precision": _ratio(self.both, self.said, 0.0),
             "recall": _ratio(self.both, self.true, 0.0),
@@ -240,22 +240,22 @@ class Counts:
         }
 
     def weighted(self, each: np.ndarray) -> np.ndarray:
-        """Mean over the classes by how often they are true: (R, C) -> (R,)."""
+        """Return the mean over the classes weighted by support: (R, C) -> (R,)."""
         return _ratio((each * self.true).sum(1), self.true.sum(1), np.nan)
 
     def macro(self, each: np.ndarray) -> np.ndarray:
-        """Mean over the classes that are true or said at all: (R, C) -> (R,)."""
+        """Return the mean over the classes that are true or predicted at all: (R, C) -> (R,)."""
         met = self.true + self.said > 0
         return _ratio((each * met).sum(1), met.sum(1), np.nan)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray, empty: float) -> np.ndarray:
-    """a / b, and `empty` where b is 0."""
+    """Return a / b, and `empty` where b is 0."""
     return np.divide(a, b, out=np.full(np.shape(b), empty), where=b > 0)
 
 
 def _share(hits: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Mean of (n,) under weights (R, n) -> (R,)."""
+    """Return the mean of (n,) under weights (R, n) -> (R,)."""
     return _ratio(w @ hits, w.sum(1), np.nan)
 
 
@@ -263,19 +263,19 @@ def _share(hits: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def _classes(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
-    """Truth (n, C) bool, probabilities (n, C)."""
+    """Return metrics of truth (n, C) bool and probabilities (n, C) under weights (R, n)."""
     counts = Counts.of(y, np.eye(p.shape[1], dtype=bool)[p.argmax(1)], w)
-    found = {"accuracy": counts.accuracy}
+    figures = {"accuracy": counts.accuracy}
     for average, mean in (("weighted", counts.weighted), ("macro", counts.macro)):
-        found |= {f"{name}_{average}": mean(values) for name, values in counts.each.items()}
-    pre, rec = found["precision_weighted"], found["recall_weighted"]
-    found["f1_harmonic"] = _ratio(2 * pre * rec, pre + rec, 0.0)
-    return found | {"predicted_classes": (counts.said > 0).sum(1).astype(np.float64)}
+        figures |= {f"{name}_{average}": mean(values) for name, values in counts.each.items()}
+    pre, rec = figures["precision_weighted"], figures["recall_weighted"]
+    figures["f1_harmonic"] = _ratio(2 * pre * rec, pre + rec, 0.0)
+    return figures | {"predicted_classes": (counts.said > 0).sum(1).astype(np.float64)}
 
 
 def _auroc(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> tuple[dict[str, float], list[str]]:
-    """Of probabilities (n, C) against class numbers (n,), and what it leaves out."""
-    from sklearn.metrics import roc_auc_score  # whoever trains in another process needs none of it
+    """Return AUROC of probabilities (n, C) against class numbers (n,), and notes on classes that are left out."""
+    from sklearn.metrics import roc_auc_score  # not needed by processes that only train
 
     support = np.bincount(y, minlength=len(classes))
     usable = [c for c in range(len(classes)) if 0 < support[c] < len(y)]
@@ -289,12 +289,16 @@ def _auroc(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> tuple[dict[s
 
 
 def _collapse(y: np.ndarray, p: np.ndarray, classes: Sequence[str]) -> list[str]:
-    said = np.unique(p.argmax(1))
-    return [f"collapsed: every sample is called {classes[said[0]]}"] if len(said) == 1 < len(np.unique(y)) else []
+    predicted = np.unique(p.argmax(1))
+    return (
+        [f"collapsed: every sample is called {classes[predicted[0]]}"]
+        if len(predicted) == 1 < len(np.unique(y))
+        else []
+    )
 
 
 def _labels(classes: Sequence[str], y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
-    """Labels that hold and that are said, bool (n, C)."""
+    """Return metrics of true and predicted labels, bool (n, C), under weights (R, n)."""
     each: dict[str, Figures] = {"accuracy": {}, "weighted_accuracy": {}, "f1": {}}
     for c, name in enumerate(classes):
         counts = Counts.of_two(y[:, c], p[:, c], w)
@@ -302,12 +306,12 @@ def _labels(classes: Sequence[str], y: np.ndarray, p: np.ndarray, w: np.ndarray)
         each["accuracy"][name] = counts.accuracy
         each["weighted_accuracy"][name] = np.where(both, counts.each["recall"].mean(1), np.nan)
         each["f1"][name] = counts.weighted(counts.each["f1"])
-    means = {f"mean_{metric}": _mean_defined(np.stack(list(found.values()))) for metric, found in each.items()}
-    return means | {f"{metric}_{name}": v for metric, found in each.items() for name, v in found.items()}
+    means = {f"mean_{metric}": _mean_defined(np.stack(list(by_label.values()))) for metric, by_label in each.items()}
+    return means | {f"{metric}_{name}": v for metric, by_label in each.items() for name, v in by_label.items()}
 
 
 def _mean_defined(each: np.ndarray) -> np.ndarray:
-    """Mean (R,) of what is not nan in (C, R)."""
+    """Return the mean (R,) of what is not nan in (C, R)."""
     known = ~np.isnan(each)
     return _ratio(np.where(known, each, 0.0).sum(0), known.sum(0), np.nan)
 
@@ -324,30 +328,30 @@ def _notes_on_labels(task: Task, y: np.ndarray, p: np.ndarray) -> list[str]:
 
 
 def _mosi(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
-    """Labels and predictions (n,) of CMU-MOSI and CMU-MOSEI."""
+    """Return the metrics of CMU-MOSI and CMU-MOSEI for labels and predictions (n,)."""
     steps = {"acc7": 3.0, "acc5": 2.0}
-    found = {name: _share(np.rint(p.clip(-top, top)) == np.rint(y.clip(-top, top)), w) for name, top in steps.items()}
-    return found | _two(y > 0, p > 0, w * (y != 0), "_non0") | _two(y >= 0, p >= 0, w, "_has0")
+    figures = {name: _share(np.rint(p.clip(-top, top)) == np.rint(y.clip(-top, top)), w) for name, top in steps.items()}
+    return figures | _two(y > 0, p > 0, w * (y != 0), "_non0") | _two(y >= 0, p >= 0, w, "_has0")
 
 
 def _sims(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> Figures:
-    """Labels and predictions (n,) of CH-SIMS, clipped."""
-    found = {}
+    """Return the metrics of CH-SIMS for clipped labels and predictions (n,)."""
+    figures = {}
     for name, borders in {"acc3": (-0.1, 0.1), "acc5": (-0.7, -0.1, 0.1, 0.7)}.items():
         cuts = np.array(borders, np.float32)  # as labels are kept: a float32 0.1 would lie above the border 0.1
         level_y, level_p = (np.digitize(v.astype(np.float32), cuts, right=True) for v in (y, p))
-        found[name] = _share(level_y == level_p, w)
-    return found | _two(y > 0, p > 0, w)
+        figures[name] = _share(level_y == level_p, w)
+    return figures | _two(y > 0, p > 0, w)
 
 
 def _two(y: np.ndarray, p: np.ndarray, w: np.ndarray, variant: str = "") -> Figures:
-    """Accuracy and F1 of two classes, given as bool (n,)."""
+    """Return accuracy and F1 of two classes, given as bool (n,)."""
     counts = Counts.of_two(y, p, w)
     return {f"acc2{variant}": counts.accuracy, f"f1{variant}": counts.weighted(counts.each["f1"])}
 
 
 def _pearson(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Correlation of (n,) and (n,) under weights (R, n) -> (R,); 0 where either is constant."""
+    """Return the correlation of (n,) and (n,) under weights (R, n) -> (R,); 0 where either is constant."""
     if np.ptp(y) == 0 or np.ptp(p) == 0:
         return np.zeros(len(w))
     a, b = ((v - v.mean()) / v.std() for v in (y, p))  # so that variances are near 1, and 0 is seen as such

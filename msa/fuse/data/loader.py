@@ -32,7 +32,7 @@ class States(Protocol):
     """Hidden states of the samples of a subset, by their position in it."""
 
     def pad(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, max T, D) float32, whatever is behind the mask, and mask (B, max T)."""
+        """Return x (B, max T, D) float32, undefined behind the mask, and mask (B, max T)."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Flat:
         length = distinct.length
         start = np.cumsum(length) - length
         values = torch.zeros(1, column.view.dim, device=device)
-        for at, found in distinct.pieces():
+        for at, steps in distinct.pieces():
             if at[0] == 0:
-                values = torch.empty(int(length.sum()), found.shape[1], dtype=_dtype(found), device=device)
+                values = torch.empty(int(length.sum()), steps.shape[1], dtype=_dtype(steps), device=device)
             begin = int(start[at[0]])  # the samples of a piece follow each other
-            values[begin : begin + len(found)] = torch.from_numpy(found)
+            values[begin : begin + len(steps)] = torch.from_numpy(steps)
         of = lambda numbers: torch.from_numpy(np.append(numbers, 0)[which]).to(device)  # noqa: E731
         return cls(values, of(start), of(length))
 
@@ -74,8 +74,8 @@ class Stored:
     column: "Column"
 
     def pad(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        found, length = self.column.gather(at.numpy())
-        x = torch.from_numpy(found).float()  # (B, T, D)
+        padded, length = self.column.gather(at.numpy())
+        x = torch.from_numpy(padded).float()  # (B, T, D)
         return x, torch.arange(x.shape[1]) < torch.from_numpy(length)[:, None]
 
 
@@ -87,51 +87,51 @@ class Source:
     states: Mapping[Modality, States]
     norm: "Normalisation"
     device: str
-    told: str  # where the hidden states are
+    location: str  # where the hidden states are, in words
 
     @classmethod
     def of(cls, subset: "Subset", norm: "Normalisation", device: str) -> "Source":
-        """Decide by the memory that is free, smallest modality first, and load what is to stay."""
+        """Load the modalities that fit into free memory, smallest first; the others are read for each batch."""
         columns = {m: column.take(subset.rows) for m, column in subset.table.columns.items()}
         size = {m: column.nbytes for m, column in columns.items()}
         places = dict.fromkeys([device, "cpu"])  # a device first
         room = {place: SHARE * memory.free(place) / _sharing(place) for place in places}
         states: dict[Modality, States] = {}
-        told: dict[str, list[str]] = {}
+        by_place: dict[str, list[str]] = {}
         for m in sorted(columns, key=lambda m: size[m]):
             place = next((place for place in places if size[m] <= room[place]), None)
             states[m] = Stored(columns[m]) if place is None else Flat.load(columns[m], place)
             if place is not None:
                 room[place] -= size[m]
             name = "read ahead of each step" if place is None else f"kept in {memory.named(place)}"
-            told.setdefault(name, []).append(f"{m} {memory.human(size[m])}")
-        line = "; ".join(f"{', '.join(found)} {name}" for name, found in told.items())
+            by_place.setdefault(name, []).append(f"{m} {memory.human(size[m])}")
+        line = "; ".join(f"{', '.join(held)} {name}" for name, held in by_place.items())
         return cls(subset, {m: states[m] for m in columns}, norm, device, line)
 
     def batches(self, plan: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """A batch for each array of positions in the subset; those that are read from disk, ahead of their turn."""
-        wait = any(isinstance(found, Stored) for found in self.states.values())
+        """Yield a batch for each array of positions in the subset; what is read from disk is prefetched."""
+        wait = any(isinstance(states, Stored) for states in self.states.values())
         return ahead(self._batch, plan) if wait else map(self._batch, plan)
 
     def means(self) -> "Source":
-        """The same samples with the mean of each modality as its only step: for heads that see no more."""
+        """Return the same samples with the mean of each modality as its only step, for heads that read only means."""
         plan = [np.arange(len(self.subset))[i : i + 64] for i in range(0, len(self.subset), 64)]
-        found: dict[Modality, list[Tensor]] = {m: [] for m in self.states}
-        there: dict[Modality, list[Tensor]] = {m: [] for m in self.states}
+        means: dict[Modality, list[Tensor]] = {m: [] for m in self.states}
+        present: dict[Modality, list[Tensor]] = {m: [] for m in self.states}
         for batch in self.batches(plan):
             for m, x in batch.x.items():
-                found[m].append(masked_mean(x, batch.mask[m]))
-                there[m].append(batch.mask[m].any(1))
+                means[m].append(masked_mean(x, batch.mask[m]))
+                present[m].append(batch.mask[m].any(1))
         start = torch.arange(len(self.subset), device=self.device)
-        states = {m: Flat(torch.cat(found[m]), start, torch.cat(there[m]).long()) for m in self.states}
-        return Source(self.subset, states, type(self.norm)({}), self.device, self.told)
+        states = {m: Flat(torch.cat(means[m]), start, torch.cat(present[m]).long()) for m in self.states}
+        return Source(self.subset, states, type(self.norm)({}), self.device, self.location)
 
     def _batch(self, at: np.ndarray) -> Batch:
         x, mask = {}, {}
         for m, states in self.states.items():
             where = torch.from_numpy(at)
-            found, valid = states.pad(where.to(states.values.device) if isinstance(states, Flat) else where)
-            x[m], mask[m] = prepared(self._moved(found), self._moved(valid), self.norm.of(m), self.norm.statistics)
+            padded, valid = states.pad(where.to(states.values.device) if isinstance(states, Flat) else where)
+            x[m], mask[m] = prepared(self._moved(padded), self._moved(valid), self.norm.of(m), self.norm.statistics)
         return self.subset.labelled(x, mask, self.subset.rows[at]).to(self.device)
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -143,33 +143,24 @@ class Source:
 
 
 def _sharing(place: str) -> int:
-    """How many processes a memory has to do for."""
+    """Return how many processes share a memory."""
     return AT_ONCE if place == "cpu" else -(-AT_ONCE // max(torch.cuda.device_count(), 1))
 
 
-def prepared(
-    x: Tensor, mask: Tensor, norm: tuple[np.ndarray, np.ndarray] | None, statistics: Sequence[str] = ()
-) -> tuple[Tensor, Tensor]:
-    """Return x (B, T, D) normalised, 0 behind the mask and widened by statistics, and the mask (B, T).
-
-    Args:
-        x: hidden states, whatever is behind the mask; changed in place.
-        mask: True = valid.
-        norm: mean and standard deviation, each (D,); None leaves x as it is.
-        statistics: of each sample's valid steps, see `with_statistics`.
-    """
+def prepared(x: Tensor, mask: Tensor, norm: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:
+    """Normalise x (B, T, D) in place where `norm` is given, and set it to 0 behind the mask (B, T); return both."""
     if norm is not None:
         mean, std = (torch.from_numpy(values).to(x.device) for values in norm)
         x = x.sub_(mean).div_(std)
     return with_statistics(x.masked_fill_(~mask[:, :, None], 0.0), mask, statistics), mask
 
 
-def _dtype(found: np.ndarray) -> torch.dtype:
-    return torch.from_numpy(found[:0]).dtype
+def _dtype(values: np.ndarray) -> torch.dtype:
+    return torch.from_numpy(values[:0]).dtype
 
 
 def ahead(make: Callable[[np.ndarray], T], plan: Sequence[np.ndarray]) -> Iterator[T]:
-    """make(at) for every one of the plan, in its order, AHEAD of them before they are asked for."""
+    """Yield make(at) for each element of the plan, in order, computed up to AHEAD elements in advance by a thread."""
     with ThreadPoolExecutor(1, "batches") as thread:
         made: deque[Future[T]] = deque()
         try:

@@ -33,7 +33,7 @@ MODULES = 20_000  # with parameters and buffers, of a head: the largest known ha
 
 
 def free(device: str) -> int:
-    """Bytes that may still be taken: of the device, or of the machine and the control group this process is in."""
+    """Return the bytes that are free: on the device, or on the machine and in this process's control group."""
     if device.startswith("cuda"):
         return free_on_card(device)
     import psutil
@@ -51,11 +51,11 @@ def weightless(most: float) -> Iterator[None]:
 
     Raises TooLarge. What a settings file says is not believed: layers=1000000000 would take days before it fails.
     """
-    parts, numbers, mine = 0, 0, threading.get_ident()
+    parts, numbers, thread = 0, 0, threading.get_ident()
 
     def count(_: nn.Module, __: str, made: Tensor | nn.Module | None) -> None:
         nonlocal parts, numbers
-        if threading.get_ident() != mine:  # PyTorch's hooks are those of all threads
+        if threading.get_ident() != thread:  # PyTorch's hooks are those of all threads
             return
         parts += 1
         numbers += made.numel() if isinstance(made, Tensor) else 0
@@ -78,12 +78,12 @@ def weightless(most: float) -> Iterator[None]:
 
 
 def named(device: str) -> str:
-    """What the memory of a device is called."""
+    """Return the name of a device's memory, for messages."""
     return "memory" if device == "cpu" else "the GPU's memory"
 
 
 def human(size: float) -> str:
-    """1.5 GB."""
+    """Return a size with its unit, such as 1.5 GB."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}"
@@ -92,7 +92,7 @@ def human(size: float) -> str:
 
 
 def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """Limit less use of this process's control group and of those it is in, version 2 and 1; none where none is set."""
+    """Yield limit less use of this process's control group and its parents, version 2 or 1; nothing if unlimited."""
     lines = own.read_text("utf-8").splitlines() if own.exists() else []
     paths = {kinds: path for _, kinds, path in (line.split(":", 2) for line in lines)}
     v1, v2 = next((path for kinds, path in paths.items() if "memory" in kinds.split(",")), "/"), paths.get("", "/")
@@ -121,11 +121,11 @@ class Need:
     sample: float  # a sample of the longest lengths
 
     def of(self, batch: int) -> float:
-        """Bytes of a step of so many samples."""
+        """Return the bytes of a step of `batch` samples."""
         return self.fixed + batch * self.sample
 
     def fitting(self, room: float) -> int:
-        """The largest batch there is room for, a power of 2; 0 where not one sample fits."""
+        """Return the largest power of 2 that fits as a batch; 0 where not even one sample does."""
         most = int((room - self.fixed) // self.sample)
         return 1 << (most.bit_length() - 1) if most > 0 else 0
 
@@ -167,7 +167,7 @@ def check(
 
 
 def harmless(lengths: Mapping[Modality, int], dims: Mapping[Modality, int], batch: int) -> float:
-    """Bytes no head known takes: most trainings are so small that there is nothing to be measured."""
+    """Return an upper bound of a step's bytes for any known head; most trainings are below it and need no measuring."""
     steps = sum(lengths.values())
     inputs = sum(n * max(dims[m], WIDE) for m, n in lengths.items())
     return 4.0 * HARMLESS * batch * (inputs + steps**2)
@@ -211,7 +211,7 @@ def estimate(
 
 
 def noise(samples: int, steps: Mapping[Modality, int], dims: Mapping[Modality, int], task: Task, device: str) -> Batch:
-    """A batch of noise without padding."""
+    """Return a batch of noise without padding."""
     x = {m: torch.randn(samples, n, dims[m]) for m, n in steps.items()}
     mask = {m: torch.ones(samples, n, dtype=torch.bool) for m, n in steps.items()}
     if task.multilabel:

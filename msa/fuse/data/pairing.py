@@ -27,18 +27,18 @@ PROTOCOLS = ("random", "union", "label_matched", "zip", "noisy_match")
 
 
 def is_leaky(protocol: str) -> bool:
-    """Does the pairing itself tell a model the label?"""
+    """Return whether the pairing itself reveals the label."""
     return protocol.startswith(("label_matched", "noisy_match")) and not protocol.startswith("noisy_match(0)")
 
 
 def labels(task: Task) -> str:
-    """What a task's labels are, in words."""
+    """Return a description of a task's labels."""
     several = "any of " if task.multilabel else ""
     return several + ", ".join(task.classes) or f"{task.low:g} to {task.high:g}"
 
 
 def one_scale(first: Task, second: Task, otherwise: str) -> str:
-    """The way out where two tasks differ: of values it may be their ranges alone, which are judged where not stated."""
+    """Return the fix for two tasks that differ; of values, perhaps only their ranges, guessed if not given."""
     if first.classes or second.classes:
         return otherwise
     low, high = min(first.low, second.low), max(first.high, second.high)
@@ -49,7 +49,7 @@ def one_scale(first: Task, second: Task, otherwise: str) -> str:
 
 
 def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float = 0.5) -> Table:
-    """One table of two corpora. Raises ConfigError where their tasks or modalities do not fit the protocol."""
+    """Join two datasets into one table. Raises ConfigError where their tasks or modalities do not fit the protocol."""
     if protocol not in PROTOCOLS:
         raise UnknownNameError("pairing", protocol, PROTOCOLS)
     if first.task != second.task:
@@ -82,7 +82,7 @@ def pair(first: Table, second: Table, protocol: str, seed: int = 42, rho: float 
 
 
 def _unit(seed: int, *words: str) -> float:
-    """A number in [0, 1) that is the same wherever, whenever and in whatever order it is asked for."""
+    """Return a number in [0, 1) that depends on seed and words alone, not on machine or order of calls."""
     digest = hashlib.blake2b("\0".join([str(seed), *words]).encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits are exact: 64 would round up to 1 some day
 
@@ -96,7 +96,7 @@ class _Pools:
         self.known: dict[tuple[int, float | None], np.ndarray] = {}
 
     def of(self, split: int, label: float | None) -> np.ndarray:
-        """Positions of one split, of one class or of all."""
+        """Return positions of one split, of one class or of all."""
         if (split, label) not in self.known:
             fit = self.table.split[self.order] == split
             if label is not None:
@@ -118,7 +118,7 @@ def _draw(first: Table, i: int, pools: _Pools, chance: float, seed: int) -> int:
 
 
 def _zipped(first: Table, second: Table, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in both corpora, split by split, each shuffled by the hash of its ids."""
+    """Return positions in both datasets, split by split, each shuffled by the hash of its ids."""
     ours, theirs = [], []
     for split in np.unique(first.split):
         a, b = (_shuffled(table, split, seed) for table in (first, second))

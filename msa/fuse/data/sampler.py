@@ -20,7 +20,7 @@ Chance = tuple[int, int]  # seed and epoch
 
 
 def shuffled(lengths: np.ndarray, widths: np.ndarray, size: int, chance: Chance, bucket: bool = True) -> Plan:
-    """Batches of one epoch: lengths (n, M) of n samples in M modalities, each step `widths` (M,) numbers wide."""
+    """Return the batches of one epoch: lengths (n, M) of n samples in M modalities, `widths` (M,) of a step."""
     rng = np.random.default_rng(chance)
     order = rng.permutation(len(lengths))
     if not bucket:
@@ -29,20 +29,20 @@ def shuffled(lengths: np.ndarray, widths: np.ndarray, size: int, chance: Chance,
     buckets = list(_divided(order, lengths, blurred, widths, size, MOST))
     if len(buckets) == 1:
         return _cut(order, size)
-    batches = [batch for found in buckets for batch in _cut(rng.permutation(found), size)]
+    batches = [batch for bucket_members in buckets for batch in _cut(rng.permutation(bucket_members), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def ordered(lengths: np.ndarray, widths: np.ndarray, size: int) -> Plan:
-    """Batches for looking at every sample once, always the same, with as little padding as there can be."""
+    """Return batches that hold every sample once, always the same, with minimal padding."""
     at = np.arange(len(lengths))
     return [
-        batch for found in _divided(at, lengths, lengths, widths, size, 0.0) for batch in _cut(np.sort(found), size)
+        batch for bucket in _divided(at, lengths, lengths, widths, size, 0.0) for batch in _cut(np.sort(bucket), size)
     ]
 
 
 def whole_groups(group: np.ndarray, position: np.ndarray, size: int, chance: Chance | None = None) -> Plan:
-    """Batches of whole groups, each in the order of its positions: as many as come to `size` samples.
+    """Return batches of whole groups, each in the order of its positions: as many groups as fit into `size` samples.
 
     A group that has no order, such as a speaker's recordings, is no whole: its samples are batched one by one.
     A group of more than `size` is a batch of its own; one of more than STRETCH x size is cut into stretches of nearly
@@ -69,12 +69,12 @@ def whole_groups(group: np.ndarray, position: np.ndarray, size: int, chance: Cha
 
 
 def _pieces(position: np.ndarray, size: int) -> int:
-    """Into how many a group is cut, its positions in order: into its samples where all stand at the same."""
+    """Return into how many pieces a group is cut; into single samples where all have the same position."""
     return len(position) if position[0] == position[-1] else -(-len(position) // (STRETCH * size))
 
 
 def padding(plan: Sequence[np.ndarray], lengths: np.ndarray, widths: np.ndarray) -> float:
-    """The share of the numbers in all batches that is padding; a modality all samples of a batch lack is one step."""
+    """Return the share of padding in all batches; a modality that no sample of a batch has counts as one step."""
     whole = sum(len(at) * float(lengths[at].max(0).clip(1) @ widths) for at in plan)
     return 1 - float(lengths.sum(0) @ widths) / whole if whole else 0.0
 
@@ -86,7 +86,7 @@ def _cut(at: np.ndarray, size: int) -> Plan:
 def _divided(
     at: np.ndarray, lengths: np.ndarray, key: np.ndarray, widths: np.ndarray, size: int, most: float
 ) -> Iterator[np.ndarray]:
-    """Buckets of no more than `most` padding or of one batch; all but the last are whole batches."""
+    """Yield buckets with at most `most` padding, or of one batch; all but the last hold whole batches."""
     here = lengths[at]
     whole = len(at) * here.max(0) * widths  # (M,), if every batch had a longest one
     empty = whole - here.sum(0) * widths

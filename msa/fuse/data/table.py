@@ -31,67 +31,67 @@ class Column:
 
     @property
     def view(self) -> View:
-        """The view the hidden states stand in; the same recipe for every reader."""
+        """Return the view of the hidden states; every reader has the same recipe."""
         return self.readers[0].view
 
     def take(self, index: np.ndarray) -> "Column":
-        """The column of a subset of samples; -1 in `index` gives a sample without hidden states."""
+        """Return the column of some samples; -1 in `index` gives a sample without hidden states."""
         rows = np.where(index >= 0, self.rows[index], -1)
         return Column(self.readers, np.where(index >= 0, self.source[index], 0), rows)
 
     def states(self, i: int) -> np.ndarray | None:
-        """(T, D) of sample i, or None."""
+        """Return the hidden states (T, D) of sample i, or None."""
         return self.readers[self.source[i]].read(int(self.rows[i])) if self.rows[i] >= 0 else None
 
     def gather(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Hidden states of some samples: x (B, max T, D), at least one step, in the stored dtype, and length (B,)."""
-        found = []
+        """Return some samples' x (B, max T, D), at least one step, in the stored dtype, and length (B,)."""
+        gathered = []
         for number, reader in enumerate(self.readers):
-            mine = (self.source[at] == number) & self.present[at]
-            if mine.any():
-                found.append((mine, *reader.gather(self.rows[at[mine]])))
-        if len(found) == 1 and found[0][0].all():
-            return found[0][1:]
-        longest = max((x.shape[1] for _, x, _ in found), default=1)
-        x = np.zeros((len(at), longest, self.view.dim), found[0][1].dtype if found else np.float32)
+            of_reader = (self.source[at] == number) & self.present[at]
+            if of_reader.any():
+                gathered.append((of_reader, *reader.gather(self.rows[at[of_reader]])))
+        if len(gathered) == 1 and gathered[0][0].all():
+            return gathered[0][1:]
+        longest = max((x.shape[1] for _, x, _ in gathered), default=1)
+        x = np.zeros((len(at), longest, self.view.dim), gathered[0][1].dtype if gathered else np.float32)
         length = np.zeros(len(at), np.int32)
-        for mine, states, own in found:
-            x[mine, : states.shape[1]], length[mine] = states, own
+        for of_reader, states, own in gathered:
+            x[of_reader, : states.shape[1]], length[of_reader] = states, own
         return x, length
 
     def distinct(self) -> tuple["Column", np.ndarray]:
-        """Each place of hidden states once, in order, and which of them a sample has (n,); -1 where it has none."""
+        """Return every stored row once, in order, and each sample's position among them (n,); -1 where it has none."""
         places, which = np.unique(np.stack([self.source, self.rows]), axis=1, return_inverse=True)
-        there = places[1] >= 0
-        number = np.where(there, np.cumsum(there) - 1, -1)
-        return Column(self.readers, *places[:, there]), number[which.reshape(-1)]
+        present = places[1] >= 0
+        number = np.where(present, np.cumsum(present) - 1, -1)
+        return Column(self.readers, *places[:, present]), number[which.reshape(-1)]
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All hidden states in pieces of some megabytes: whose they are (k,), and one after the other (sum T, D)."""
+        """Yield all hidden states in pieces of some megabytes: sample positions (k,), and their steps (sum T, D)."""
         for number, reader in enumerate(self.readers):
-            mine = np.flatnonzero((self.source == number) & self.present)
-            piece = np.cumsum(self.length[mine]) * self._step_bytes // PIECE_BYTES
-            for at in np.split(mine, np.flatnonzero(np.diff(piece)) + 1):
+            of_reader = np.flatnonzero((self.source == number) & self.present)
+            piece = np.cumsum(self.length[of_reader]) * self._step_bytes // PIECE_BYTES
+            for at in np.split(of_reader, np.flatnonzero(np.diff(piece)) + 1):
                 if len(at):
                     yield at, reader.flat(self.rows[at])[0]
 
     @property
     def present(self) -> np.ndarray:
-        """(n,) bool."""
+        """Return which samples have hidden states, (n,) bool."""
         return self.rows >= 0
 
     @property
     def length(self) -> np.ndarray:
-        """(n,) int64: steps of each sample, 0 where it has none."""
-        found = np.zeros(len(self.rows), np.int64)
+        """Return the steps of each sample, (n,) int64, 0 where it has none."""
+        length = np.zeros(len(self.rows), np.int64)
         for number, reader in enumerate(self.readers):
-            mine = (self.source == number) & self.present
-            found[mine] = reader.length[self.rows[mine]]
-        return found
+            of_reader = (self.source == number) & self.present
+            length[of_reader] = reader.length[self.rows[of_reader]]
+        return length
 
     @property
     def nbytes(self) -> int:
-        """What the hidden states take in memory, each place once."""
+        """Return the bytes that the hidden states take in memory, each stored row once."""
         return int(self.distinct()[0].length.sum()) * self._step_bytes
 
     @property
@@ -117,7 +117,7 @@ class Table:
     is_sealed: bool = False  # test samples have neither labels nor hidden states here
 
     def __post_init__(self) -> None:
-        if len(self.group) != len(self):  # nobody said: every sample is a group of its own
+        if len(self.group) != len(self):  # by default every sample is a group of its own
             object.__setattr__(self, "group", np.arange(len(self)))
             object.__setattr__(self, "position", np.zeros(len(self), np.int64))
 
@@ -125,7 +125,7 @@ class Table:
         return len(self.ids)
 
     def subset(self, split: Split) -> "Subset":
-        """The samples of one split. Raises ConfigError for the test split of a sealed table."""
+        """Return the samples of one split. Raises ConfigError for the test split of a sealed table."""
         if self.is_sealed and split == Split.TEST:
             raise ConfigError(
                 f"{self.name}: the test split was asked for while training",
@@ -134,7 +134,7 @@ class Table:
         return Subset(self, np.flatnonzero(self._is(split)))
 
     def sealed(self) -> "Table":
-        """The same table for those who train and choose: what is to be known of test samples is not in it.
+        """Return the same table for training: nothing of the test samples is in it.
 
         Their labels are NaN and their hidden states absent; row numbers stay.
         """
@@ -152,7 +152,7 @@ class Table:
         return self.split == layout.SPLITS.index(split)
 
     def only(self, modalities: Sequence[Modality]) -> "Table":
-        """The same table with some of its modalities, without the samples that have none of them."""
+        """Return the same table with some of its modalities, without the samples that have none of them."""
         if unknown := set(modalities) - set(self.columns):
             raise ConfigError(
                 f"{self.name} has no {', '.join(sorted(unknown))} hidden states",
@@ -163,7 +163,7 @@ class Table:
         return replace(self, columns=kept, drawn=drawn).take(np.flatnonzero(_any_present(kept, len(self))))
 
     def take(self, index: np.ndarray) -> "Table":
-        """A subset of the samples."""
+        """Return the table of some samples."""
         return replace(
             self,
             ids=[self.ids[i] for i in index],
@@ -177,12 +177,12 @@ class Table:
 
     @property
     def dims(self) -> dict[Modality, int]:
-        """Width of each modality."""
+        """Return the width of each modality."""
         return {m: column.view.dim for m, column in self.columns.items()}
 
 
 def table(store: FeatureStore, dataset: str, views: Mapping[Modality, str | None]) -> Table:
-    """The samples of a corpus that have a label, a split, and hidden states of at least one of the views.
+    """Return the samples of a dataset that have a label, a split, and hidden states of at least one of the views.
 
     `views` maps each modality wanted to a backbone's name, or to None for the newest view of it.
     """
@@ -214,9 +214,9 @@ def table(store: FeatureStore, dataset: str, views: Mapping[Modality, str | None
 
 
 def numbered(groups: Sequence[str]) -> np.ndarray:
-    """(n,) int64: samples of one group share a number; a sample without a group ("") has one to itself."""
-    found: dict[object, int] = {}
-    return np.array([found.setdefault(name or i, len(found)) for i, name in enumerate(groups)], np.int64)
+    """Return group numbers (n,) int64; a sample without a group ("") gets a number of its own."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(groups)], np.int64)
 
 
 def _any_present(columns: Mapping[Modality, Column], n: int) -> np.ndarray:
@@ -242,17 +242,17 @@ class Subset:
 
     @property
     def y(self) -> np.ndarray:
-        """Labels (n,), or (n, classes) of a multilabel task."""
+        """Return labels (n,), or (n, classes) of a multilabel task."""
         return self.table.y[self.rows]
 
     @property
     def ids(self) -> list[str]:
-        """Sample ids, in order."""
+        """Return sample ids, in order."""
         return [self.table.ids[row] for row in self.rows]
 
     @property
     def corpus(self) -> np.ndarray:
-        """(n,) the corpus each label comes from."""
+        """Return the dataset that each label comes from, (n,)."""
         return np.array([self.table.corpus[row] for row in self.rows])
 
     def source(self, norm: "Normalisation", device: str = "cpu", means: bool = False) -> Source:
@@ -270,7 +270,7 @@ class Subset:
         return self._means[device][1]
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
-        """Steps of every sample in each modality, (n, M), and how wide a step is, (M,)."""
+        """Return the steps of every sample in each modality, (n, M), and each modality's width, (M,)."""
         columns = self.table.columns.values()
         return np.stack([c.take(self.rows).length for c in columns], 1), np.array([c.view.dim for c in columns])
 
@@ -284,24 +284,24 @@ class Subset:
         return self if self.table.is_sealed else Subset(self.table.sealed(), self.rows)
 
     def groups(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each sample's group and its position in it, (n,) each."""
+        """Return each sample's group and its position in it, (n,) each."""
         return self.table.group[self.rows], self.table.position[self.rows]
 
     def batches(self, size: int, norm: "Normalisation", order: np.ndarray | None = None) -> Iterator[Batch]:
-        """Batches of `size` samples, in the given order of positions or as they stand."""
+        """Yield batches of `size` samples, in the given order of positions or as they stand."""
         order = np.arange(len(self)) if order is None else order
         yield from self.source(norm).batches([order[at : at + size] for at in range(0, len(order), size)])
 
     def batch(self, rows: np.ndarray, norm: "Normalisation") -> Batch:
-        """Hidden states of these rows of the table, padded to the longest of each modality."""
+        """Return a batch of these rows of the table, padded to the longest of each modality."""
         states = {m: Stored(column).pad(torch.from_numpy(rows)) for m, column in self.table.columns.items()}
-        found = {m: prepared(x, mask, norm.of(m), norm.statistics) for m, (x, mask) in states.items()}
-        return self.labelled({m: x for m, (x, _) in found.items()}, {m: mask for m, (_, mask) in found.items()}, rows)
+        ready = {m: prepared(x, mask, norm.of(m), norm.statistics) for m, (x, mask) in states.items()}
+        return self.labelled({m: x for m, (x, _) in ready.items()}, {m: mask for m, (_, mask) in ready.items()}, rows)
 
     def labelled(
         self, x: Mapping[Modality, torch.Tensor], mask: Mapping[Modality, torch.Tensor], rows: np.ndarray
     ) -> Batch:
-        """A batch of hidden states with what the table knows of these rows of it."""
+        """Return a batch with the labels, rows, groups and positions of these rows of the table."""
         y = self.table.y[rows]
         return Batch(
             x=x,
@@ -316,14 +316,14 @@ class Subset:
 def pad(
     states: Sequence[np.ndarray | None], dim: int, norm: tuple[np.ndarray, np.ndarray] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ragged (T_i, D) arrays -> x (B, max T, D) float32 and mask (B, max T); None gives an all-False row."""
+    """Pad ragged (T_i, D) arrays -> x (B, max T, D) float32 and mask (B, max T); None gives an all-False row."""
     longest = max((len(s) for s in states if s is not None), default=1)
     x = np.zeros((len(states), longest, dim), np.float32)
     mask = np.zeros((len(states), longest), bool)
-    for i, found in enumerate(states):
-        if found is not None:
-            x[i, : len(found)] = found if norm is None else (found - norm[0]) / norm[1]
-            mask[i, : len(found)] = True
+    for i, own in enumerate(states):
+        if own is not None:
+            x[i, : len(own)] = own if norm is None else (own - norm[0]) / norm[1]
+            mask[i, : len(own)] = True
     return torch.from_numpy(x), torch.from_numpy(mask)
 
 
@@ -339,11 +339,11 @@ class Normalisation:
     statistics: tuple[str, ...] = ()  # names of head.STATISTICS
 
     def of(self, modality: Modality) -> tuple[np.ndarray, np.ndarray] | None:
-        """Mean and standard deviation of a modality that is normalised."""
+        """Return mean and standard deviation of a modality, None where it is not normalised."""
         return self.stats.get(modality)
 
     def named(self) -> Iterator[tuple[str, np.ndarray]]:
-        """`audio.mean`, `audio.std`, ...: how a run keeps them."""
+        """Yield `audio.mean`, `audio.std`, ... with their values, as a run stores them."""
         for modality, (mean, std) in self.stats.items():
             yield f"{modality}.mean", mean
             yield f"{modality}.std", std

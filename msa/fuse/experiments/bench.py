@@ -57,7 +57,7 @@ def heads(names: Sequence[str], preset: str = "default") -> dict[str, Candidate]
 
 
 def alike(model: Model) -> Model:
-    """With the best epoch chosen as everybody's: of values by their MAE, which decides the table; else by the loss."""
+    """Return a model whose best epoch is chosen as in every row: by MAE for values, as the table is, else by loss."""
     return replace(model, training=replace(model.training, select="mae"))
 
 
@@ -74,16 +74,18 @@ def bench(
 ) -> dict[str, Any]:
     """Train, test and compare; the table as plain values, which lies in `folder` too.
 
-    A folder with the runs of an interrupted bench is gone on with. A candidate that cannot be trained is named with the
-    reason and loses nobody else's work, as are those `lost` before; ConfigError where none can. `searched` is what
+    A folder with the runs of an interrupted bench is continued. A candidate that cannot be trained is named with the
+    reason and costs the others nothing, as are those `lost` before; ConfigError where none can. `searched` is what
     `tune` says of each: trials, pruned, failed, value and the settings that differ from the preset.
     """
     data = named.load(store)
     probes = {name: Candidate(alike(model), tuple(m)) for name, (model, m) in leakage.probes(data).items()}
-    everyone = {**candidates, **{name: one for name, one in probes.items() if name not in candidates}}
+    everyone = {**candidates, **{name: candidate for name, candidate in probes.items() if name not in candidates}}
     experiments = {
-        name: Experiment(one.model, replace(named, modalities=one.modalities or named.modalities), tuple(seeds))
-        for name, one in everyone.items()
+        name: Experiment(
+            candidate.model, replace(named, modalities=candidate.modalities or named.modalities), tuple(seeds)
+        )
+        for name, candidate in everyone.items()
     }
     runs, failed = run_all(experiments, store, folder / "runs", workers, log)
     if not runs:
@@ -97,7 +99,7 @@ def bench(
     for row in rows:
         row["printed"] = _printed(runs[row["name"]], corpora, backbones)
     tested = len(data.subset(Split.TEST))
-    found = {
+    table = {
         "title": f"{data.name}{paired}, {tested} test samples, seeds {', '.join(map(str, seeds))}",
         "task": asdict(data.task),
         "corpora": corpora,
@@ -114,33 +116,33 @@ def bench(
         "audits": leakage.remarks(store, named, data),
         "searched": dict(searched or {}),
     }
-    found = with_null(found)  # as it will be read again
-    write(found, folder)
-    return found
+    table = with_null(table)  # as it will be read again
+    write(table, folder)
+    return table
 
 
 def _costs(runs: Mapping[str, Run], data: Table, log: Log) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What each costs, and name -> reason where that cannot be measured: its scores are there all the same."""
+    """Return each head's cost, and name -> reason where it cannot be measured, which costs it no score."""
     device = own_device()
-    found: dict[str, dict[str, Any]] = {}
+    costs: dict[str, dict[str, Any]] = {}
     unmeasured = {}
     for name, run in runs.items():
-        found[name] = {"parameters": run.metrics["parameters"]}
+        costs[name] = {"parameters": run.metrics["parameters"]}
         if known := _known_cost(run):
-            found[name] |= known
+            costs[name] |= known
             continue
         log(f"measuring what {name} costs")
         try:
-            found[name] |= asdict(cost.measure(run.model, data.only(list(run.dims)), device))
-            write_json(run.folder / COST, found[name] | {"machine": machine()})
+            costs[name] |= asdict(cost.measure(run.model, data.only(list(run.dims)), device))
+            write_json(run.folder / COST, costs[name] | {"machine": machine()})
         except Exception as error:  # such as too little memory: all of the training is behind us
             unmeasured[name] = reason(error)
             log(f"{name}: what it costs could not be measured: {unmeasured[name]}")
-    return found, unmeasured
+    return costs, unmeasured
 
 
 def _known_cost(run: Run) -> dict[str, Any]:
-    """What a run's head was measured to cost on this very machine; nothing where it was not, or cannot be read."""
+    """Return the cost that was measured on this machine; empty where there is none, or it cannot be read."""
     try:
         root = Node.read(run.folder / COST)
         check_cost(root)
@@ -154,17 +156,20 @@ def _known_cost(run: Run) -> dict[str, Any]:
 
 
 def _rows(task: Task, runs: Mapping[str, Run], costs: Mapping[str, Any], baselines: set[str]) -> list[dict[str, Any]]:
-    """One of each run, the best head first and baselines last, each compared with the best head."""
+    """Return a row per run, the best head first and baselines last, each compared with the best head."""
     name, sign = metrics.decisive(task)
-    order = sorted(runs, key=lambda one: (one in baselines, -sign * _value(runs[one], name)))
+    order = sorted(runs, key=lambda row_name: (row_name in baselines, -sign * _value(runs[row_name], name)))
     best = order[0]
-    compared = _against(task, runs[best], {one: runs[one] for one in order if one != best})
+    compared = _against(task, runs[best], {row_name: runs[row_name] for row_name in order if row_name != best})
     compared[best] = {"best": True}
-    return [_row(one, runs[one], costs[one], one in baselines) | compared.get(one, {}) for one in order]
+    return [
+        _row(row_name, runs[row_name], costs[row_name], row_name in baselines) | compared.get(row_name, {})
+        for row_name in order
+    ]
 
 
 def _printed(run: Run, corpora: Sequence[str], backbones: Mapping[str, str]) -> dict[str, float]:
-    """What a paper's comparison prints of a head, where corpora, test samples and encoders are the paper's."""
+    """Return a paper's printed figures of a head, where datasets, test samples and encoders are the paper's."""
     model = run.model
     changed = alike(model) != alike(Model.of(model.name, model.preset))
     pairs = papers.printed(model.name, model.preset, changed)
@@ -173,8 +178,8 @@ def _printed(run: Run, corpora: Sequence[str], backbones: Mapping[str, str]) -> 
 
 
 def _value(run: Run, name: str) -> float:
-    found = run.metrics["values"][name]
-    return -np.inf if found is None else float(found)
+    value = run.metrics["values"][name]
+    return -np.inf if value is None else float(value)
 
 
 def _row(name: str, run: Run, spent: Mapping[str, Any], is_baseline: bool) -> dict[str, Any]:
@@ -203,33 +208,33 @@ def _row(name: str, run: Run, spent: Mapping[str, Any], is_baseline: bool) -> di
 
 
 def _trained_on(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The different devices, and numbers of threads, that seeds were trained on; older runs do not say."""
+    """Return the devices, and numbers of threads, that seeds were trained on; older runs lack them."""
     known = {(row["device"], row["threads"]) for row in seeds if "threads" in row}
     return [{"device": device, "threads": threads} for device, threads in sorted(known)]
 
 
 def _says_one_thing(row: Mapping[str, Any]) -> bool:
-    """Did this seed give one answer to every test sample?"""
+    """Return whether this seed gave one prediction for every test sample."""
     return row["values"].get("predicted_classes") == 1 or any("constant" in note for note in row["notes"])
 
 
 def fidelity(model: Model) -> str:
-    """A, B or C, as the head's own docstring states it; empty for a head that states none."""
-    found = re.search(r"^Fidelity\s+([ABC])", model.module.__doc__ or "", re.MULTILINE)
-    return found[1] if found else ""
+    """Return A, B or C, as the head's docstring states it; empty where it states none."""
+    stated = re.search(r"^Fidelity\s+([ABC])", model.module.__doc__ or "", re.MULTILINE)
+    return stated[1] if stated else ""
 
 
 def _against(task: Task, best: Run, others: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
-    """Gain of the best over each other run in the decisive metric, and p-values, adjusted for their number."""
+    """Return the gain of the best over each other run in the decisive metric, and adjusted p-values."""
     ours = best.tested()
-    found: dict[str, dict[str, Any]] = {}
+    compared: dict[str, dict[str, Any]] = {}
     for name, run in others.items():
         theirs = run.tested()
         if theirs.ids == ours.ids:  # a probe of one modality may see fewer samples
             gain, p = metrics.paired(task, ours.y, ours.group, ours.outputs, theirs.outputs)
-            found[name] = {"behind": gain, "p": p}
-    adjusted = metrics.holm([row["p"] for row in found.values()])
-    return {name: row | {"p_holm": p} for (name, row), p in zip(found.items(), adjusted, strict=True)}
+            compared[name] = {"behind": gain, "p": p}
+    adjusted = metrics.holm([row["p"] for row in compared.values()])
+    return {name: row | {"p_holm": p} for (name, row), p in zip(compared.items(), adjusted, strict=True)}
 
 
 def _majority(data: Table) -> dict[str, Any]:

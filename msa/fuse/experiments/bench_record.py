@@ -57,8 +57,8 @@ def _check_row(row: Node, names: tuple[str, ...]) -> None:
     row["test_samples"].whole()
     if row.member("groups", None).value is not None:
         row["groups"].whole(1)
-    for one in row["seeds"].elements():
-        one["seed"].whole(0, MAX_SEED)
+    for result in row["seeds"].elements():
+        result["seed"].whole(0, MAX_SEED)
     for name in ("collapsed", "restarted"):
         for seed in row[name].elements():
             seed.whole(0, MAX_SEED)
@@ -99,21 +99,23 @@ def read(folder: Path) -> dict[str, Any]:
     return dict(root.value)
 
 
-def write(found: Mapping[str, Any], folder: Path) -> None:
-    """bench.json, and the same as CSV and as a picture; experiments/tables.py makes the table people read from it."""
+def write(bench: Mapping[str, Any], folder: Path) -> None:
+    """Write bench.json, and the same as CSV and as a picture; bench_tables.py makes the table people read from it."""
     make_folder(folder)
-    by = found["decisive"]
+    by = bench["decisive"]
     none = (float("nan"), float("nan"))  # of one group of test samples: the mean is drawn without
     drawn = [
         (row["title"], row["values"][by], row["interval"].get(by, none), [seed["values"][by] for seed in row["seeds"]])
-        for row in found["rows"]
+        for row in bench["rows"]
         if row["values"][by] is not None
     ]
-    constant = {name: one["values"][by] for name, one in found["beside"].items() if one["values"].get(by) is not None}
-    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), found["title"], constant)
-    write_json(folder / RECORD, found)
-    rows = [line for row in found["rows"] for line in _flat(row)]
-    rows += [line for name, row in found["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
+    constant = {
+        name: scores["values"][by] for name, scores in bench["beside"].items() if scores["values"].get(by) is not None
+    }
+    plots.forest(folder / "bench.png", drawn, by.replace("_", " "), bench["title"], constant)
+    write_json(folder / RECORD, bench)
+    rows = [line for row in bench["rows"] for line in _flat(row)]
+    rows += [line for name, row in bench["beside"].items() for line in _flat({"name": name, "yardstick": True, **row})]
     with written(folder / "bench.csv") as file:
         columns, table = list(dict.fromkeys(name for row in rows for name in row)), Writer(file)
         table.row(columns)
@@ -121,20 +123,20 @@ def write(found: Mapping[str, Any], folder: Path) -> None:
 
 
 def _flat(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of bench.csv, a name and a plain value for everything: of all test samples, then of each corpus alone."""
+    """Yield rows of bench.csv, column -> plain value: of all test samples, then of each dataset alone."""
     facts = {name: row.get(name) for name in ("name", "yardstick", "preset", "fidelity")}
     compared = {name: row.get(name) for name in ("behind", "p", "p_holm")}
-    told = {name: " ".join(map(str, row.get(name, ()))) for name in ("collapsed", "restarted")}
+    seeds = {name: " ".join(map(str, row.get(name, ()))) for name in ("collapsed", "restarted")}
     spent = {name: row.get("cost", {}).get(name) for name in SPENT}
     printed = {f"printed_{name}": v for name, v in row.get("printed", {}).items()}
-    yield facts | {"corpus": ""} | _scores(row) | compared | told | spent | printed
+    yield facts | {"corpus": ""} | _scores(row) | compared | seeds | spent | printed
     for corpus, part in row.get("by_corpus", {}).items():
         yield facts | {"corpus": corpus} | _scores(part)
 
 
-def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Values, standard deviations and the ends of intervals, as far as there are any."""
-    sd = {f"sd_{name}": v for name, v in found.get("sd", {}).items()}
-    bounds = found.get("interval", {}).items()
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values, standard deviations and the ends of intervals, where there are any."""
+    sd = {f"sd_{name}": v for name, v in row.get("sd", {}).items()}
+    bounds = row.get("interval", {}).items()
     ends = {f"{end}_{name}": v[at] for at, end in enumerate(("low", "high")) for name, v in bounds}
-    return {name: found.get(name) for name in ("test_samples", "groups")} | found["values"] | sd | ends
+    return {name: row.get(name) for name in ("test_samples", "groups")} | row["values"] | sd | ends

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
 from msa.fuse.experiments.tables import TITLES, Sheet, in_line, interval_remark, mean_row, number, rough_remarks
 
 
-def bench_sheet(found: Mapping[str, Any]) -> Sheet:
-    """The table of `msa fuse bench`: heads from the best down, then what they are shown beside."""
-    names, shown = found["metrics"], []
-    for row in found["rows"]:
+def bench_sheet(table: Mapping[str, Any]) -> Sheet:
+    """Return the table of `msa fuse bench`: heads from the best down, then the baselines."""
+    names, shown = table["metrics"], []
+    for row in table["rows"]:
         shown.append((*mean_row(row["title"], row, names), _against(row), *_spent(row["cost"])))
         shown += _parts(row, names)
         if printed := row.get("printed"):
             shown.append(("  printed", *(number(printed.get(name)) for name in names), *[""] * 6))
-    for name, scores in found["beside"].items():
+    for name, scores in table["beside"].items():
         shown.append((*mean_row(name, scores, names), *[""] * 6))
         shown += _parts(scores, names)
     columns = (
@@ -29,17 +29,17 @@ def bench_sheet(found: Mapping[str, Any]) -> Sheet:
         "s/epoch",
         "ms, one",
     )
-    return Sheet(found["title"], columns, tuple(shown), tuple(_bench_remarks(found)))
+    return Sheet(table["title"], columns, tuple(shown), tuple(_bench_remarks(table)))
 
 
 def _parts(scores: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Where the test split is of several corpora: the scores on each by itself."""
+    """Return a row of scores on each dataset alone, where the test split has several."""
     parts = scores.get("by_corpus", {}).items()
     return [(*mean_row(f"  on {name}", part, names), *[""] * 6) for name, part in parts]
 
 
 def complexity_sheet(title: str, rows: Sequence[Mapping[str, Any]], remark: str) -> Sheet:
-    """What heads cost beside what a paper prints of them."""
+    """Return a table of what heads cost, with a paper's printed figures."""
     columns = ("", "params", "printed", "G mult-adds", "printed", "step of 64", "ms, one", "ms a sample, 64")
     shown = [
         (
@@ -56,8 +56,8 @@ def complexity_sheet(title: str, rows: Sequence[Mapping[str, Any]], remark: str)
     ]
     lengths = ", ".join(f"{n} {m}" for m, n in rows[0]["lengths"].items())
     threads = _several(rows[0]["threads"], "thread")
-    told = f"one sample of {lengths} steps; times with {threads} of the CPU"
-    return Sheet(title, columns, tuple(shown), (told, f"of the paper: {remark}"))
+    measured_at = f"one sample of {lengths} steps; times with {threads} of the CPU"
+    return Sheet(title, columns, tuple(shown), (measured_at, f"of the paper: {remark}"))
 
 
 def _against(row: Mapping[str, Any]) -> str:
@@ -71,7 +71,7 @@ def _small(p: float) -> str:
 
 
 def _spent(cost: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row's costs; - for what could not be measured."""
+    """Return a row's costs; - for what could not be measured."""
     ways: dict[str, Callable[[float], str]] = {
         "parameters": lambda n: f"{n:,}",
         "flops": scaled,
@@ -83,7 +83,7 @@ def _spent(cost: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def scaled(n: float, what: str = "") -> str:
-    """Three digits, and what they count: 154 k, 2.02 MB."""
+    """Return a number with three digits and its unit: 154 k, 2.02 MB."""
     unit, *larger = "", "k", "M", "G", "T"
     while n >= 999.5 and larger:
         n, unit, *larger = n / 1000, *larger
@@ -94,44 +94,44 @@ def _several(n: int, what: str) -> str:
     return f"{n} {what}{'s' * (n != 1)}"
 
 
-def _bench_remarks(found: Mapping[str, Any]) -> Iterator[str]:
-    best = next(row for row in found["rows"] if row.get("best"))
+def _bench_remarks(table: Mapping[str, Any]) -> Iterator[str]:
+    best = next(row for row in table["rows"] if row.get("best"))
     several = "mean ± sd over seeds " if len(best["seeds"]) > 1 else ""
     yield several + interval_remark(best)
     yield from rough_remarks(best)
-    for row in found["rows"]:
+    for row in table["rows"]:
         if row.get("groups") is None and best.get("groups") is not None:
             yield f"{row['name']}: an older run, whose interval is over single test samples"
         elif row.get("groups") != best.get("groups"):
             yield from rough_remarks({"groups": row["groups"]}, row["name"])
     yield (
-        f"behind: the best head less this, in {in_line(TITLES[found['decisive']])}; p by a paired bootstrap over the "
+        f"behind: the best head less this, in {in_line(TITLES[table['decisive']])}; p by a paired bootstrap over the "
         "same, adjusted for the number of rows by Holm; the best was chosen on the same test split, which favours it"
     )
-    yield from _least_p(found["rows"], best)
-    yield from _unbeaten(found)
-    yield from _stopping(found["rows"])
-    for name, search in found.get("searched", {}).items():
+    yield from _least_p(table["rows"], best)
+    yield from _unbeaten(table)
+    yield from _stopping(table["rows"])
+    for name, search in table.get("searched", {}).items():
         yield _searched(name, search)
-    yield from _costs_told(found)
-    yield from found["audits"]
-    for row in found["rows"]:
+    yield from _costs_told(table)
+    yield from table["audits"]
+    for row in table["rows"]:
         if "behind" not in row and row is not best:
             yield (
                 f"{row['name']}: on the {row['test_samples']} test samples that have its modalities, {best['name']} on "
                 f"{best['test_samples']}: not to be compared"
             )
-    for what, told in (("collapsed", "COLLAPSED to one answer"), ("restarted", "restarted at a lower rate")):
-        if fallen := [f"{row['name']} {_of_seeds(row, what)}" for row in found["rows"] if row[what]]:
-            yield f"{told}, with these seeds: {'; '.join(fallen)}"
-    for name, reason in found.get("unmeasured", {}).items():
+    for what, words in (("collapsed", "COLLAPSED to one answer"), ("restarted", "restarted at a lower rate")):
+        if fallen := [f"{row['name']} {_of_seeds(row, what)}" for row in table["rows"] if row[what]]:
+            yield f"{words}, with these seeds: {'; '.join(fallen)}"
+    for name, reason in table.get("unmeasured", {}).items():
         yield f"{name}: what it costs could not be measured: {reason}"
-    for name, reason in found["failed"].items():
+    for name, reason in table["failed"].items():
         yield f"{name} could not be trained: {reason}"
 
 
 def _least_p(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> Iterator[str]:
-    """Where no difference, however large, could be told from chance, that has to be said."""
+    """Yield a warning where no difference, however large, could be significant."""
     compared = sum("p_holm" in row for row in rows)
     if best.get("groups") and (least := compared * 2.0 ** (1 - best["groups"])) > 0.05:
         yield (
@@ -140,12 +140,12 @@ def _least_p(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> Iter
         )
 
 
-def _unbeaten(found: Mapping[str, Any]) -> Iterator[str]:
-    """Which heads a probe of the same test samples beats."""
-    name, sign = found["decisive"], found["sign"]
+def _unbeaten(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the heads that do not beat a probe tested on the same samples."""
+    name, sign = table["decisive"], table["sign"]
     value = lambda row: -float("inf") if row["values"][name] is None else sign * row["values"][name]  # noqa: E731
-    heads = [row for row in found["rows"] if not row["yardstick"]]
-    probes = [row for row in found["rows"] if row["yardstick"] and row["test_samples"] == heads[0]["test_samples"]]
+    heads = [row for row in table["rows"] if not row["yardstick"]]
+    probes = [row for row in table["rows"] if row["yardstick"] and row["test_samples"] == heads[0]["test_samples"]]
     if heads and probes:
         first = max(probes, key=value)
         if below := [row["name"] for row in heads if value(row) <= value(first)]:
@@ -154,7 +154,7 @@ def _unbeaten(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stopping(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """How long each may train; the papers' patience differs, and a table that hides it would not be of one protocol."""
+    """Yield each head's epochs and patience, since the papers' differ."""
     limits: dict[tuple[int, int], list[str]] = {}
     for row in rows:
         if row.get("stopping") and not row["yardstick"]:
@@ -176,10 +176,10 @@ def _of_seeds(row: Mapping[str, Any], which: str) -> str:
     return "all" if len(row[which]) == len(row["seeds"]) > 1 else ", ".join(map(str, row[which]))
 
 
-def _costs_told(found: Mapping[str, Any]) -> Iterator[str]:
-    """What the costs are of, and on how much of a machine each was taken: times say nothing without."""
-    machine = found["machine"]
-    places = {(on["device"], on["threads"]) for row in found["rows"] for on in row["cost"].get("epochs_on", ())}
+def _costs_told(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the costs are of, and the devices and threads they were measured on."""
+    machine = table["machine"]
+    places = {(on["device"], on["threads"]) for row in table["rows"] for on in row["cost"].get("epochs_on", ())}
     trained = " or ".join(f"{device}, {_several(threads, 'thread')}" for device, threads in sorted(places))
     at_once = (
         f"{_several(machine['at_once'], 'training')} at once" if machine["at_once"] else "trainings on a dask cluster"

@@ -69,20 +69,21 @@ def differences(runs: Sequence[Run]) -> tuple[list[str], list[list[str]], dict[s
     presets = [_settings(Model.of(run.model.name, run.model.preset)) for run in runs]
     changed = [
         name
-        for name in dict.fromkeys(name for one in settings for name in one)
+        for name in dict.fromkeys(name for facts_of_run in settings for name in facts_of_run)
         if any(own.get(name) != default.get(name) for own, default in zip(settings, presets, strict=True))
     ]
     facts = [
-        one | {name: own[name] for name in changed if name in own} for one, own in zip(chosen, settings, strict=True)
+        facts_of_run | {name: own[name] for name in changed if name in own}
+        for facts_of_run, own in zip(chosen, settings, strict=True)
     ]
-    names = list(dict.fromkeys(name for one in facts for name in one))
-    differing = [name for name in names if len({one.get(name) for one in facts}) > 1]
+    names = list(dict.fromkeys(name for facts_of_run in facts for name in facts_of_run))
+    differing = [name for name in names if len({facts_of_run.get(name) for facts_of_run in facts}) > 1]
     same = {name: facts[0][name] for name in names if name not in differing}
-    return differing, [[one.get(name, "-") for name in differing] for one in facts], same
+    return differing, [[facts_of_run.get(name, "-") for name in differing] for facts_of_run in facts], same
 
 
 def _chosen(run: Run) -> dict[str, str]:
-    """What was chosen for a run besides settings: head, data, pairing, modalities, views, seeds."""
+    """Return what was chosen for a run besides settings: head, data, pairing, modalities, views, seeds."""
     wanted: Mapping[str, Any] = run.record["experiment"]
     data, views = wanted["data"], run.record["data"]["views"]
     return {
@@ -97,6 +98,6 @@ def _chosen(run: Run) -> dict[str, str]:
 
 
 def _settings(model: Model) -> dict[str, str]:
-    """Every setting of the head and of the training, as it is written after --set."""
+    """Return every setting of the head and of the training, as it is written after --set."""
     written = {**model.settings, **asdict(model.training)}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in written.items()}

@@ -37,7 +37,7 @@ class Cost:
 
 
 def measure(model: Model, data: Table, device: str) -> Cost:
-    """The cost of a head with fresh weights on samples as long as the data's median."""
+    """Return the cost of a head with fresh weights on samples of the data's median length."""
     lengths = {m: typical(data, m) for m in data.columns}
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
     return at(make, lengths, model.widths(data.dims), data.task, device)
@@ -50,14 +50,14 @@ def at(
     task: Task,
     device: str,
 ) -> Cost:
-    """The cost of a head at these lengths and widths."""
+    """Return the cost of a head at these lengths and widths."""
     torch.manual_seed(0)
     head = make().to(device).eval()
-    one, many = (memory.noise(size, lengths, dims, task, device) for size in (1, BATCH))
+    single, many = (memory.noise(size, lengths, dims, task, device) for size in (1, BATCH))
     return Cost(
         parameters=sum(p.numel() for p in head.parameters()),
-        flops=flops(head, one),
-        latency_ms=_median_ms(head, one, device),
+        flops=flops(head, single),
+        latency_ms=_median_ms(head, single, device),
         per_sample_ms=_median_ms(head, many, device) / BATCH,
         step_bytes=round(memory.estimate(make, lengths, dims, task, device).of(BATCH)),
         lengths={str(m): n for m, n in lengths.items()},
@@ -66,7 +66,7 @@ def at(
 
 
 def flops(head: FusionHead, batch: Batch) -> int:
-    """Floating-point operations of one forward, 2 for a multiplication with its addition.
+    """Return the floating-point operations of one forward, 2 for a multiplication with its addition.
 
     Taken on the CPU with the plain attention and LSTM kernels: the counter does not see into the fused ones, neither
     those of a CPU nor cuDNN's LSTM.
@@ -80,15 +80,15 @@ def flops(head: FusionHead, batch: Batch) -> int:
 
 
 def typical(data: Table, modality: Modality) -> int:
-    """Median number of steps of a modality, over the samples that have it."""
+    """Return the median number of steps of a modality, over the samples that have it."""
     column = data.columns[modality]
-    there = np.flatnonzero(column.present)
-    found = [int(column.readers[column.source[i]].length[column.rows[i]]) for i in there]
-    return max(1, round(statistics.median(found))) if found else 1
+    present = np.flatnonzero(column.present)
+    lengths = [int(column.readers[column.source[i]].length[column.rows[i]]) for i in present]
+    return max(1, round(statistics.median(lengths))) if lengths else 1
 
 
 def _median_ms(head: FusionHead, batch: Batch, device: str) -> float:
-    """Of REPEATS forwards after a first one, or of as many as there is patience for."""
+    """Return the median time of REPEATS forwards after a first one, or of as many as PATIENCE_S allows."""
     taken: list[float] = []
     with torch.inference_mode():
         while len(taken) <= REPEATS and (len(taken) < 3 or sum(taken) < 1e3 * PATIENCE_S):

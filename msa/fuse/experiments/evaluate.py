@@ -25,7 +25,7 @@ from msa.types import Modality, Split
 
 
 def evaluate(folder: Path, store: str | Path | None = None, data: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Name of the data, and scores of every seed on its test split. Raises ConfigError where the data do not fit."""
+    """Return the data's name and every seed's scores on its test split. Raises ConfigError where data do not fit."""
     run = Run.open(folder)
     own = Experiment.from_json(run.record["experiment"])
     if not run.metrics:
@@ -56,23 +56,23 @@ def evaluate(folder: Path, store: str | Path | None = None, data: str | None = N
 
 
 def _other(run: Run, own: Data, corpora: Sequence[str], store: FeatureStore) -> Data:
-    """The run's views where these corpora have them; else what is called the same, or the newest, for `check_fit`."""
-    there = [view for name in corpora for view in store.views(name)]
+    """Return the run's views where these datasets have them, else views of the same name, or the newest."""
+    available = [view for name in corpora for view in store.views(name)]
     views = {}
     for m, view_id in own.views.items():
         modality = Modality(m)
         if modality not in run.facts.views:  # of a corpus that lent its labels only
             continue
         name = run.facts.views[modality]["attributes"]["backbone"]
-        if any(view.id == view_id for view in there):
+        if any(view.id == view_id for view in available):
             views[m] = view_id
-        elif any(view.name == name and view.modality == m for view in there):
+        elif any(view.name == name and view.modality == m for view in available):
             views[m] = name
     return replace(own, corpora=tuple(corpora), views=views)
 
 
 def _without_seen(run: Run, own: Data, table: Table, store: FeatureStore) -> tuple[Table, int]:
-    """The table without test samples that share an input with what the run learnt or was selected from; how many."""
+    """Return the table without test samples whose input the run was trained or selected on, and their number."""
     seen: set[bytes] = set()
     home = store_of(run, store.address if store.address == run.facts.store else None)
     for name in own.corpora:
@@ -83,14 +83,14 @@ def _without_seen(run: Run, own: Data, table: Table, store: FeatureStore) -> tup
 
 
 def _inputs(store: FeatureStore, name: str, parts: Sequence[Split]) -> dict[str, set[bytes]]:
-    """Sample id -> digests of its raw material, for some parts of a corpus."""
+    """Return sample id -> digests of its raw inputs, for some splits of a dataset."""
     index = store.index(name)
     rows = np.concatenate([index.rows(part) for part in parts])
     return {index.ids[row]: {d[row].tobytes() for d in index.digests.values() if d[row].any()} for row in rows}
 
 
 def _leak(run: Run, table: Table, own: bool) -> list[str]:
-    """What must be said of a leaky pairing; without the row that shows the leak its figures are refused."""
+    """Return the warning of a leaky pairing. Raises ConfigError where the baseline that shows the leak is missing."""
     if not pairing.is_leaky(table.protocol) or not table.drawn:
         return []
     name, shown = drawn_only(table.drawn), baselines(run)
@@ -105,7 +105,7 @@ def _leak(run: Run, table: Table, own: bool) -> list[str]:
 
 
 def check_fit(run: Run, table: Table) -> list[str]:
-    """Refuse hidden states of another width or recipe, and labels of another task; notes of what nobody can compare."""
+    """Refuse hidden states of another width or recipe, and other labels; return notes of what cannot be compared."""
     views, notes = run.facts.views, []
     for modality, column in table.columns.items():
         if modality not in run.dims:
@@ -130,18 +130,18 @@ def check_fit(run: Run, table: Table) -> list[str]:
 
 def _check_recipe(name: str, modality: Modality, view: View, trained: Mapping[str, Any]) -> list[str]:
     """Refuse another view than the run was trained on, unless both were imported and say the same of themselves."""
-    found, wanted = _imported(view.attributes), _imported(trained["attributes"])
-    if found is None or wanted is None:
+    given, wanted = _imported(view.attributes), _imported(trained["attributes"])
+    if given is None or wanted is None:
         raise ConfigError(
             f"{name}'s {modality} is view {view.id}, the run was trained on {trained['id']}: "
             "another recipe of the same width",
             fix="extract the corpus with the recipe the run was trained on (msa cache info shows both)",
         )
-    if other := [what for what in wanted if found[what] != wanted[what]]:
+    if other := [what for what in wanted if given[what] != wanted[what]]:
         short = reprlib.repr  # a feature may have a thousand columns
-        told = "; ".join(f"{what} {short(found[what])}, trained on {short(wanted[what])}" for what in other)
+        differences = "; ".join(f"{what} {short(given[what])}, trained on {short(wanted[what])}" for what in other)
         raise ConfigError(
-            f"{name}'s {modality} was imported and is another than the run was trained on: {told}",
+            f"{name}'s {modality} was imported and is another than the run was trained on: {differences}",
             fix="import the feature the run was trained on, or train again",
         )
     return [
@@ -151,7 +151,7 @@ def _check_recipe(name: str, modality: Modality, view: View, trained: Mapping[st
 
 
 def _imported(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """All that can be compared of hidden states that somebody else made; None where they were extracted here."""
+    """Return what can be compared of imported hidden states; None where they were extracted by msa."""
     identity = attributes.get("identity", {})
     if "imported" not in identity:
         return None

@@ -43,18 +43,18 @@ class Experiment:
             raise ConfigError(f"there is no seed {wrong[0]}", fix=f"seeds are whole numbers from 0 to {MAX_SEED - 1}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` gives the same experiment back."""
+        """Return plain values; `from_json` gives the same experiment back."""
         return {"model": self.model.to_json(), "data": asdict(self.data), "seeds": list(self.seeds)}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Experiment":
-        """What `to_json` wrote."""
-        data: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found["data"].items()}
-        return cls(Model.from_json(found["model"]), Data(**data), tuple(found["seeds"]))
+    def from_json(cls, plain: Mapping[str, Any]) -> "Experiment":
+        """Return the experiment that `to_json` wrote."""
+        data: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain["data"].items()}
+        return cls(Model.from_json(plain["model"]), Data(**data), tuple(plain["seeds"]))
 
 
 def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
-    """The same experiment with every corpus and view named by fingerprint, so that newer ones cannot slip in."""
+    """Return the same experiment with every dataset and view named by fingerprint, so that newer ones are not taken."""
     data = experiment.data
     corpora = tuple(f"{name.partition('@')[0]}@{store.dataset(name)}" for name in data.corpora)
     views = {str(m): column.view.id for m, column in data.joined(store).columns.items()}
@@ -62,7 +62,7 @@ def pin(experiment: Experiment, store: FeatureStore) -> Experiment:
 
 
 def store_of(run: Run, store: str | Path | None = None) -> FeatureStore:
-    """The store a run was trained from as it was then, so that what was added since has no part; or another store.
+    """Return the store a run was trained from, at the generation of then; or another store.
 
     Raises ConfigError where that is an address and `store` does not name it: runs are passed on, and no server is
     called that only a run names.
@@ -97,14 +97,14 @@ def run(
     """
     _, experiment, data = begin(experiment, store, folder)
     with claimed(folder):
-        result = Run.open(folder)  # as it is now that nobody else is at work there
+        result = Run.open(folder)  # read again, now that the folder is claimed
         if result.metrics:
             log(f"{folder} is finished already")
             return result
         log(_told(data))
         main = _train(experiment.model, data, experiment.seeds, own_device(), subfolder(folder, "seeds"), log)
         others = _baselines(main) if baselines else {}
-        beside = {name: _train(model, one, experiment.seeds, own_device()) for name, (model, one) in others.items()}
+        beside = {name: _train(model, table, experiment.seeds, own_device()) for name, (model, table) in others.items()}
         _test(result, main, beside, own_device())
         return Run.open(folder)
 
@@ -128,10 +128,10 @@ def begin(experiment: Experiment, store: FeatureStore, folder: Path) -> tuple[Ru
 
 
 def _told(data: Table) -> str:
-    """Which hidden states these are, and how many samples have them."""
+    """Return a line on the views that are used, and how many samples have them."""
     views = ((m, column.view, int(column.present.sum())) for m, column in data.columns.items())
-    told = ", ".join(f"{m} {view.name}@{view.id[:8]} ({there})" for m, view, there in views)
-    return f"{data.name}: {len(data)} samples; {told}"
+    columns = ", ".join(f"{m} {view.name}@{view.id[:8]} ({count})" for m, view, count in views)
+    return f"{data.name}: {len(data)} samples; {columns}"
 
 
 def _check(model: Model, data: Table) -> None:
@@ -155,14 +155,14 @@ class _Trained:
     fits: Mapping[int, TrainResult]
 
     def tested(self, device: str) -> list[SeedResult]:
-        """Every seed's outputs on the test split."""
+        """Return every seed's outputs on the test split."""
         head = self.model.build(self.data.dims, self.data.task).to(device)
-        test, found = self.data.subset(Split.TEST), []
-        for seed, one in self.fits.items():
-            head.restore(one.state, f"seed {seed}")
+        test, results = self.data.subset(Split.TEST), []
+        for seed, result in self.fits.items():
+            head.restore(result.state, f"seed {seed}")
             output = predict(head, test, self.norm, self.model.training.batch, device)
-            found.append(SeedResult(seed, one, output))
-        return found
+            results.append(SeedResult(seed, result, output))
+        return results
 
 
 def _train(
@@ -204,7 +204,7 @@ def _kept(path: Path) -> TrainResult:
 
 
 def _baselines(main: _Trained) -> dict[str, tuple[Model, Table]]:
-    """The baselines of every result: a linear probe, and where pairing leaks, a probe of what was drawn, alone."""
+    """Return the baselines of a result: a linear probe, and where pairing leaks, a probe of what was drawn, alone."""
     probe, data = Model.of("probe"), main.data
     rows = {} if main.model.name == "probe" else {"probe": (probe, data)}
     if pairing.is_leaky(data.protocol) and data.drawn:
@@ -221,7 +221,7 @@ def _test(result: Run, main: _Trained, beside: Mapping[str, _Trained], device: s
 
 
 def _facts(store: FeatureStore, data: Table) -> dict[str, Any]:
-    """What the data was, for run.json: enough to find it again and to repeat its extraction."""
+    """Return the member `data` of run.json: enough to find the data again and to repeat its extraction."""
     split = {s: len(data.subset(s)) for s in Split}
     several = data.task.multilabel
     counts = [int(((data.y[:, n] > 0) if several else (data.y == n)).sum()) for n in range(len(data.task.classes))]

@@ -1,4 +1,4 @@
-"""What has to be known of data before a figure on it is believed: what the parts share, and what pairing gives away."""
+"""Audits of the data of an experiment: inputs and groups that splits share, and labels that pairing reveals."""
 
 from collections.abc import Mapping
 
@@ -18,45 +18,47 @@ TEST = layout.SPLITS.index(Split.TEST)
 
 
 def shared_inputs(store: FeatureStore, named: Data, data: Table) -> list[str]:
-    """How many test samples have a text, picture, recording or clip that training or validation holds too, of their own
-    corpus or of another one they are brought together with."""
+    """Return how many test samples share a text, picture, recording or clip with training or validation.
+
+    Compared are splits of the same dataset and of every other dataset of the experiment.
+    """
     indices = [store.index(name) for name in named.corpora]
     parts = [_parts(index, data) for index in indices]
-    found = []
+    lines = []
     for index, part in zip(indices, parts, strict=True):
         tested = part == TEST
         for other, theirs in zip(indices, parts, strict=True):
             where = "training or validation" if other is index else f"{other.name}'s training or validation"
             for modality in [m for m in index.digests if m in other.digests]:
-                keys, there = _keys(index, modality)
+                keys, present = _keys(index, modality)
                 known, held = _keys(other, modality)
-                seen = np.isin(keys, known[(theirs < TEST) & held]) & tested & there
+                seen = np.isin(keys, known[(theirs < TEST) & held]) & tested & present
                 if n := int(seen.sum()):
-                    found.append(
+                    lines.append(
                         f"{index.name}: the {modality} of {n} of {int(tested.sum())} test samples is also in {where}"
                     )
-    return found
+    return lines
 
 
 def _parts(index: Index, data: Table) -> np.ndarray:
-    """(n,) uint8: the part of each sample of a corpus in this table, NO_SPLIT where it is not in it."""
-    mine = {sample: i for i, sample in enumerate(index.ids)}
+    """Return the split of each sample of a dataset in this table, (n,) uint8, NO_SPLIT where it is not in it."""
+    rows = {sample: i for i, sample in enumerate(index.ids)}
     part = np.full(len(index), layout.NO_SPLIT, np.uint8)
     for corpus, sample, split in zip(data.corpus, data.ids, data.split, strict=True):
-        if corpus == index.name and sample in mine:
-            part[mine[sample]] = split
+        if corpus == index.name and sample in rows:
+            part[rows[sample]] = split
     lends = (part == layout.NO_SPLIT).all()  # its recordings alone, each within its own part
     return index.split if lends else part
 
 
 def _keys(index: Index, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
-    """Every sample's raw material as one value that can be compared (n,), and which have any (n,) bool."""
+    """Return every sample's raw input as one comparable value (n,), and which samples have any (n,) bool."""
     digests = index.digests[modality]
     return digests.view("V16")[:, 0], index.has(modality)
 
 
 def shared_groups(data: Table) -> list[str]:
-    """How many test samples are of a video or speaker that training or validation has too: no strangers, then."""
+    """Return a remark where test samples share a video or speaker with training or validation."""
     name = np.array([f"{corpus}/{group}" for corpus, group in zip(data.corpus, data.group, strict=True)])
     tested = data.split == layout.SPLITS.index(Split.TEST)
     n = int(np.isin(name[tested], name[~tested]).sum())
@@ -65,7 +67,7 @@ def shared_groups(data: Table) -> list[str]:
 
 
 def remarks(store: FeatureStore, named: Data, data: Table) -> list[str]:
-    """Everything about the data that belongs under a table of results."""
+    """Return all remarks about the data that belong under a table of results."""
     sizes = ", ".join(f"{len(data.subset(split))} {split}" for split in Split)
     lines = [f"{data.name}: {sizes}", *shared_inputs(store, named, data)]
     if len(lines) == 1:

@@ -20,17 +20,17 @@ class Setting:
     backbones: Mapping[str, tuple[str, ...]]  # modality -> families of encoders
 
     def differs(self, corpora: Sequence[str], test_samples: int, backbones: Mapping[str, str]) -> list[str]:
-        """How data differ from it, in words; nothing where they are the same."""
-        found = []
+        """Return how data differ from the setting, in words; empty where they are the same."""
+        differences = []
         if set(corpora) != set(self.corpora):
-            found.append(f"on {' + '.join(corpora)}, the paper on {' + '.join(self.corpora)}")
+            differences.append(f"on {' + '.join(corpora)}, the paper on {' + '.join(self.corpora)}")
         if test_samples != self.test_samples:
-            found.append(f"{test_samples:,} test samples, the paper {self.test_samples:,}")
+            differences.append(f"{test_samples:,} test samples, the paper {self.test_samples:,}")
         for modality, families in self.backbones.items():
             used = backbones.get(modality)
             if used is None or used.partition(".")[0] not in families:
-                found.append(f"{modality} by {used or 'nothing'}, the paper by {' or '.join(families)}")
-        return found
+                differences.append(f"{modality} by {used or 'nothing'}, the paper by {' or '.join(families)}")
+        return differences
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def _classes(acc: float, f1: float, auroc: float, precision: float) -> dict[str,
 def _values(
     acc2: float, f1: float, corr: float, mae: float | None = None, acc7: float | None = None
 ) -> dict[str, float]:
-    found = {"acc2_non0": acc2 / 100, "f1_non0": f1 / 100, "corr": corr}
-    return found | ({"mae": mae} if mae is not None else {}) | ({"acc7": acc7 / 100} if acc7 is not None else {})
+    figures = {"acc2_non0": acc2 / 100, "f1_non0": f1 / 100, "corr": corr}
+    return figures | ({"mae": mae} if mae is not None else {}) | ({"acc7": acc7 / 100} if acc7 is not None else {})
 
 
 HCL_MOSI = _values(86.8, 86.68, 0.802, 0.701, 47.45)
@@ -210,14 +210,14 @@ EXPERIMENTS = {
 
 
 def named(name: str) -> Experiment:
-    """An experiment by `paper:table`. Raises UnknownNameError."""
+    """Return an experiment by `paper:table`. Raises UnknownNameError."""
     if name not in EXPERIMENTS:
         raise UnknownNameError("experiment of a paper", name, EXPERIMENTS)
     return EXPERIMENTS[name]
 
 
 def printed(model: str, preset: str, changed: bool) -> list[tuple[Setting, Mapping[str, float]]]:
-    """What the comparison tables print of a head, each with its setting; nothing of a preset or settings of our own."""
+    """Return a head's figures in the comparison tables, each with its setting; none for changed settings."""
     if changed or preset not in ("default", "paper"):
         return []
     rows = [(table, row) for table in (EXPERIMENTS["cmsta:table2"], EXPERIMENTS["hcl:table1"]) for row in table.rows]

@@ -30,7 +30,7 @@ COMPLEXITY_STEPS = {Modality.TEXT: 50, Modality.AUDIO: 500, Modality.FACE: 500}
 
 
 def candidates(experiment: papers.Experiment) -> dict[str, bench.Candidate]:
-    """One for each row of a table. Raises ConfigError where a head it names is not there."""
+    """Return a candidate for each row of a table. Raises ConfigError where a head it names is not there."""
     if lacking := sorted({row.model for row in experiment.rows} - set(catalog.names("head"))):
         raise ConfigError(f"{experiment.title} needs {', '.join(lacking)}", fix="see `msa fuse list`")
     return {
@@ -40,10 +40,10 @@ def candidates(experiment: papers.Experiment) -> dict[str, bench.Candidate]:
 
 
 def corpora(experiment: papers.Experiment, store: FeatureStore) -> tuple[str, ...] | None:
-    """The corpora the paper used, as far as the store has them; None where it has none."""
+    """Return the datasets that the paper used and the store has; None where it has none."""
     for setting in experiment.settings:
-        if there := tuple(name for name in setting.corpora if name in store.datasets):
-            return there
+        if available := tuple(name for name in setting.corpora if name in store.datasets):
+            return available
     return None
 
 
@@ -58,23 +58,23 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run a table of a paper; what `bench` gives, with `printed` for each row where the setting is the paper's."""
     experiment = papers.named(name)
-    found = bench.bench(candidates(experiment), named, seeds, store, folder, workers, log)
-    nearest, differs = differences(experiment, found)
+    table = bench.bench(candidates(experiment), named, seeds, store, folder, workers, log)
+    nearest, differs = differences(experiment, table)
     of = {row.label: row.printed for row in experiment.rows if row.printed and not differs}
-    for row in found["rows"]:
+    for row in table["rows"]:
         row["printed"] = dict(of[row["name"]][nearest]) if row["name"] in of else {}
-    told = [f"the printed figures are not shown: {'; '.join(differs)}"] if differs else []
-    found |= {"title": f"{experiment.title}, on {found['title']}", "audits": [*found["audits"], *told]}
+    remarks = [f"the printed figures are not shown: {'; '.join(differs)}"] if differs else []
+    table |= {"title": f"{experiment.title}, on {table['title']}", "audits": [*table["audits"], *remarks]}
     if experiment.remark:
-        found["audits"].append(f"of the paper: {experiment.remark}")
-    bench_record.write(found, folder)
-    return found
+        table["audits"].append(f"of the paper: {experiment.remark}")
+    bench_record.write(table, folder)
+    return table
 
 
-def differences(experiment: papers.Experiment, found: dict[str, Any]) -> tuple[int, list[str]]:
-    """Which of the paper's settings is nearest to the data of a table, and how they differ."""
-    tested = max(row["test_samples"] for row in found["rows"])
-    all_of = [one.differs(found["corpora"], tested, found["backbones"]) for one in experiment.settings]
+def differences(experiment: papers.Experiment, table: dict[str, Any]) -> tuple[int, list[str]]:
+    """Return the number of the paper's setting nearest to the data of a table, and how they differ."""
+    tested = max(row["test_samples"] for row in table["rows"])
+    all_of = [setting.differs(table["corpora"], tested, table["backbones"]) for setting in experiment.settings]
     return min(enumerate(all_of), key=lambda pair: len(pair[1]))
 
 
@@ -84,12 +84,12 @@ def complexity(experiment: papers.Experiment, folder: Path) -> dict[str, Any]:
     dims, task = COMPLEXITY_DIMS, Task(low=-3.0, high=3.0)
     rows = [
         {"name": label, "printed": dict(row.printed[0])}
-        | asdict(cost.at(partial(one.model.build, dims, task), COMPLEXITY_STEPS, dims, task, own_device()))
-        for (label, one), row in zip(candidates(experiment).items(), experiment.rows, strict=True)
+        | asdict(cost.at(partial(candidate.model.build, dims, task), COMPLEXITY_STEPS, dims, task, own_device()))
+        for (label, candidate), row in zip(candidates(experiment).items(), experiment.rows, strict=True)
     ]
-    found = {"title": experiment.title, "rows": rows, "remark": experiment.remark}
+    costs = {"title": experiment.title, "rows": rows, "remark": experiment.remark}
     make_folder(folder)
-    write_json(folder / f"{COMPLEXITY}.json", found)
+    write_json(folder / f"{COMPLEXITY}.json", costs)
     flat = [row | {f"printed_{name}": value for name, value in row["printed"].items()} for row in rows]
     with written(folder / f"{COMPLEXITY}.csv") as file:
         columns, table = [name for name in flat[0] if name not in ("printed", "lengths")], Writer(file)
@@ -100,4 +100,4 @@ def complexity(experiment: papers.Experiment, folder: Path) -> dict[str, Any]:
         "multiplications with addition, 10⁹": [(row["flops"] / 2e9, row["printed"]["flops"] / 1e9) for row in rows],
     }
     plots.beside_printed(folder / f"{COMPLEXITY}.png", [row["name"] for row in rows], pairs, experiment.title)
-    return found
+    return costs

@@ -1,4 +1,4 @@
-"""From the words of a command to an experiment and its folder."""
+"""Turn the options of a command into an experiment and its folder, and run it."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,10 +64,10 @@ def train(
     """
     if again := resume or like:
         _alone(asked, out, resume, like)
-        found = Run.open(again)
-        wanted = Experiment.from_json(found.record["experiment"])
+        run = Run.open(again)
+        wanted = Experiment.from_json(run.record["experiment"])
         wanted = replace(wanted, model=wanted.model.changed(asked.settings))
-        opened = experiment.store_of(found, store)
+        opened = experiment.store_of(run, store)
     else:
         assert store is not None  # only a run that is repeated or resumed knows its store
         opened = FeatureStore.open(store)
@@ -107,9 +107,9 @@ def tune(
     folder = out or RUNS / f"tune-{_named(data)}"
     names = list(benching.heads(models, asked.preset))
     log(f"{trials} trials each of {', '.join(names)} on {_corpora(data)} from {opened.where} -> {folder}")
-    found, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, log)
-    winners = {name: benching.Candidate(one.model) for name, one in found.items()}
-    searched = {name: one.searched for name, one in found.items()}
+    tuned, failed = tuning.tune(names, asked.preset, data, opened, folder / "searches", trials, workers, log)
+    winners = {name: benching.Candidate(winner.model) for name, winner in tuned.items()}
+    searched = {name: winner.searched for name, winner in tuned.items()}
     table = folder / f"{trials}-trials"  # more of them may find other settings, which are another experiment
     return benching.bench(winners, data, _seeds(asked.seeds), opened, table, workers, log, failed, searched), table
 
@@ -120,8 +120,8 @@ def reproduce(
     """Carry out `msa fuse reproduce`: the table and its folder."""
     experiment = papers.named(name)
     opened = FeatureStore.open(store)
-    if asked.data is None and (there := reproducing.corpora(experiment, opened)):
-        asked = replace(asked, data="+".join(there))
+    if asked.data is None and (available := reproducing.corpora(experiment, opened)):
+        asked = replace(asked, data="+".join(available))
     data = _data(asked, opened, log)
     folder = out or RUNS / folder_name(f"{name.replace(':', '-')}-{_named(data)}")
     log(f"{experiment.title}, on {_corpora(data)} from {opened.where} -> {folder}")
@@ -129,13 +129,13 @@ def reproduce(
 
 
 def complexity(name: str, out: Path | None) -> tuple[dict[str, Any], Path]:
-    """`msa fuse reproduce` of a table that needs no data: its title, rows and remark, and its folder."""
+    """Carry out `msa fuse reproduce` of a table that needs no data: its title, rows and remark, and its folder."""
     folder = out or RUNS / folder_name(name.replace(":", "-"))
     return reproducing.complexity(papers.named(name), folder), folder
 
 
 def _named(data: Data) -> str:
-    """The corpora as part of the name of a folder: a store may call them what it likes."""
+    """Return the datasets as part of a folder's name; names in a store are not trusted."""
     return folder_name(_corpora(data))
 
 
@@ -173,7 +173,7 @@ def _data(asked: Request, store: FeatureStore, log: Log) -> Data:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    """`3`: as many from 42 on; `7,8`: these, each once."""
+    """Return seeds: `3` means as many from 42 on, `7,8` means these, each once."""
     numbers = [part.strip() for part in text.split(",") if part.strip()]
     if numbers and all(part.isdecimal() for part in numbers):
         if "," in text:

@@ -12,24 +12,26 @@ if TYPE_CHECKING:
 
 
 def space(model: Model) -> dict[str, Callable[["optuna.Trial"], Any]]:
-    """What is searched: rate, decay and batch around the preset's, every dropout, and what the head's file names in
-    SEARCH, a setting -> its choices."""
+    """Return what is searched, a setting -> how a trial suggests it.
+
+    Rate, decay and batch around the preset's, every dropout, and what the head's file names in SEARCH.
+    """
     own = model.training
-    found: dict[str, Callable[[optuna.Trial], Any]] = {
+    suggestions: dict[str, Callable[[optuna.Trial], Any]] = {
         "lr": lambda trial: trial.suggest_float("lr", own.lr / 10, own.lr * 10, log=True),
         "weight_decay": lambda trial: trial.suggest_float("weight_decay", 0.0, max(0.01, 3 * own.weight_decay)),
         "batch": lambda trial: trial.suggest_categorical("batch", sorted({16, 32, 64, own.batch})),
     }
     for field in fields(model.module.Config):
         if "dropout" in field.name and isinstance(model.settings[field.name], float):
-            found[field.name] = partial(_dropout, name=field.name)
+            suggestions[field.name] = partial(_dropout, name=field.name)
     for name, values in choices(model).items():
-        found[name] = partial(_choice, name=name, choices=values)
-    return found
+        suggestions[name] = partial(_choice, name=name, choices=values)
+    return suggestions
 
 
 def choices(model: Model) -> dict[str, list[Any]]:
-    """What the head's file names in SEARCH, and the preset's own."""
+    """Return the choices that the head's file names in SEARCH, and the preset's own."""
     return {name: sorted({*own, model.settings[name]}) for name, own in declared(model.module).search.items()}
 
 
@@ -42,11 +44,11 @@ def _choice(trial: "optuna.Trial", name: str, choices: Sequence[Any]) -> Any:
 
 
 def defaults(model: Model) -> dict[str, Any]:
-    """The preset as a point of the space."""
+    """Return the preset as a point of the space."""
     values = {**asdict(model.training), **model.settings}
     return {name: values[name] for name in space(model)}
 
 
 def as_settings(params: Mapping[str, Any]) -> list[str]:
-    """Parameters as `--set` takes them."""
+    """Return parameters as `--set` takes them."""
     return [f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()]

@@ -37,11 +37,11 @@ class Data:
         return joined.only([Modality(m) for m in self.modalities]) if self.modalities else joined
 
     def joined(self, store: FeatureStore) -> Table:
-        """The same with the modalities of corpora that have none of those that are wanted, but are paired with."""
+        """Return the same with all modalities of datasets that have none of those wanted but are paired."""
         joined: Table | None = None
         for name in self.corpora:
-            one = table(store, name, self._wanted(store, name))
-            joined = one if joined is None else pairing.pair(joined, one, self.pairing, self.pair_seed, self.rho)
+            other = table(store, name, self._wanted(store, name))
+            joined = other if joined is None else pairing.pair(joined, other, self.pairing, self.pair_seed, self.rho)
         assert joined is not None
         if lost := sorted(set(self.views) - set(joined.columns)):
             raise ConfigError(
@@ -51,10 +51,12 @@ class Data:
         return joined
 
     def _wanted(self, store: FeatureStore, name: str) -> dict[Modality, str | None]:
-        there = self._there(store, name)
-        wanted = [m for m in Modality if m in there and (not self.modalities or m in self.modalities)]
+        available = self._there(store, name)
+        wanted = [m for m in Modality if m in available and (not self.modalities or m in self.modalities)]
         if not wanted and any(self._there(store, other) & set(self.modalities) for other in self.corpora):
-            wanted = [m for m in Modality if m in there]  # the other corpus has it; this one has labels, or is drawn
+            wanted = [
+                m for m in Modality if m in available
+            ]  # the other corpus has it; this one has labels, or is drawn
         if not wanted:
             asked = f" of {', '.join(self.modalities)}" if self.modalities else ""
             raise StoreError(
@@ -69,12 +71,15 @@ class Data:
 
 
 def choose(store: FeatureStore, modalities: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
-    """Whatever is in the store, when nobody said: the widest corpus, and one that brings what it lacks; and why."""
+    """Pick the datasets when --data is omitted: the one with most modalities, plus one that supplies the missing ones.
+
+    Return (names, reason).
+    """
     views = {
         name: [v for v in store.views(name) if v.samples and (not modalities or v.modality in modalities)]
         for name in store.datasets
     }
-    with_states = [name for name, found in views.items() if found]
+    with_states = [name for name, listed in views.items() if listed]
     if not with_states:
         asked = f" of {', '.join(modalities)}" if modalities else " yet"
         raise StoreError(f"{store.where} holds no hidden states{asked}", fix="msa extract --dataset NAME --root PATH")

@@ -1,7 +1,7 @@
 """Many experiments on one store, at once: on the cores or GPUs of this machine, or on a dask cluster.
 
 The unit of work is one seed of one candidate. What is finished is kept in the candidate's folder, so a sweep that was
-interrupted goes on where it stopped; a candidate that fails is named with its reason, and the others go on.
+interrupted continues where it stopped; a candidate that fails is named with its reason, and the others continue.
 """
 
 import time
@@ -102,9 +102,11 @@ def _run_all(
 
 
 def baselines(run: Run) -> dict[str, Any]:
-    """What the scores of a run are shown beside: its own baselines and, where it was one of a sweep, the linear probe
-    trained next to it on the same samples and, where corpora were paired, that of what was drawn alone."""
-    own, found = dict(run.metrics.get("beside", {})), {}
+    """Return the baselines of a run: its own, and those of the sweep it belongs to.
+
+    These are the linear probe on the same samples and, where datasets were paired, the probe of what was drawn alone.
+    """
+    own, neighbours = dict(run.metrics.get("beside", {})), {}
     drawn = run.facts.drawn
     names = [*(["probe"] if run.model.name != "probe" else []), *([drawn_only(drawn)] if drawn else [])]
     for name in names:
@@ -115,29 +117,29 @@ def baselines(run: Run) -> dict[str, Any]:
             except ConfigError:  # what is wrong with a neighbour is said where that one is shown
                 continue
             if _comparable(other, run):
-                found[name] = other.metrics
-    return found | own
+                neighbours[name] = other.metrics
+    return neighbours | own
 
 
 def _comparable(probe: Run, run: Run) -> bool:
-    """Is this a finished probe of the same corpora, pairing and seeds, tested on as many samples?"""
-    ours, theirs = (one.record["experiment"] for one in (run, probe))
-    views = [one["data"]["views"] for one in (ours, theirs)]
+    """Return whether this is a finished probe of the same datasets, pairing and seeds, tested on as many samples."""
+    ours, theirs = (each.record["experiment"] for each in (run, probe))
+    views = [each["data"]["views"] for each in (ours, theirs)]
     same_views = all(views[0][m] == views[1][m] for m in set(views[0]) & set(views[1]))
-    facts = [one["data"] | {"views": {}, "modalities": [], "seeds": one["seeds"]} for one in (ours, theirs)]
-    tested = [one.metrics.get("test_samples", 0) for one in (run, probe)]
+    facts = [each["data"] | {"views": {}, "modalities": [], "seeds": each["seeds"]} for each in (ours, theirs)]
+    tested = [each.metrics.get("test_samples", 0) for each in (run, probe)]
     return probe.model.name == "probe" and facts[0] == facts[1] and same_views and tested[0] == tested[1] > 0
 
 
 def slug(name: str) -> str:
-    """A name as a folder: `probe, text only` -> `probe-text-only`."""
+    """Return a name as a folder: `probe, text only` -> `probe-text-only`."""
     return folder_name("-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).split()))
 
 
 def _train(tasks: Sequence[Task], workers: Workers, log: Log, failed: dict[str, str]) -> None:
-    """Train all of them; a process that dies takes nobody with it.
+    """Train all tasks; a process that dies takes no other task with it.
 
-    What was under way is then tried again, each alone, because nobody knows which of them killed it.
+    What was under way is then tried again, each task alone, because it is unknown which of them killed it.
     """
     total, done = len(tasks), 0
     left = list(tasks)
@@ -168,7 +170,7 @@ def _train(tasks: Sequence[Task], workers: Workers, log: Log, failed: dict[str, 
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds: 2:05."""
+    """Return minutes and seconds: 2:05."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
@@ -186,12 +188,12 @@ def _all_at_once(
         settle: Called with each task and its future when that is done.
         tell: Called whenever nothing has ended for QUIET_S seconds.
     """
-    with pool(replace(workers, jobs=min(workers.here, len(tasks)))) as processes:  # a core nobody has is of no use
+    with pool(replace(workers, jobs=min(workers.here, len(tasks)))) as processes:  # no more processes than tasks
         futures = {processes.submit(Task.do, task): task for task in tasks}
         pending = set(futures)
         while pending:
             done, pending = wait(pending, QUIET_S, FIRST_COMPLETED)
-            for future in [one for one in futures if one in done]:
+            for future in [known for known in futures if known in done]:
                 if not isinstance(future.exception(), BrokenProcessPool):
                     settle(futures[future], future)
             if not done:
@@ -199,7 +201,7 @@ def _all_at_once(
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed and, where it is known, the way out: for a line in a table."""
+    """Return why something failed and the fix, if known, for a line in a table."""
     if isinstance(error, BrokenProcessPool):
         return "its process was killed, most likely for want of memory"
     return f"{error.what} ({error.fix})" if isinstance(error, MsaError) else f"{type(error).__name__}: {error}"

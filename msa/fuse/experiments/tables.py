@@ -1,4 +1,4 @@
-"""Runs as tables: every figure with its baselines, its spread and the pairing it was measured under."""
+"""Tables of runs: every figure with its baselines, its spread and the pairing it was measured under."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,20 +45,22 @@ class Sheet:
 
 
 def sheet(run: "Run", each_seed: bool = True) -> Sheet:
-    """The test results of a finished run. Raises ConfigError for an unfinished one, and for one whose pairing leaks
-    and that lacks the row of what was drawn alone."""
+    """Return the test results of a finished run.
+
+    Raises ConfigError where it is unfinished, or its pairing leaks and the baseline of what was drawn is missing.
+    """
     from msa.fuse import metrics
     from msa.fuse.data import pairing
     from msa.fuse.experiments.sweep import baselines
     from msa.fuse.runs.run import drawn_only
 
-    found = run.metrics
-    if not found:
+    results = run.metrics
+    if not results:
         raise ConfigError(
             f"{run.folder} is not finished", fix=shell_command("msa", "fuse", "train", "--resume", run.folder)
         )
     protocol, drawn = run.facts.protocol, run.facts.drawn
-    shown = {run.model.name: found, **baselines(run)}
+    shown = {run.model.name: results, **baselines(run)}
     if pairing.is_leaky(protocol) and drawn and drawn_only(drawn) not in shown:
         raise ConfigError(
             f"{run.folder}: pairing {protocol!r} leaks the label through the {' and '.join(drawn)}, "
@@ -66,12 +68,12 @@ def sheet(run: "Run", each_seed: bool = True) -> Sheet:
             fix=f"{shell_command('msa', 'fuse', 'train', '--like', run.folder)}: that row is then made by itself",
         )
     names = metrics.headline(run.task)
-    rows = [_seed_row(row, names) for row in found["seeds"]] if each_seed and len(found["seeds"]) > 1 else []
+    rows = [_seed_row(row, names) for row in results["seeds"]] if each_seed and len(results["seeds"]) > 1 else []
     for title, scores in shown.items():
         rows.append(mean_row(title, scores, names))
         rows += [mean_row(f"  on {name}", part, names) for name, part in scores.get("by_corpus", {}).items()]
     columns = ("", *(TITLES[name] for name in names))
-    title, remarks = f"{run.title}, {found['test_samples']} test samples", _remarks(run, shown)
+    title, remarks = f"{run.title}, {results['test_samples']} test samples", _remarks(run, shown)
     return Sheet(title, columns, tuple(rows), tuple(remarks))
 
 
@@ -79,12 +81,12 @@ def _seed_row(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     return (f"seed {row['seed']}", *(number(row["values"][name]) for name in names))
 
 
-def mean_row(title: str, found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+def mean_row(title: str, scores: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     cells = []
     for name in names:
-        sd = found.get("sd", {}).get(name)
-        low_high = found.get("interval", {}).get(name)
-        cell = number(found["values"][name]) + (f" ± {sd:.3f}".replace(" 0.", " .") if sd is not None else "")
+        sd = scores.get("sd", {}).get(name)
+        low_high = scores.get("interval", {}).get(name)
+        cell = number(scores["values"][name]) + (f" ± {sd:.3f}".replace(" 0.", " .") if sd is not None else "")
         cells.append(cell + (f"\n[{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""))
     return (title, *cells)
 
@@ -93,9 +95,9 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def interval_remark(found: Mapping[str, Any]) -> str:
-    """What the interval beside a figure is: of how many groups."""
-    groups, n = found.get("groups"), found["test_samples"]
+def interval_remark(scores: Mapping[str, Any]) -> str:
+    """Return what the interval beside a figure is, and over how many groups."""
+    groups, n = scores.get("groups"), scores["test_samples"]
     if groups is None:
         return "[95 % bootstrap interval over single test samples, as an older msa drew them]"
     if groups == n:
@@ -103,37 +105,37 @@ def interval_remark(found: Mapping[str, Any]) -> str:
     return f"[95 % bootstrap interval over groups of test samples: videos, speakers, ...; {n} samples in {groups}]"
 
 
-def rough_remarks(found: Mapping[str, Any], name: str = "") -> Iterator[str]:
-    """What has to be said of an interval where groups are few; of each corpus too, where there are several."""
+def rough_remarks(scores: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """Yield a warning of intervals over few groups; of each dataset too, where there are several."""
     from msa.fuse import metrics
 
-    groups, of = found.get("groups"), f"{name}: " if name else ""
+    groups, of = scores.get("groups"), f"{name}: " if name else ""
     if groups == 1:
         yield f"{of}all test samples are of one group: there is no interval, and no difference is told from chance"
     elif groups is not None and groups < metrics.FEW:
         yield f"{of}ROUGH interval: {groups} groups of test samples are few, and it is likely too narrow"
-    for corpus, part in found.get("by_corpus", {}).items():
+    for corpus, part in scores.get("by_corpus", {}).items():
         yield from rough_remarks(part, corpus)
 
 
 def _remarks(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
     from msa.fuse.data import pairing
 
-    found, protocol = run.metrics, run.facts.protocol
-    several = "mean ± sd over seeds " if len(found["seeds"]) > 1 else ""
-    remarks = [several + interval_remark(found), *rough_remarks(found)]
+    scores_of_run, protocol = run.metrics, run.facts.protocol
+    several = "mean ± sd over seeds " if len(scores_of_run["seeds"]) > 1 else ""
+    remarks = [several + interval_remark(scores_of_run), *rough_remarks(scores_of_run)]
     if protocol:
         remarks.append(f"pairing: {protocol}")
     if pairing.is_leaky(protocol) and run.facts.drawn:
         drawn = " and ".join(run.facts.drawn)
         remarks.append(f"LEAKY pairing: the {drawn} was chosen by the label; compare with the {drawn}-only row")
-    for row in found["seeds"]:
+    for row in scores_of_run["seeds"]:
         if row["collapsed"]:
             remarks.append(f"seed {row['seed']} COLLAPSED: one answer to every validation sample, after a restart too")
         elif row["restarted_at"]:
             remarks.append(f"seed {row['seed']} collapsed at first and was restarted at lr {row['restarted_at']:g}")
     for title, scores in shown.items():
-        if scores["seeds"]:  # of a constant predictor nobody needs to be told that it is constant
+        if scores["seeds"]:  # a constant predictor needs no note that it is constant
             remarks += [f"{title}: {text}" for text in scores["notes"]]
             remarks += [
                 f"{title} on {n}: {text}" for n, part in scores.get("by_corpus", {}).items() for text in part["notes"]
@@ -142,7 +144,7 @@ def _remarks(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _verdict(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Said plainly where a head does not beat the linear probe."""
+    """Return a line where a head does not beat the linear probe."""
     from msa.fuse import metrics
 
     if run.model.name == "probe":
@@ -156,7 +158,7 @@ def _verdict(run: "Run", shown: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def compared_sheet(runs: Sequence["Run"]) -> Sheet:
-    """Several finished runs in one table: what differs between them, their scores, and the probe beside each."""
+    """Return several finished runs in one table: what differs between them, their scores, and each one's probe."""
     from msa.fuse import metrics
     from msa.fuse.experiments import compare
     from msa.fuse.experiments.sweep import baselines
@@ -204,12 +206,12 @@ def _compared_remarks(runs: Sequence["Run"], finished: Sequence["Run"]) -> Itera
 
 
 def in_line(title: str) -> str:
-    """A column's title in a sentence."""
+    """Return a column's title for use in a sentence."""
     return title.replace("\n", " ")
 
 
 def markdown(sheet: Sheet) -> str:
-    """The same table for a document; a name that holds a | or a line end is no more than a cell."""
+    """Return the table in Markdown; a name that holds a | or a line end stays one cell."""
     lines = [f"**{_in_document(sheet.title)}**", "", "| " + " | ".join(map(_in_document, sheet.columns)) + " |"]
     lines.append("|---|" + "---:|" * (len(sheet.columns) - 1))
     lines += ["| " + " | ".join(map(_in_document, row)) + " |" for row in sheet.rows]
@@ -217,6 +219,6 @@ def markdown(sheet: Sheet) -> str:
 
 
 def _in_document(text: str) -> str:
-    """A text in a line of Markdown, as it stands: neither a cell of its own, nor a link, an image or a tag."""
+    """Return a text escaped for a line of Markdown: neither a cell of its own, nor a link, an image or a tag."""
     plain = printable(in_line(text.strip()))
-    return re.sub(r"[\\|<]|!?\[(?=[^\]]*\]\()", lambda found: f"\\{found[0]}", plain)
+    return re.sub(r"[\\|<]|!?\[(?=[^\]]*\]\()", lambda match: f"\\{match[0]}", plain)

@@ -38,7 +38,7 @@ class NewLines:
 
 
 def trial_line(finished: Sequence["optuna.trial.FrozenTrial"], trials: int) -> str:
-    """What is told of the last of the trials that have ended."""
+    """Return a line on the last of the trials that have ended."""
     last = finished[-1]
     counted = f"trial {len(finished)} of {trials}"
     if last.state.name == "FAIL":
@@ -55,7 +55,7 @@ def trial_value(trial: "optuna.trial.FrozenTrial") -> float:
 def cut_to_whole_lines(log: Path) -> None:
     """Cut a log back to its last whole line. A full disk or a killed process leaves half of one, and what optuna
     appends to that could never be read; the trial it was of is done again."""
-    log.with_name(f"{log.name}.lock").unlink(missing_ok=True)  # of such a process: the folder is claimed, nobody waits
+    log.with_name(f"{log.name}.lock").unlink(missing_ok=True)  # left by such a process: the folder is claimed
     if not log.exists():
         return
     whole = 0

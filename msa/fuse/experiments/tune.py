@@ -67,7 +67,7 @@ class Search:
     trials: int
 
     def run(self) -> dict[str, Any]:
-        """Do the trials that are still to be done; the best settings, its value, and how many trials there were."""
+        """Run the remaining trials; return the best settings, their value, and how many trials there were."""
         store = FeatureStore.open(self.store, self.generation)
         with claimed(Path(self.folder)):
             return search(self, without_test(self.data.load(store)))
@@ -92,24 +92,24 @@ def tune(
     workers: Workers,
     log: Log = lambda line: None,
 ) -> tuple[dict[str, Found], dict[str, str]]:
-    """The best settings of each head by `trials` trials each, and name -> reason of those that have none.
+    """Return the best settings of each head after `trials` trials each, and name -> reason of those that have none.
 
     Raises ConfigError where no trial of any came through, and where another process searches for one of them.
     """
     if trials < 1:
         raise ConfigError(f"{trials} trials find nothing", fix="--trials 20")
-    found: dict[str, Found] = {}
+    winners: dict[str, Found] = {}
     failed: dict[str, str] = {}
     folder = folder.absolute()  # a worker may stand in another one
 
-    def settle(one: Search, future: "Future[dict[str, Any]]") -> None:
+    def settle(wanted: Search, future: "Future[dict[str, Any]]") -> None:
         try:
             best = future.result()
         except Exception as error:  # what one of them lacks shall not cost the others their search
-            failed[one.model] = f"not tuned: {reason(error)}"
-            return log(f"{one.model}: {failed[one.model]}")
-        found[one.model] = _found(one, best)
-        return log(f"{one.model}: {_summary(best)}")
+            failed[wanted.model] = f"not tuned: {reason(error)}"
+            return log(f"{wanted.model}: {failed[wanted.model]}")
+        winners[wanted.model] = _found(wanted, best)
+        return log(f"{wanted.model}: {_summary(best)}")
 
     pinned = pin(Experiment(Model.of(models[0], preset), named), store).data
     searches = [
@@ -117,13 +117,13 @@ def tune(
         for name in models
     ]
     with claimed(folder):
-        for one in searches:
-            with claimed(Path(one.folder)):  # a dask worker may outlive its command: no table shall lack that head
+        for wanted in searches:
+            with claimed(Path(wanted.folder)):  # a dask worker may outlive its command: no table shall lack that head
                 pass
         _all_at_once(searches, workers, log, settle)
-    if not found:
+    if not winners:
         raise ConfigError("none of the heads could be tuned", fix="see the reasons above")
-    return {name: found[name] for name in models if name in found}, failed
+    return {name: winners[name] for name in models if name in winners}, failed
 
 
 def _all_at_once(
@@ -133,9 +133,9 @@ def _all_at_once(
     settle: Callable[[Search, "Future[dict[str, Any]]"], None],
 ) -> None:
     """Settle each search as it ends; a line for every trial while they last."""
-    news = [(one.model, NewLines.behind(Path(one.folder) / TOLD)) for one in searches]
+    news = [(wanted.model, NewLines.behind(Path(wanted.folder) / TOLD)) for wanted in searches]
     with pool(replace(workers, jobs=min(workers.here, len(searches)))) as processes:
-        futures = {processes.submit(Search.run, one): one for one in searches}
+        futures = {processes.submit(Search.run, wanted): wanted for wanted in searches}
         left = set(futures)
         while left:
             done, left = wait(left, LOOK_S, FIRST_COMPLETED)
@@ -148,7 +148,7 @@ def _all_at_once(
 
 def _found(wanted: Search, best: Mapping[str, Any]) -> Found:
     model, start = (_model(wanted.model, wanted.preset, settings) for settings in (best["settings"], ()))
-    ours, before = ({**asdict(one.training), **one.settings} for one in (model, start))
+    ours, before = ({**asdict(each.training), **each.settings} for each in (model, start))
     changed = {name: value for name, value in ours.items() if value != before[name]}
     return Found(model, {name: best[name] for name in ("trials", "pruned", "failed", "value")} | {"settings": changed})
 
@@ -160,18 +160,20 @@ def _summary(best: Mapping[str, Any]) -> str:
 
 
 def _model(name: str, preset: str, settings: Sequence[str] = ()) -> Model:
-    """A head, its epochs judged as in the table that the winner goes to."""
+    """Return a head whose epochs are chosen as in the table that the winner goes to."""
     return alike(Model.of(name, preset, settings))
 
 
 def without_test(data: Table) -> Table:
-    """The training and validation samples of a table: all that a search may know."""
+    """Return the training and validation samples of a table: all that a search may know."""
     return data.take(np.flatnonzero(data.split != layout.SPLITS.index(Split.TEST)))
 
 
 def search(wanted: Search, data: Table) -> dict[str, Any]:
-    """Trials up to the budget on this data; the best of them. Raises ConfigError where none can be trained, where the
-    folder holds a search on other data or from other settings, and where nothing can be written to it."""
+    """Run trials up to the budget on this data; return the best.
+
+    Raises ConfigError where none can be trained, the folder holds another search, or nothing can be written to it.
+    """
     try:
         return _search(wanted, data, Path(wanted.folder))
     except OSError as error:
@@ -240,13 +242,13 @@ def _search(wanted: Search, data: Table, folder: Path) -> dict[str, Any]:
 
 
 def _by_its_settings(error: Exception) -> bool:
-    """Would a trial with other settings have come through? A damaged store or a bug fails them all."""
+    """Return whether other settings might not have failed; a damaged store or a bug fails every trial."""
     short = isinstance(error, MemoryError | RuntimeError) and any(words in str(error) for words in NO_ROOM)
     return short or isinstance(error, MemoryError | ConfigError)
 
 
 def _ended(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
-    """The trials that count. One that was interrupted or killed does not: it is done again."""
+    """Return the trials that count. One that was interrupted or killed does not: it is done again."""
     return [
         t for t in study.get_trials(deepcopy=False) if t.state.name in ("COMPLETE", "PRUNED") or REASON in t.user_attrs
     ]
@@ -260,23 +262,23 @@ def _same(folder: Path, wanted: Search, start: Model, data: Table) -> None:
         "samples": {part: len(data.subset(part)) for part in (Split.TRAIN, Split.VALID)},
         "choices": choices(start),
     }
-    mine = json.loads(json.dumps(asked | facts))
+    ours = json.loads(json.dumps(asked | facts))
     record = folder / "search.json"
     try:
         theirs = Node.read(record).value
     except FileNotFoundError:
-        theirs = mine
-    theirs = {name: mine[name] for name in facts} | theirs  # an older search does not say
-    if other := [f"{key} {theirs.get(key)}, now {mine[key]}" for key in mine if theirs.get(key) != mine[key]]:
+        theirs = ours
+    theirs = {name: ours[name] for name in facts} | theirs  # an older search does not say
+    if other := [f"{key} {theirs.get(key)}, now {ours[key]}" for key in ours if theirs.get(key) != ours[key]]:
         raise ConfigError(
             f"{folder} holds a search on other data or from other settings: {'; '.join(other)}",
             fix="name another folder with --out",
         )
-    write_json(record, mine)
+    write_json(record, ours)
 
 
 def _trial(trial: "optuna.Trial", start: Model, train: Subset, valid: Subset, device: str) -> float:
-    """The lowest validation criterion of one training."""
+    """Return the lowest validation criterion of one training."""
     import optuna
 
     settings = as_settings({name: suggest(trial) for name, suggest in space(start).items()})
@@ -292,5 +294,5 @@ def _trial(trial: "optuna.Trial", start: Model, train: Subset, valid: Subset, de
 
     norm = Normalisation.fit(train, model.training.normalise, model.training.stats)
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
-    found = fit(make, train, valid, norm, model.training, SEED, device, after_epoch=judge)
-    return found.history[found.best_epoch][by]
+    result = fit(make, train, valid, norm, model.training, SEED, device, after_epoch=judge)
+    return result.history[result.best_epoch][by]

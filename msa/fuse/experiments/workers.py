@@ -18,7 +18,7 @@ from msa.device import choose_card
 from msa.errors import ConfigError
 from msa.fuse.data import loader
 
-THREADS = "OMP_NUM_THREADS"  # set by whoever starts us: so many for each process, whatever its share would be
+THREADS = "OMP_NUM_THREADS"  # where the environment sets it, each process takes so many
 _training = threading.Lock()  # a process has one generator of random numbers, and a dask worker may have many threads
 
 
@@ -31,13 +31,13 @@ class Workers:
 
     @property
     def here(self) -> int:
-        """How many processes on this machine."""
+        """Return how many processes to start on this machine."""
         return self.jobs or torch.cuda.device_count() or _cores()
 
 
 @contextmanager
 def pool(workers: Workers) -> Iterator[Executor]:
-    """Processes to train in. Where the work is broken off, as by Ctrl-C, those on this machine end at once.
+    """Open processes to train in. Where the work is interrupted, as by Ctrl-C, those on this machine end at once.
 
     Raises ConfigError where the scheduler does not answer.
     """
@@ -96,7 +96,7 @@ class _InTurn(Executor):
         self._processes = processes
 
     def submit(self, do: Callable[..., Any], /, *args: Any, **named: Any) -> "Future[Any]":
-        """Have it done by one of them."""
+        """Submit a call to one of them."""
         return self._processes.submit(_in_turn, do, *args, **named)
 
 
@@ -110,36 +110,36 @@ def _in_turn(do: Callable[..., Any], *args: Any, **named: Any) -> Any:
 
 
 def _among(address: str, workers: Iterable[str]) -> tuple[int, int]:
-    """How many of dask's workers are on the machine of one of them, itself included, and its number among these."""
+    """Return how many of dask's workers are on the machine of one of them, and its number among these."""
     from distributed.comm import get_address_host
 
     host = get_address_host(address)
-    there = sorted({address} | {other for other in workers if get_address_host(other) == host})
-    return len(there), there.index(address)
+    addresses = sorted({address} | {other for other in workers if get_address_host(other) == host})
+    return len(addresses), addresses.index(address)
 
 
 def threads_each(at_once: int) -> int | None:
-    """Of each of so many processes: its share of the cores; None where the environment says how many."""
+    """Return each process's share of the cores; None where the environment sets the number of threads."""
     return None if os.environ.get(THREADS) else max(1, _cores() // at_once)
 
 
 def _cores() -> int:
-    """Those this process may use, where the system tells."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _settle_in(turns: Any, threads: int | None, at_once: int) -> None:
-    """In a new process: its share of cores and memory, and a GPU of its own where there are several."""
+    """Set up a new process: its share of cores and memory, and a GPU of its own where there are several."""
     _serve()
-    mine = turns.get()
+    turn = turns.get()
     if threads:
         torch.set_num_threads(threads)
     loader.AT_ONCE = at_once
-    choose_card(mine)
+    choose_card(turn)
 
 
 def _serve() -> None:
-    """In a new process: leave Ctrl-C, which reaches both, to the command, and end when that is gone, even if killed."""
+    """Ignore Ctrl-C in a new process, which the command handles, and end when the command is gone, even if killed."""
     command = multiprocessing.parent_process()
     if command is None:
         return

@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 def entropy(path: Path, curves: Curves, unit: str, count: int, title: str) -> None:
-    """A panel per modality: mean entropy by epoch and, as a band, one standard deviation over samples."""
+    """Draw a panel per modality: mean entropy by epoch and, as a band, one standard deviation over samples."""
     figure = _figure(max(6.4, 1.2 + 3.2 * len(curves)), 3.9)
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     most = math.log2(count)
@@ -43,7 +43,7 @@ def entropy(path: Path, curves: Curves, unit: str, count: int, title: str) -> No
 def attention(
     path: Path, guide: Modality, mean: Mapping[Modality, np.ndarray], counts: Mapping[Modality, int], title: str
 ) -> None:
-    """A row per guided modality: its T x T weights, and how much they are above (red) or below (blue) 1/T."""
+    """Draw a row per guided modality: its T x T weights, and how much they are above (red) or below (blue) 1/T."""
     figure = _figure(8.6, 0.8 + 3.4 * len(mean))
     rows = figure.subplots(len(mean), 2, squeeze=False)
     for (left, right), (modality, weights) in zip(rows, mean.items(), strict=True):
@@ -64,7 +64,7 @@ def attention(
 
 
 def clouds(path: Path, places: Mapping[str, np.ndarray], title: str) -> None:
-    """Points (n, 3) of every kind, in a colour and a shape of its own."""
+    """Draw points (n, 3) of every kind, in a colour and a shape of its own."""
     figure = _figure(6.6, 6.0)
     axes = figure.add_subplot(projection="3d")
     for (kind, points), colour, marker in zip(places.items(), COLOURS, "o^sDv", strict=False):

@@ -105,12 +105,12 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """Model, data and seed."""
+        """Return model, data and seed as a title."""
         return f"{self.run.title}, seed {self.seed}"
 
     @property
     def valid(self) -> Subset:
-        """The samples that are looked at."""
+        """Return the validation samples, which the pictures show."""
         return self.table.subset(Split.VALID)
 
     def head(self) -> Any:
@@ -118,7 +118,7 @@ class Subject:
         return self.run.head(self.seed).to(self.device)
 
     def batches(self, part: Subset) -> Iterator[Batch]:
-        """A part as training and validation saw it."""
+        """Return the batches of a subset as training and validation saw them."""
         for batch in part.batches(self.run.model.training.batch, self.run.normalisation()):
             yield batch.to(self.device)
 
@@ -126,7 +126,7 @@ class Subject:
         """Those of the modalities that a validation sample has, where told together with another one; never none."""
         has = {m: column.present[self.valid.rows] for m, column in self.table.columns.items()}
         asked = {m: has[m] & has[beside] if beside else has[m] for m in modalities}
-        lost = [m for m, there in asked.items() if not there.any()]
+        lost = [m for m, present in asked.items() if not present.any()]
         what = f"{self.table.name}: no validation sample has {' or '.join(lost)}" + (f" and {beside}" if beside else "")
         if len(lost) == len(asked):
             raise ConfigError(what, fix="draw a run on data that has them")
@@ -159,7 +159,7 @@ def _entropy(subject: Subject, png: Path, table: Path) -> list[Path]:
 
 
 def _with_and_without(model: Model) -> list[Model]:
-    """The model as it is, and with COWA taken out or put back."""
+    """Return the model as it is, and with COWA taken out or put back."""
     own = model.settings["without"]
     if own not in VARIANTS:
         raise ConfigError(
@@ -170,18 +170,18 @@ def _with_and_without(model: Model) -> list[Model]:
 
 
 def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[Modality, np.ndarray]]]:
-    """What to call the curve, and every validation sample's entropies before training and after each epoch."""
+    """Return the curve's name, and every validation sample's entropies before training and after each epoch."""
     data, training, seed, log = subject.table, model.training, subject.seed, subject.log
     log(f"{name}: trains anew with seed {seed}, {training.epochs} epochs at most; the run stays as it is")
     make = lambda: model.build(data.dims, data.task)  # noqa: E731
     torch.manual_seed(seed)  # as `fit` does: these are the weights it starts from
     head = make().to(subject.device)
     update_bn(subject.batches(data.subset(Split.TRAIN)), head)  # mean 0 and variance 1 would be a COWA of no epoch
-    found = [_bits(subject, head.eval())]
+    bits = [_bits(subject, head.eval())]
 
     def measure(epoch: int, head: FusionHead, _: object) -> None:
-        del found[epoch:]  # where a collapsed training was begun again
-        found.append(_bits(subject, head))
+        del bits[epoch:]  # where a collapsed training was begun again
+        bits.append(_bits(subject, head))
 
     result = fit(
         make,
@@ -196,23 +196,23 @@ def _trained(subject: Subject, model: Model, name: str) -> tuple[str, list[dict[
     )
     if result.restarted_at is not None:  # the two curves are then of different rates, which has to stand beside them
         name = f"{name}, collapsed and begun again at lr {result.restarted_at:g}"
-    return name, found
+    return name, bits
 
 
 @torch.inference_mode()
 def _bits(subject: Subject, head: Any) -> dict[Modality, np.ndarray]:
-    """The entropy of F_m for each validation sample that has m, (n_m,)."""
+    """Return the entropy of F_m for each validation sample that has m, (n_m,)."""
     summed = 2 if subject.run.model.settings["axis"] == "token" else 1  # of (B, T, d)
-    found: dict[Modality, list[Tensor]] = {m: [] for m in head.modalities}
+    collected: dict[Modality, list[Tensor]] = {m: [] for m in head.modalities}
     for batch in subject.batches(subject.valid):
         f, _, _ = head.states(batch)  # each (B, T, d)
         for m, x in f.items():
-            found[m].append(entropy(x[batch.mask[m].any(1)].double().square().sum(summed)).cpu())
-    return {m: torch.cat(bits).numpy() for m, bits in found.items()}
+            collected[m].append(entropy(x[batch.mask[m].any(1)].double().square().sum(summed)).cpu())
+    return {m: torch.cat(bits).numpy() for m, bits in collected.items()}
 
 
 def entropy(energy: Tensor) -> Tensor:
-    """Shannon entropy in bits of the shares that each row of energy (n, c) is made of -> (n,)."""
+    """Return the Shannon entropy in bits of each row's shares of energy (n, c) -> (n,)."""
     p = energy / energy.sum(1, keepdim=True)  # (n, c)
     return torch.special.entr(p).sum(1) / math.log(2)
 
@@ -223,12 +223,12 @@ def entropy(energy: Tensor) -> Tensor:
 @torch.inference_mode()
 def _attention(subject: Subject, png: Path, table: Path) -> list[Path]:
     head = subject.head()
-    found: dict[Modality, list[Tensor]] = {m: [] for m in head.guided}
+    collected: dict[Modality, list[Tensor]] = {m: [] for m in head.guided}
     for batch in subject.batches(subject.valid):
         for m, weights in head.attention(batch).items():  # each (B, heads, T, T)
             both = batch.mask[head.guide].any(1) & batch.mask[m].any(1)  # (B,)
-            found[m].append(weights[both].double().mean(1).cpu())
-    samples = {m: torch.cat(found[m]).numpy() for m in subject.shown(head.guided, head.guide)}  # each (n, T, T)
+            collected[m].append(weights[both].double().mean(1).cpu())
+    samples = {m: torch.cat(collected[m]).numpy() for m in subject.shown(head.guided, head.guide)}  # each (n, T, T)
     mean = {m: matrices.mean(0) for m, matrices in samples.items()}  # each (T, T)
     rows = (
         (head.guide, m, query + 1, key + 1, weight, weight - 1 / len(matrix))
@@ -244,19 +244,19 @@ def _attention(subject: Subject, png: Path, table: Path) -> list[Path]:
 
 
 def _tsne(subject: Subject, png: Path, table: Path) -> list[Path]:
-    found = _vectors(subject)
-    points = np.concatenate([x for _, x in found.values()])
+    vectors = _vectors(subject)
+    points = np.concatenate([x for _, x in vectors.values()])
     if len(points) < FEWEST:
         raise ConfigError(
             f"{len(points)} vectors of {len(subject.valid)} validation samples; t-SNE shows nothing below {FEWEST}",
             fix="draw a run on more data",
         )
-    data, ends = subject.table, np.cumsum([len(x) for _, x in found.values()])[:-1]
-    clouds = dict(zip(found, np.split(embed(points, subject.seed), ends), strict=True))  # each (n, 3)
+    data, ends = subject.table, np.cumsum([len(x) for _, x in vectors.values()])[:-1]
+    clouds = dict(zip(vectors, np.split(embed(points, subject.seed), ends), strict=True))  # each (n, 3)
     rows = (
         (data.corpus[row], data.ids[row], kind, *place, _label(data.task, data.y[row]))
         for kind, cloud in clouds.items()
-        for row, place in zip(found[kind][0], cloud, strict=True)
+        for row, place in zip(vectors[kind][0], cloud, strict=True)
     )
     _write(table, ("corpus", "id", "kind", "x", "y", "z", "label"), rows)
     panels.clouds(png, clouds, subject.title)
@@ -265,7 +265,7 @@ def _tsne(subject: Subject, png: Path, table: Path) -> list[Path]:
 
 @torch.inference_mode()
 def _vectors(subject: Subject) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """F_m of each guided modality and G_N: rows of the table (n,) and, mean over tokens, their vectors (n, d)."""
+    """Return F_m of each guided modality and G_N: table rows (n,) and vectors (n, d), means over tokens."""
     head, part = subject.head(), subject.valid
     if not head.guided:
         raise ConfigError(f"{head.guide} alone guides no one: there is no G_N", fix="draw a run of more modalities")
@@ -273,28 +273,28 @@ def _vectors(subject: Subject) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if len(part) > MOST:
         subject.log(f"drawn from {MOST} of {len(part)} validation samples")
         part = replace(part, rows=np.sort(np.random.default_rng(subject.seed).choice(part.rows, MOST, replace=False)))
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    vectors: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for batch in subject.batches(part):
         f, _, g = head.states(batch)  # each (B, T, d)
-        there = {m: batch.mask[m].any(1) for m in guided}  # each (B,)
-        seen = {f"F_{m}": (f[m], there[m]) for m in guided} | {"G_N": (g, torch.stack(list(there.values())).any(0))}
+        present = {m: batch.mask[m].any(1) for m in guided}  # each (B,)
+        seen = {f"F_{m}": (f[m], present[m]) for m in guided} | {"G_N": (g, torch.stack(list(present.values())).any(0))}
         for kind, (x, has) in seen.items():
-            found.setdefault(kind, []).append((batch.row[has].cpu(), x[has].mean(1).float().cpu()))
+            vectors.setdefault(kind, []).append((batch.row[has].cpu(), x[has].mean(1).float().cpu()))
     return {
         kind: (torch.cat([r for r, _ in kept]).numpy(), torch.cat([x for _, x in kept]).numpy())
-        for kind, kept in found.items()
+        for kind, kept in vectors.items()
     }
 
 
 def _label(task: Task, y: Any) -> object:
-    """A label y, a number or (classes,), as it is written down."""
+    """Return a label y, a number or (classes,), as text."""
     if task.multilabel:
         return task.named(y > 0)
     return task.classes[int(y)] if task.classes else y
 
 
 def embed(x: np.ndarray, seed: int) -> np.ndarray:
-    """t-SNE of vectors x (n, d) in three dimensions, the same for the same seed -> (n, 3)."""
+    """Return t-SNE of vectors x (n, d) in three dimensions, the same for the same seed -> (n, 3)."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

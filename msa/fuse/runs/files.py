@@ -62,15 +62,15 @@ def tensors(path: Path, names: Mapping[str, Sequence[int] | None]) -> dict[str, 
         for name, shape in names.items():
             if shape is not None and held[name] != tuple(shape):
                 refuse(path, f"{name} has shape {list(held[name])}, expected {list(shape)}")
-        found = {name: file.get_tensor(name) for name in names}
-    for name, tensor in found.items():
+        tensors_by_name = {name: file.get_tensor(name) for name in names}
+    for name, tensor in tensors_by_name.items():
         if tensor.is_floating_point() and bool(torch.isnan(tensor.float()).any()):
             refuse(path, f"{name} holds NaN")
-    return found
+    return tensors_by_name
 
 
 def numbers_in(path: Path) -> int:
-    """How many numbers a safetensors file holds. Raises ConfigError where it is missing or damaged."""
+    """Return how many numbers a safetensors file holds. Raises ConfigError where it is missing or damaged."""
     with _named(path), safe_open(regular(path), "pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
@@ -87,7 +87,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells of every row of a CSV of a run. Raises ConfigError where the file is missing or damaged."""
+    """Yield line number and cells of every row of a run's CSV. Raises ConfigError where it is missing or damaged."""
     try:
         with open(regular(path, MAX_TABLE), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
@@ -120,7 +120,7 @@ def write_json(path: Path, value: Mapping[str, Any], new: bool = False) -> None:
 
 
 def with_null(value: Any) -> Any:
-    """JSON knows no NaN: a score that is undefined is null."""
+    """Return the value with None for NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         return {name: with_null(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
@@ -130,7 +130,7 @@ def with_null(value: Any) -> Any:
 
 @contextmanager
 def written(path: Path) -> Iterator[io.StringIO]:
-    """A text to fill, which becomes the file when the block ends well."""
+    """Yield a text to fill; it becomes the file when the block ends without an error."""
     text = io.StringIO(newline="")
     yield text
     write(path, text.getvalue().encode("utf-8"))
@@ -140,7 +140,7 @@ def written(path: Path) -> Iterator[io.StringIO]:
 def claimed(folder: Path) -> Iterator[None]:
     """Make a folder, and work in it as the only process. Raises ConfigError where another one is at work there.
 
-    Where the file system knows no locks, nobody is kept out.
+    A file system without locks keeps no process out.
     """
     make_folder(folder)
     place = os.open(folder, os.O_RDONLY)

@@ -34,7 +34,7 @@ class Node:
             refuse(path, error.what.removeprefix(limits.DAMAGED).removeprefix(f"{path}: "))
 
     def __getitem__(self, name: str) -> "Node":
-        """A member that has to be there."""
+        """Return a member. Raises ConfigError where it is missing."""
         members = self.members()
         if name not in members:
             self.refuse(f"lacks {name!r}")
@@ -44,19 +44,19 @@ class Node:
         """Of an object: its members by name."""
         if not isinstance(self.value, dict):
             self._expected("an object")
-        found = {}
+        members = {}
         for name, value in self.value.items():
             if _NO_TEXT.search(name) or len(name) > MAX_TEXT:
                 self.refuse(f"has a member called {short(name)}")
-            found[name] = Node(self.file, f"{self.place}.{name}".lstrip("."), value)
-        return found
+            members[name] = Node(self.file, f"{self.place}.{name}".lstrip("."), value)
+        return members
 
     def member(self, name: str, default: Any) -> "Node":
-        """A member that older files lack: `default` stands there then."""
+        """Return a member, or `default` where an older file lacks it."""
         return self.members().get(name, Node(self.file, f"{self.place}.{name}".lstrip("."), default))
 
     def elements(self) -> list["Node"]:
-        """Of a list: its elements."""
+        """Return the elements of a list."""
         if not isinstance(self.value, list | tuple):
             self._expected("a list")
         return [Node(self.file, f"{self.place}[{i}]", value) for i, value in enumerate(self.value)]
@@ -67,16 +67,16 @@ class Node:
         return self.value
 
     def texts(self) -> tuple[str, ...]:
-        return tuple(one.text() for one in self.elements())
+        return tuple(element.text() for element in self.elements())
 
     def number(self) -> float:
-        """A number, infinity and NaN among them."""
+        """Return a number, infinity and NaN included."""
         if type(self.value) is not float and (type(self.value) is not int or abs(self.value) >= MAX_WHOLE):
             self._expected("a number")
         return float(self.value)
 
     def number_or_none(self) -> float | None:
-        """A number, or null: of what could not be measured."""
+        """Return a number, or None for null: what could not be measured."""
         return None if self.value is None else self.number()
 
     def flag(self) -> bool:
@@ -90,14 +90,14 @@ class Node:
         return Modality(self.value)
 
     def whole(self, least: int = 0, below: int = MAX_WHOLE) -> int:
-        """A whole number from `least` on."""
+        """Return a whole number of at least `least`."""
         if type(self.value) is not int or not least <= self.value < below:
             self._expected(f"a whole number from {least} to {below - 1}")
         return self.value
 
     def by_modality(self) -> dict[Modality, "Node"]:
         """Of an object: its members by modality."""
-        return {Node(self.file, self.place, name).modality(): one for name, one in self.members().items()}
+        return {Node(self.file, self.place, name).modality(): member for name, member in self.members().items()}
 
     def only(self, names: Sequence[str]) -> None:
         """Refuse an object with members of other names."""

@@ -31,7 +31,7 @@ def learning_curve(path: Path, fits: Mapping[int, TrainResult], title: str) -> N
 def confusion_matrix(
     path: Path, classes: Sequence[str], y: np.ndarray, outputs: Sequence[np.ndarray], title: str
 ) -> None:
-    """Share of each true class (row) that is called each class (column), over all seeds, with mean counts."""
+    """Plot the share of each true class (row) predicted as each class (column), over all seeds, with mean counts."""
     n = len(classes)
     counts = np.mean([np.bincount(y.astype(int) * n + p.argmax(1), minlength=n * n) for p in outputs], axis=0)
     counts = counts.reshape(n, n)
@@ -49,7 +49,7 @@ def confusion_matrix(
 
 
 def each_label(path: Path, task: Task, y: np.ndarray, outputs: Sequence[np.ndarray], title: str) -> None:
-    """Weighted accuracy and F1 of every label that may hold, over all seeds, and the share of samples it holds for."""
+    """Plot weighted accuracy and F1 of every label, over all seeds, and the share of samples it holds for."""
     scores = [metrics.score(task, y, output).values for output in outputs]
     figure, axes = _figure(1.6 + 0.9 * len(task.classes), 4.0)
     x, share = np.arange(len(task.classes)), (y > 0).mean(0)
@@ -67,7 +67,7 @@ def each_label(path: Path, task: Task, y: np.ndarray, outputs: Sequence[np.ndarr
 
 
 def predicted_values(path: Path, y: np.ndarray, outputs: Mapping[int, np.ndarray], title: str) -> None:
-    """Predicted against true value of every test sample, a colour per seed; right is on the line."""
+    """Plot predicted against true value of every test sample, a colour per seed; the line is predicted = true."""
     figure, axes = _figure(5.2, 5.0)
     aside = 0.01 * np.ptp(y) * (np.arange(len(outputs)) - (len(outputs) - 1) / 2)  # else the last seed hides the others
     for n, (seed, p) in enumerate(outputs.items()):
@@ -93,7 +93,7 @@ def forest(
     title: str,
     constant: Mapping[str, float],
 ) -> None:
-    """Name, mean, interval and every seed of many heads in one score, the first on top; constants as lines."""
+    """Plot mean, interval and every seed of many heads in one score, the first on top; constants as lines."""
     figure, axes = _figure(6.8, 1.4 + 0.3 * len(rows))
     for place, (_, mean, (low, high), seeds) in enumerate(rows):
         y = len(rows) - 1 - place
@@ -114,7 +114,7 @@ def forest(
 def beside_printed(
     path: Path, names: Sequence[str], pairs: Mapping[str, Sequence[tuple[float, float]]], title: str
 ) -> None:
-    """Of each row what was measured here and what a paper prints, one panel for each figure."""
+    """Plot what was measured here and what a paper prints for each row, one panel per figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(pairs), 1.4 + 0.4 * len(names)), layout="constrained")

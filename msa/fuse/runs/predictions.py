@@ -20,14 +20,14 @@ class Tested:
 
 
 def in_words(task: Task, y: Any, p: np.ndarray) -> tuple[object, ...]:
-    """Label and, of classes, what is predicted, as they are written down: y a number or (C,), p (outputs,)."""
+    """Return the cells of label and, for classes, prediction: y a number or (C,), p (outputs,)."""
     if task.multilabel:
         return task.named(y > 0), task.named(p > 0.5)
     return (task.classes[int(y)], task.classes[int(p.argmax())]) if task.classes else (float(y),)
 
 
 def as_number(task: Task, label: str) -> Any:
-    """The label that was written down: a class number, a value, or of several labels which hold."""
+    """Return the label in a cell: a class number, a value, or for several labels which hold."""
     if task.multilabel:
         return [name in label.split(", ") for name in task.classes]
     return task.classes.index(label) if task.classes else float(label)

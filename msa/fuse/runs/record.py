@@ -32,10 +32,10 @@ class Facts:
 
 
 def decoded(root: Node) -> Facts:
-    """The data of a run, and all of run.json checked. Raises ConfigError for what no run of msa says."""
+    """Return the data of a run and check all of run.json. Raises ConfigError for what no run of msa holds."""
     _check_experiment(root["experiment"])
     data = root["data"]
-    dims = {m: one.whole(1, 2**31) for m, one in data["dims"].by_modality().items()}
+    dims = {m: member.whole(1, 2**31) for m, member in data["dims"].by_modality().items()}
     if not dims:
         data["dims"].refuse("names no modality")
     views = data["views"].by_modality()
@@ -46,10 +46,10 @@ def decoded(root: Node) -> Facts:
     return Facts(
         task=task_of(data["task"]),
         protocol=data["protocol"].text(),
-        drawn=tuple(one.modality() for one in data["drawn"].elements()),
+        drawn=tuple(member.modality() for member in data["drawn"].elements()),
         store=data["store"].text(),
         generation=data["generation"].whole(),
-        hidden_states={m: one.whole() for m, one in data["hidden_states"].by_modality().items()},
+        hidden_states={m: member.whole() for m, member in data["hidden_states"].by_modality().items()},
         dims=dims,
         views={m: view.value for m, view in views.items()},
     )
@@ -86,26 +86,26 @@ def check_metrics(root: Node, task: Task, seeds: Sequence[int], criterion: str) 
             row[name].whole()
         _check_values(row["values"], names)
         row["notes"].texts()
-    for one in root["beside"].members().values():
-        check_scores(one, names)
-        one["seeds"].elements()
+    for scores in root["beside"].members().values():
+        check_scores(scores, names)
+        scores["seeds"].elements()
 
 
 def check_scores(of: Node, names: Sequence[str], noted: bool = True) -> None:
-    """Values, deviations, intervals and notes: of all test samples, then of each corpus alone; `noted`: with notes."""
+    """Check values, deviations, intervals and, where `noted`, notes: of all test samples and of each dataset alone."""
     _check_values(of["values"], names)
-    found = of.members()
-    for value in found["sd"].members().values() if "sd" in found else ():
+    members = of.members()
+    for value in members["sd"].members().values() if "sd" in members else ():
         value.number_or_none()
-    for bounds in found["interval"].members().values() if "interval" in found else ():
+    for bounds in members["interval"].members().values() if "interval" in members else ():
         if len(bounds.elements()) != 2:
             bounds.refuse("is not a lower and an upper end")
         for end in bounds.elements():
             end.number()
-    if "groups" in found:
-        found["groups"].whole()
+    if "groups" in members:
+        members["groups"].whole()
     (of["notes"] if noted else of.member("notes", [])).texts()
-    for part in found["by_corpus"].members().values() if "by_corpus" in found else ():
+    for part in members["by_corpus"].members().values() if "by_corpus" in members else ():
         check_scores(part, names, noted)
 
 
@@ -154,18 +154,18 @@ def _check_experiment(root: Node) -> None:
         view.text()
     for wanted in data["modalities"].elements():
         wanted.modality()
-    seeds = [one.whole(0, MAX_SEED) for one in root["seeds"].elements()]
+    seeds = [seed.whole(0, MAX_SEED) for seed in root["seeds"].elements()]
     if not seeds or len(set(seeds)) < len(seeds):
         root["seeds"].refuse("is empty, or names a seed twice")
 
 
 def check_setting(value: Node) -> None:
     """Refuse a setting that is none: it is a text, a number, true, false, nothing, or a list of these."""
-    for one in value.elements() if isinstance(value.value, list) else [value]:
-        if isinstance(one.value, str):
-            one.text()
-        elif one.value is not None and not isinstance(one.value, bool):
-            one.number()
+    for element in value.elements() if isinstance(value.value, list) else [value]:
+        if isinstance(element.value, str):
+            element.text()
+        elif element.value is not None and not isinstance(element.value, bool):
+            element.number()
 
 
 def _check_view(view: Node, modality: Modality, dim: int) -> None:
@@ -181,7 +181,7 @@ def _check_view(view: Node, modality: Modality, dim: int) -> None:
 
 
 def task_of(task: Node) -> Task:
-    """The task that is written there. Raises ConfigError for what is none."""
+    """Return the task in a record. Raises ConfigError where it is none."""
     classes = task["classes"].texts()
     if len(set(classes)) < len(classes):
         task["classes"].refuse("names a class twice")

@@ -49,7 +49,7 @@ MACHINE = "machine.json"  # where and with how many threads, if it was another p
 
 
 def drawn_only(drawn: Sequence[str]) -> str:
-    """The row without which a leaky pairing is not shown: a probe of nothing but what was drawn by the label."""
+    """Return the name of the baseline that a leaky pairing needs: a probe of what was drawn by the label alone."""
     return f"probe, {' and '.join(drawn)} only"
 
 
@@ -89,18 +89,18 @@ class Run:
     def begin(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> "Run":
         """Write run.json; a folder with the same experiment is taken up again. Raises ConfigError for another one."""
         if os.path.lexists(folder / "run.json"):
-            found = cls.open(folder)
-            if found.record["experiment"] != json.loads(json.dumps(experiment)):
+            begun = cls.open(folder)
+            if begun.record["experiment"] != json.loads(json.dumps(experiment)):
                 raise ConfigError(f"{folder} holds another experiment", fix="name another folder with --out")
-            then, now = found.facts.hidden_states, facts["hidden_states"]
+            then, now = begun.facts.hidden_states, facts["hidden_states"]
             if then != now:
-                said = [", ".join(f"{n} {m}" for m, n in counts.items()) for counts in (then, now)]
+                described = [", ".join(f"{n} {m}" for m, n in counts.items()) for counts in (then, now)]
                 raise ConfigError(
-                    f"{folder} was begun on the hidden states of {said[0]}, and the store now has {said[1]}",
+                    f"{folder} was begun on the hidden states of {described[0]}, and the store now has {described[1]}",
                     fix="go on with those it was begun on: "
                     + shell_command("msa", "fuse", "train", "--resume", folder),
                 )
-            return found
+            return begun
         make_folder(folder)
         about = {"experiment": experiment, "data": facts, "versions": versions(), "machine": machine()}
         write_json(folder / "run.json", about | {"begun": datetime.now(UTC).isoformat(timespec="seconds")}, new=True)
@@ -108,27 +108,27 @@ class Run:
 
     @cached_property
     def facts(self) -> Facts:
-        """What the data was."""
+        """Return the facts about its data."""
         return decoded(Node(self.folder / "run.json", "", self.record))
 
     @property
     def task(self) -> Task:
-        """What is predicted."""
+        """Return what is predicted."""
         return self.facts.task
 
     @cached_property
     def model(self) -> Model:
-        """The head and its settings."""
+        """Return the head and its settings."""
         return Model.from_json(self.record["experiment"]["model"])
 
     @property
     def dims(self) -> Mapping[Modality, int]:
-        """Width of each modality it was trained on."""
+        """Return the width of each modality it was trained on."""
         return self.facts.dims
 
     @property
     def best_seed(self) -> int:
-        """The seed that is best on validation, by what its epochs were chosen by: the one that predicts."""
+        """Return the seed that is best on validation, by the criterion of its epochs; it makes the predictions."""
         if not self.metrics:
             raise ConfigError(
                 f"{self.folder} is not finished", fix=shell_command("msa", "fuse", "train", "--resume", self.folder)
@@ -137,7 +137,7 @@ class Run:
         return int(min(self.metrics["seeds"], key=lambda row: row[by])["seed"])
 
     def head(self, seed: int | None = None) -> FusionHead:
-        """The trained head of a seed, in evaluation mode on the CPU.
+        """Return the trained head of a seed, in evaluation mode on the CPU.
 
         Raises ConfigError where its file is missing or damaged, and where it is not of the head that run.json names:
         found out by names and shapes, before memory is taken for what run.json says.
@@ -154,17 +154,17 @@ class Run:
         return head.eval()
 
     def normalisation(self) -> Normalisation:
-        """The training split's statistics. Raises ConfigError where they are not those of the run's modalities."""
+        """Return the training split's statistics. Raises ConfigError where they do not match the run's modalities."""
         path = self.folder / "normalisation.safetensors"
         wanted = [m for m in self.dims if m in self.model.training.normalise]
         names = {f"{m}.{what}": (self.dims[m],) for m in wanted for what in ("mean", "std")}
-        found = {name: tensor.float().numpy() for name, tensor in tensors(path, names).items()}
+        statistics = {name: tensor.float().numpy() for name, tensor in tensors(path, names).items()}
         for m in wanted:
-            mean, std = found[f"{m}.mean"], found[f"{m}.std"]
+            mean, std = statistics[f"{m}.mean"], statistics[f"{m}.std"]
             if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
                 refuse(path, f"{m} is no mean and standard deviation: one is infinite, or not above 0")
-        stats = {m: (found[f"{m}.mean"], found[f"{m}.std"]) for m in wanted}
-        return Normalisation(stats, self.model.training.stats)
+        by_modality = {m: (statistics[f"{m}.mean"], statistics[f"{m}.std"]) for m in wanted}
+        return Normalisation(by_modality, self.model.training.stats)
 
     def finish(
         self,
@@ -185,8 +185,8 @@ class Run:
         self._write_predictions(task, test, results)
         self._write_history(results)
         self._draw(task, test, results)
-        told = [replace(row, machine=self._machine_of(row.seed)) for row in results]
-        write_json(self.folder / "metrics.json", summary(task, test, told, others, constant, head))
+        measured = [replace(row, machine=self._machine_of(row.seed)) for row in results]
+        write_json(self.folder / "metrics.json", summary(task, test, measured, others, constant, head))
         for row in results:
             home = self._of_seed(row.seed)
             left = [path for path in home.glob(f"{files.TEMPORARY}*") if path.is_symlink() or path.is_file()]
@@ -194,11 +194,11 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _of_seed(self, seed: int) -> Path:
-        """The folder of a seed, made where there is none; never a link, which might lead out of the run."""
+        """Return the folder of a seed, made if missing; never a link, which might lead out of the run."""
         return subfolder(self.folder, "seeds", str(seed))
 
     def trained(self, seed: int) -> bool:
-        """Has this seed been trained, whether or not the run is finished?"""
+        """Return whether this seed has been trained, also where the run is not finished."""
         home = self.folder / "seeds" / str(seed)
         return (home / FIT).exists() or (home / "head.safetensors").exists()
 
@@ -208,10 +208,10 @@ class Run:
 
     def _machine_of(self, seed: int) -> dict[str, Any]:
         try:
-            told = Node.read(self.folder / "seeds" / str(seed) / MACHINE)
+            noted = Node.read(self.folder / "seeds" / str(seed) / MACHINE)
         except FileNotFoundError:
             return machine()
-        return {"device": told["device"].text(), "threads": told["threads"].whole()}
+        return {"device": noted["device"].text(), "threads": noted["threads"].whole()}
 
     def tested(self) -> "Tested":
         """What every seed said of the test split, from predictions.csv; in those of older runs, each sample is a group
@@ -219,28 +219,28 @@ class Run:
         path = self.folder / "predictions.csv"
         columns = [f"p_{name}" for name in self.task.classes] or ["predicted"]
         seeds = {str(seed) for seed in self.record["experiment"]["seeds"]}
-        found: dict[str, dict[tuple[str, str], tuple[str, int, list[float]]]] = {}  # by seed, then by sample
+        by_seed: dict[str, dict[tuple[str, str], tuple[str, int, list[float]]]] = {}  # by seed, then by sample
         for line, row in table_rows(path):
             try:
-                said = [float(row[column]) for column in columns]
-                group = int(row["group"]) if "group" in row else len(found.get(row["seed"], ()))
+                values = [float(row[column]) for column in columns]
+                group = int(row["group"]) if "group" in row else len(by_seed.get(row["seed"], ()))
                 as_number(self.task, row["label"])
-                if row["seed"] not in seeds or not np.isfinite(said).all() or not 0 <= group < 2**63:
+                if row["seed"] not in seeds or not np.isfinite(values).all() or not 0 <= group < 2**63:
                     raise ValueError("another seed, or a number that cannot be")
             except (KeyError, ValueError) as error:
                 refuse(path, f"line {line} is no prediction of this run: {error}")
-            found.setdefault(row["seed"], {})[row["corpus"], row["id"]] = row["label"], group, said
-        first, *others = found.values() or [{}]
+            by_seed.setdefault(row["seed"], {})[row["corpus"], row["id"]] = row["label"], group, values
+        first, *others = by_seed.values() or [{}]
         if not first or any(list(other) != list(first) for other in others):
             refuse(path, "does not hold the same samples of every seed")
         y = np.array([as_number(self.task, label) for label, *_ in first.values()])
         groups = np.array([number for _, number, _ in first.values()], np.int64)
-        outputs = [np.array([said for *_, said in of.values()]) for of in found.values()]
+        outputs = [np.array([values for *_, values in of.values()]) for of in by_seed.values()]
         return Tested(list(first), y, groups, outputs)
 
     @property
     def pictures(self) -> list[str]:
-        """File names of what was drawn."""
+        """Return the file names of its plots."""
         return sorted(path.name for path in self.folder.glob("*.png"))
 
     def _draw(self, task: Task, test: Subset, rows: Sequence[SeedResult]) -> None:
@@ -261,7 +261,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What was trained on what, and how corpora were paired."""
+        """Return a title: head, datasets and pairing."""
         data = self.record["experiment"]["data"]
         corpora = " + ".join(name.partition("@")[0] for name in data["corpora"])
         protocol = self.facts.protocol
@@ -276,8 +276,8 @@ class Run:
             group = metrics.in_order(test.groups()[0])
             for row in rows:
                 for corpus, name, number, y, p in zip(test.corpus, test.ids, group, test.y, row.output, strict=True):
-                    said = in_words(task, y, p)
-                    table.row([row.seed, corpus, name, number, *said, *(f"{value:.9g}" for value in p)])
+                    words = in_words(task, y, p)
+                    table.row([row.seed, corpus, name, number, *words, *(f"{value:.9g}" for value in p)])
 
     def _write_history(self, rows: Sequence[SeedResult]) -> None:
         columns = list(dict.fromkeys(name for row in rows for epoch in row.fit.history for name in epoch))

@@ -35,19 +35,19 @@ def summary(
     constant: np.ndarray,
     head: FusionHead,
 ) -> dict[str, Any]:
-    """metrics.json: all scores are of the test split."""
+    """Return the content of metrics.json: all scores are of the test split."""
     group, _ = test.groups()
 
     def scores(rows: Sequence[SeedResult]) -> dict[str, Any]:
         cut = lambda at: [replace(row, output=row.output[at]) for row in rows]  # noqa: E731
         return _whole_and_parts(test, lambda at: _scores(task, test.y[at], group[at], cut(at)))
 
-    found = scores(rows) | {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
-    found["beside"] = {name: scores(other) for name, other in others.items()}
-    found["beside"][metrics.majority_name(task)] = _whole_and_parts(
+    scored = scores(rows) | {"parameters": sum(p.numel() for p in head.parameters()), "test_samples": len(test)}
+    scored["beside"] = {name: scores(other) for name, other in others.items()}
+    scored["beside"][metrics.majority_name(task)] = _whole_and_parts(
         test, lambda at: asdict(metrics.score(task, test.y[at], constant[at])) | {"seeds": []}
     )
-    return found
+    return scored
 
 
 def _whole_and_parts(test: Subset, scores: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _whole_and_parts(test: Subset, scores: Callable[[np.ndarray], dict[str, Any]
 
 
 def _scores(task: Task, y: np.ndarray, group: np.ndarray, rows: Sequence[SeedResult]) -> dict[str, Any]:
-    """Each seed's scores, their mean and standard deviation, and the bootstrap interval over how many groups."""
+    """Return each seed's scores, their mean, standard deviation and bootstrap interval, and the number of groups."""
     scores = [metrics.score(task, y, row.output) for row in rows]
     values = {name: np.array([s.values[name] for s in scores]) for name in scores[0].values}
     intervals = metrics.bootstrap(task, y, group, [row.output for row in rows])
@@ -97,6 +97,6 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What this process computes on, and with how many threads."""
+    """Return what this process computes on, and with how many threads."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {"platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}

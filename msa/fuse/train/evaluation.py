@@ -18,15 +18,15 @@ from msa.types import Task
 
 @dataclass(frozen=True)
 class Validation:
-    """What a head makes of a subset: mean losses, by their column in the history, and how many answers it has."""
+    """Validation of a head: mean losses, by their column in the history, and how many different predictions."""
 
     losses: dict[str, float]
-    distinct: int  # different answers: classes, sets of probabilities in whole percent, or values
+    distinct: int  # different predictions: classes, sets of probabilities in whole percent, or values
 
 
 @torch.inference_mode()
 def validate(head: FusionHead, subset: Subset, norm: Normalisation, size: int, device: str) -> Validation:
-    """Mean loss over a subset and, of values, their mean absolute error.
+    """Return the mean loss over a subset and, for values, the mean absolute error.
 
     In fp32, whatever the training: the test and every later prediction are, on any machine, and the best weights are
     to be the best there.
@@ -35,22 +35,22 @@ def validate(head: FusionHead, subset: Subset, norm: Normalisation, size: int, d
     """
     head.eval()
     total, error = 0.0, 0.0
-    said: set[Any] = set()
+    predictions: set[Any] = set()
     for _, batch in _every_sample(head, subset, norm, size, device):
         output, terms = head.step(batch)
         task = terms["task"] if "task" in terms else sum(terms.values())
         total += float(task) * len(batch)
-        said |= _distinct(head.task, output.float())
+        predictions |= _distinct(head.task, output.float())
         if not head.task.classes:
             error += float((output.float().squeeze(1) - batch.y).abs().sum())
     losses = {"valid_loss": total / len(subset)}
-    return Validation(losses if head.task.classes else losses | {"valid_mae": error / len(subset)}, len(said))
+    return Validation(losses if head.task.classes else losses | {"valid_mae": error / len(subset)}, len(predictions))
 
 
 def _every_sample(
     head: FusionHead, subset: Subset, norm: Normalisation, size: int, device: str
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Every sample once, in batches with little padding, or of whole groups: positions in the subset, and the batch."""
+    """Yield positions in the subset and a batch until every sample was in one: little padding, or whole groups."""
     plan = (
         sampler.whole_groups(*subset.groups(), size) if head.whole_groups else sampler.ordered(*subset.lengths(), size)
     )
@@ -58,9 +58,9 @@ def _every_sample(
 
 
 def _distinct(task: Task, output: Tensor) -> set[Any]:
-    """The different answers in an output (B, outputs).
+    """Return the different predictions in an output (B, outputs).
 
-    Of labels these are not the labels said: where all are rare a sound head may say none of them to anybody, and
+    For several labels these are rounded probabilities: where all labels are rare a sound head may predict none, and
     only one whose probabilities are everywhere the same has collapsed.
     """
     if task.multilabel:
@@ -70,14 +70,14 @@ def _distinct(task: Task, output: Tensor) -> set[Any]:
 
 @torch.inference_mode()
 def predict(head: FusionHead, subset: Subset, norm: Normalisation, size: int, device: str) -> np.ndarray:
-    """Probabilities (n, classes) or values (n, 1) for a subset, in its order, float64."""
+    """Return probabilities (n, classes) or values (n, 1) for a subset, in its order, float64."""
     head.eval()
-    found = np.empty((len(subset), head.task.outputs))
+    outputs = np.empty((len(subset), head.task.outputs))
     for at, batch in _every_sample(head, subset, norm, size, device):
-        found[at] = answers(head.task, head(batch).float()).cpu().numpy()
-    if not np.isfinite(found).all():
+        outputs[at] = answers(head.task, head(batch).float()).cpu().numpy()
+    if not np.isfinite(outputs).all():
         raise ConfigError(
             f"{type(head).__name__} answers some samples of {subset.table.name} with NaN or infinity",
             fix="its weights or the hidden states are damaged: `msa cache verify --deep`, or train it anew",
         )
-    return found
+    return outputs

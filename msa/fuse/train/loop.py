@@ -150,7 +150,7 @@ class Training:
 
     @property
     def ended(self) -> bool:
-        """True when all epochs are done or patience is exhausted."""
+        """Return whether all epochs are done or patience is exhausted."""
         return self.epoch >= self.config.epochs or self.patience.exhausted
 
     def _begin(self) -> None:
@@ -161,7 +161,7 @@ class Training:
         memory.check(
             self.make, lengths, self.norm.widths(table.dims), table.task, self.config.batch, self.device, self.amp
         )
-        self.log(f"seed {self.seed}: {source.told}")
+        self.log(f"seed {self.seed}: {source.location}")
 
     def _source(self) -> Source:
         return self.train.source(self.norm, self.device, self.head.means_only)

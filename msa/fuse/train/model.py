@@ -66,12 +66,12 @@ class Model:
 
     @classmethod
     def of(cls, name: str, preset: str = "default", settings: Sequence[str] = ()) -> "Model":
-        """Preset plus `--set name=value`; a name is looked for in the head's Config first, then in TrainConfig."""
-        found = declared(catalog.load("head", name))
-        if preset not in found.presets:
-            raise UnknownNameError(f"preset of {name}", preset, found.presets)
-        training = replace(TrainConfig(), **found.train.get(preset, {}))
-        return cls(name, preset, asdict(found.presets[preset]), training).changed(settings)
+        """Return a preset with `--set name=value` applied: to the head's Config first, then to TrainConfig."""
+        known = declared(catalog.load("head", name))
+        if preset not in known.presets:
+            raise UnknownNameError(f"preset of {name}", preset, known.presets)
+        training = replace(TrainConfig(), **known.train.get(preset, {}))
+        return cls(name, preset, asdict(known.presets[preset]), training).changed(settings)
 
     def changed(self, settings: Sequence[str]) -> "Model":
         """Return the same model with `name=value` settings of the head or of the training changed."""
@@ -86,12 +86,12 @@ class Model:
 
     @cached_property
     def module(self) -> ModuleType:
-        """The head's file."""
+        """Return the head's module."""
         return catalog.load("head", self.name)
 
     @cached_property
     def config(self) -> Any:
-        """The settings as the head's own dataclass.
+        """Return the settings as the head's own dataclass.
 
         Raises UnknownNameError for a setting the head does not have, ConfigError for a value of another type.
         """
@@ -129,12 +129,12 @@ class Model:
         return {name: tuple(weights[name].shape) if name in weights else None for name in head.state_dict()}
 
     def _of_preset(self) -> dict[str, Any] | None:
-        """The settings of the preset as it is, None where the head has none of that name."""
+        """Return the settings of the preset as it is now, None where the head has none of that name."""
         presets = declared(self.module).presets
         return asdict(presets[self.preset]) if self.preset in presets else None
 
     def build(self, dims: Mapping[Modality, int], task: Task) -> FusionHead:
-        """A head with fresh weights. Raises ConfigError where the settings do not fit the modalities."""
+        """Return a head with fresh weights. Raises ConfigError where the settings do not fit the modalities."""
         if not dims:
             raise ConfigError(f"{self.name} needs at least one modality", fix="extract one, or mend --modalities")
         make: Callable[..., FusionHead] = head_class(self.module)
@@ -145,17 +145,17 @@ class Model:
         return widened(dims, self.training.stats)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` gives the same model back."""
+        """Return plain values; `from_json` gives the same model back."""
         training = asdict(self.training)
         return {"name": self.name, "preset": self.preset, "settings": dict(self.settings), "training": training}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Model":
-        """What `to_json` wrote. Raises ConfigError where the training's settings are none."""
-        training = from_plain(TrainConfig, found["training"], found["name"])
-        return cls(found["name"], found["preset"], _tuples(found["settings"]), training)
+    def from_json(cls, plain: Mapping[str, Any]) -> "Model":
+        """Return the model that `to_json` wrote. Raises ConfigError where the training's settings are none."""
+        training = from_plain(TrainConfig, plain["training"], plain["name"])
+        return cls(plain["name"], plain["preset"], _tuples(plain["settings"]), training)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples; settings know no lists."""
+    """Return settings with tuples for lists: JSON has no tuples, settings have no lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -18,7 +18,7 @@ class Schedule:
 
     @property
     def rate(self) -> float:
-        """Learning rate of the first parameter group now."""
+        """Return the learning rate of the first parameter group."""
         return float(self.optimiser.param_groups[0]["lr"])
 
     def before_step(self, epoch: int, step: int, steps: int) -> None:
@@ -52,7 +52,7 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
-        """True when `limit` epochs have passed without a better figure."""
+        """Return whether `limit` epochs have passed without a better figure."""
         return self.stale >= self.limit
 
     def improves(self, value: float) -> bool:

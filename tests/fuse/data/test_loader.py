@@ -95,8 +95,8 @@ def test_what_fits_is_kept_smallest_first_and_the_rest_is_read_ahead(made, monke
     monkeypatch.setattr(memory, "free", lambda device: 2 * size[small] + 1)
     source = part.source(RAW)
     assert {m: type(found) for m, found in source.states.items() if m in (small, large)} == {small: Flat, large: Stored}
-    assert f"{small} {size[small]} B kept in memory" in source.told
-    assert "read ahead of each step" in source.told
+    assert f"{small} {size[small]} B kept in memory" in source.location
+    assert "read ahead of each step" in source.location
     assert_right(whole, source, RAW)
 
 

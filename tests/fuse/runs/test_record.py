@@ -20,7 +20,7 @@ from msa.fuse.experiments.evaluate import evaluate
 from msa.fuse.experiments.experiment import Experiment
 from msa.fuse.experiments.request import Request
 from msa.fuse.experiments.selection import Data
-from msa.fuse.experiments.sweep import beside
+from msa.fuse.experiments.sweep import baselines
 from msa.fuse.runs import plots
 from msa.fuse.runs.files import claimed
 from msa.fuse.runs.run import Run
@@ -66,7 +66,7 @@ def ways(folder, out, monkeypatch):
     monkeypatch.setattr(experiment, "_train", stop)
     plain = Request("cmsta")
     yield lambda: tables.markdown(tables.sheet(Run.open(folder))).encode()
-    yield lambda: json.dumps({**Run.open(folder).record, **Run.open(folder).metrics, "b": beside(Run.open(folder))})
+    yield lambda: json.dumps({**Run.open(folder).record, **Run.open(folder).metrics, "b": baselines(Run.open(folder))})
     yield lambda: evaluate(folder)
     yield lambda: (Run.open(folder).normalisation(), Run.open(folder).head())
     yield lambda: Run.open(folder).tested()
