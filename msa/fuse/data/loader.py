@@ -147,8 +147,17 @@ def _sharing(place: str) -> int:
     return AT_ONCE if place == "cpu" else -(-AT_ONCE // max(torch.cuda.device_count(), 1))
 
 
-def prepared(x: Tensor, mask: Tensor, norm: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:
-    """Normalise x (B, T, D) in place where `norm` is given, and set it to 0 behind the mask (B, T); return both."""
+def prepared(
+    x: Tensor, mask: Tensor, norm: tuple[np.ndarray, np.ndarray] | None, statistics: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """Return x (B, T, D) normalised, 0 behind the mask and widened by statistics, and the mask (B, T).
+
+    Args:
+        x: hidden states, whatever is behind the mask; changed in place.
+        mask: True = valid.
+        norm: mean and standard deviation, each (D,); None leaves x as it is.
+        statistics: of each sample's valid steps, see `with_statistics`.
+    """
     if norm is not None:
         mean, std = (torch.from_numpy(values).to(x.device) for values in norm)
         x = x.sub_(mean).div_(std)
