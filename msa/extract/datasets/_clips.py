@@ -27,7 +27,7 @@ JOINT = "$_$"  # between video and clip in an id
 LAYOUT = (
     f"{LABELS}   video_id, clip_id, text, label, mode (train, valid or test); others are ignored\nRaw/VIDEO/CLIP.mp4"
 )
-NEVER = {"", "nan", "none", "null"}  # how programs write that nobody labelled a clip
+NEVER = {"", "nan", "none", "null"}  # how programs write that a clip has no label
 ENOUGH = 100  # labels, of which none is beyond 1: in CMU-MOSI and CMU-MOSEI that does not happen by chance
 
 Key = tuple[str, str]  # video, clip
@@ -97,7 +97,7 @@ def _value(row: Row, column: str, labels: Labels) -> float | None:
     if not labels.low - 1e-6 <= value <= labels.high + 1e-6:
         raise row.error(
             f"{column} is {cell!r}, the labels of this corpus are numbers from {labels.low:g} to {labels.high:g}",
-            fix="correct it, or leave the cell empty where nobody labelled the clip",
+            fix="correct it, or leave the cell empty for a clip without a label",
         )
     return value
 
@@ -227,13 +227,13 @@ def _bare(key: Key) -> Key:
 
 
 def _clips_folder(folder: Path) -> Path:
-    found = [path for path in sorted(folder.iterdir()) if path.name.lower() == "raw" and path.is_dir()]
-    if not found:
+    folders = [path for path in sorted(folder.iterdir()) if path.name.lower() == "raw" and path.is_dir()]
+    if not folders:
         raise SourceError(
             f"{folder} has {LABELS} and no folder Raw with the clips",
             fix="put it there, or read the texts alone: --set media=no",
         )
-    return found[0]
+    return folders[0]
 
 
 def _openface_folder(name: str, bases: Iterable[Path]) -> Path:

@@ -11,10 +11,10 @@ from msa.errors import SourceError
 from msa.types import Dropped, Sample, Source
 
 
-def misplaced(source: Source, root: Path, found: str) -> SourceError:
+def misplaced(source: Source, root: Path, what: str) -> SourceError:
     """Return the error for raw data that is not where its dataset has it, or laid out in another way."""
     return SourceError(
-        f"{source.title} is not at {root}: {found}",
+        f"{source.title} is not at {root}: {what}",
         fix=f"get it from {source.home} (licence: {source.licence}) and name the folder or file that looks like this:\n"
         f"{source.layout}",
     )

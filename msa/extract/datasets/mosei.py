@@ -26,7 +26,7 @@ SOURCE = Source(
     title="CMU-MOSEI",
     home="https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK",
     licence="none stated for the data; its makers share features, not the videos",
-    redistribution=False,  # they may pass theirs on; nobody else was told so, and a store holds the texts too
+    redistribution=False,  # they may pass theirs on; no permission for others is known, and a store holds the texts too
     citation="A. Zadeh, P. P. Liang, S. Poria, E. Cambria, L.-P. Morency: Multimodal Language Analysis in the Wild: "
     "CMU-MOSEI Dataset and Interpretable Dynamic Fusion Graph. ACL 2018.",
     layout=_clips.LAYOUT,

@@ -22,7 +22,7 @@ SOURCE = Source(
     title="CMU-MOSI",
     home="https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK",
     licence="none stated for the data; its makers share features, not the videos",
-    redistribution=False,  # they may pass theirs on; nobody else was told so, and a store holds the texts too
+    redistribution=False,  # they may pass theirs on; no permission for others is known, and a store holds the texts too
     citation="A. Zadeh, R. Zellers, E. Pincus, L.-P. Morency: MOSI: Multimodal Corpus of Sentiment Intensity and "
     "Subjectivity Analysis in Online Opinion Videos. arXiv:1606.06259, 2016.",
     layout=_clips.LAYOUT,

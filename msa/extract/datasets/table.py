@@ -34,7 +34,7 @@ SOURCE = Source(
     title="The table",
     home="your own files",
     licence="whatever the owner of the data allows",
-    redistribution=False,  # nobody here can know, so passing features on has to be a decision of the user's
+    redistribution=False,  # unknown here, so passing features on has to be a decision of the user
     citation="",
     layout="NAME.csv, NAME.tsv or NAME.jsonl, columns among: id, split, label, text, image, audio, video, face, "
     "start, end, group, position",

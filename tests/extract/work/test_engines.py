@@ -482,7 +482,7 @@ def test_an_error_of_ours_comes_back_from_a_worker_with_what_was_done_before(ord
     cluster_worker._models.clear()
     receipt = pickle.loads(pickle.dumps(cluster_worker.run(order)))
     assert receipt.problem.kind is UnknownNameError
-    assert receipt.entries[TEXT]["samples"] == receipt.counters[TEXT].written > 0
+    assert receipt.entries[TEXT].samples == receipt.counters[TEXT].written > 0
 
 
 def _refuse():
