@@ -144,7 +144,7 @@ def narrow(tables: Path, owner: SegmentEntry, kept: np.ndarray, store: Path, fol
         owner: Its entry.
         kept: (n,) bool, which samples of the dataset are kept.
         store: Root of the store that `folder` is in.
-        folder: Folder of the new segment; one that is there already is the same.
+        folder: Folder of the new segment; one that was made before is written anew, with the same content.
 
     Returns:
         None where it holds none of the samples, nor a failure record of one.
@@ -152,8 +152,6 @@ def narrow(tables: Path, owner: SegmentEntry, kept: np.ndarray, store: Path, fol
     rows, failures = segment.table(tables, kept), segment.failures(tables, owner, kept)
     if not rows and not failures:
         return None
-    if folder.exists():
-        return _entry(store, folder, owner, len(rows), len(failures), owner.dataset)
     local_files.make_folder(store, folder)
     attributes = SegmentAttributes.read(tables / "zarr.json", len(kept))
     return _write(store, folder, owner, rows, replace(attributes, failures=failures))
@@ -163,9 +161,5 @@ def _write(
     store: Path, folder: Path, owner: SegmentEntry, rows: Sequence[Row], attributes: SegmentAttributes
 ) -> SegmentEntry:
     segment.write_small(folder, rows, replace(attributes, data_of=owner.data_id))
-    return _entry(store, folder, owner, len(rows), len(attributes.failures), attributes.dataset)
-
-
-def _entry(store: Path, folder: Path, owner: SegmentEntry, samples: int, failed: int, dataset: str) -> SegmentEntry:
-    files = segment.files(store, folder)
-    return SegmentEntry(folder.name, dataset, samples, failed, files, owner.data_id, owner.data)
+    files, failed = segment.files(store, folder), len(attributes.failures)
+    return SegmentEntry(folder.name, attributes.dataset, len(rows), failed, files, owner.data_id, owner.data)

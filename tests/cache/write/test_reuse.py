@@ -147,7 +147,7 @@ def test_a_narrowed_segment_has_the_kept_samples_and_failures(store, failing):
     assert (entry.data_of, entry.dataset) == (failing.id, failing.dataset)
     assert [(row.sample, row.counts) for row in segment.table(folder)] == [(1, {"frames": 2}), (4, {"frames": 5})]
     assert [record["sample"] for record in segment.failures(folder, entry)] == [8]
-    assert reuse.narrow(tables(store, failing), failing, kept(1, 4, 8), store.path, folder) == entry  # made once
+    assert reuse.narrow(tables(store, failing), failing, kept(1, 4, 8), store.path, folder) == entry  # made twice
 
 
 def test_of_no_kept_sample_there_is_no_segment(store, failing):
