@@ -188,7 +188,15 @@ def _options(job: Job, modality: Modality) -> list[str]:
 def execute(
     job: Job, scanned: Scan, todo: Sequence[Recipe], store: FeatureStore, progress: Progress = Progress()
 ) -> list[Report]:
-    """Extract the dataset into the store: text, images, then sound and faces, together where one file holds both."""
+    """Extract the dataset into the store: text, images, then sound and faces, together where one file holds both.
+
+    Args:
+        job: the arguments.
+        scanned: the dataset.
+        todo: the recipe of each modality.
+        store: where the views are, or will be.
+        progress: is told of every batch.
+    """
     passes = [
         pipeline.extract(store, scanned, group, job.device, job.limits, progress, job.engine)
         for group in _passes(scanned, todo)

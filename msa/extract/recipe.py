@@ -41,7 +41,14 @@ class Recipe:
     def resolve(
         cls, modality: Modality, name: str, overrides: Sequence[str] = (), store: FeatureStore | None = None
     ) -> "Recipe":
-        """Find the weights behind a name. A store that holds hidden states of the same name pins the revision."""
+        """Find the weights behind a name.
+
+        Args:
+            modality: what the backbone has to encode.
+            name: of a variant, a family, a hub repository or a folder.
+            overrides: `name=value` of its options.
+            store: pins the revision where it holds hidden states of the same weights.
+        """
         family, spec = presets.spec_of(modality, name, overrides)
         if name == family:
             name = f"{family}.{catalog.variants(family)[0]}"

@@ -179,8 +179,11 @@ def require_pyfeat() -> None:
 def load(spec: BackboneSpec, reader: Path, finder: Path, device: str) -> FaceEncoder:
     """Start the process and get its columns; that alone takes several seconds.
 
-    `reader` is the file of the multitask network, `finder` that of RetinaFace; py-feat goes by how they are called, so
-    the links of the hub's cache are not followed.
+    Args:
+        spec: the options.
+        reader: file of the multitask network.
+        finder: file of RetinaFace. py-feat goes by the names of both, so the links of the hub's cache are not followed.
+        device: of the process.
     """
     import torch
 

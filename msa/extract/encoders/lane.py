@@ -199,7 +199,14 @@ class Launched:
 
 
 def stored(i: int, states: np.ndarray, dtype: str, fine: bool = False) -> np.ndarray | FloatingPointError:
-    """Return a copy in the dtype of the store; the error where it is not finite, unless it is known to be `fine`."""
+    """Return a copy in the dtype of the store, or the error where it is not finite.
+
+    Args:
+        i: number of the clip in its batch, for the message.
+        states: (T, dim).
+        dtype: of the store.
+        fine: it is known to be finite.
+    """
     with np.errstate(over="ignore"):  # reported below, with the number of the clip
         own = states.astype(dtype)
     if fine or np.isfinite(own).all():
