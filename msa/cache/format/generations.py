@@ -50,9 +50,9 @@ class Folder:
         return str(self.store)
 
     def numbers(self) -> list[int]:
-        """The numbers of all generations, ascending; whatever else lies there is none."""
+        """The numbers of all generations, ascending; other files there are ignored."""
         names = local_files.listed(self.store, self.store / "manifests")
-        return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
+        return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
     def get(self, number: int) -> bytes:
         """The bytes of a generation. Raises FileNotFoundError where there is none."""
@@ -70,17 +70,17 @@ class Folder:
 
 
 def place(store: Path | Place) -> Place:
-    """The place of a store that is given as a folder."""
+    """Return the place of a store that is given as a folder."""
     return Folder(store) if isinstance(store, Path) else store
 
 
 def generations(store: Path | Place) -> list[int]:
-    """The numbers of all published generations, ascending."""
+    """Return the numbers of all published generations, ascending."""
     return place(store).numbers()
 
 
 def read(store: Path | Place, generation: int | None = None) -> Manifest:
-    """A generation, or the newest one. Raises StoreError where it is missing, damaged or newer than this version."""
+    """Return a generation, by default the newest. Raises StoreError where it is missing, damaged or too new."""
     where = place(store)
     known = where.numbers() if generation is None else []
     number = generation if generation is not None else max(known, default=0)
@@ -95,7 +95,7 @@ def read(store: Path | Place, generation: int | None = None) -> Manifest:
                 f"{name} is said to be there, and cannot be had", fix="try again; if it stays so, check the address"
             ) from None
         known = where.numbers()
-        fix = f"choose one of {_told(known)}" if known else "extract or import something first"
+        fix = f"choose one of {_listed(known)}" if known else "extract or import something first"
         raise StoreError(f"{where} has no generation {number}", fix=fix) from None
     return Manifest.decode(name, data)
 
@@ -148,7 +148,7 @@ def create_durably(store: Path, path: Path, data: bytes) -> bool:
 
 
 def creator() -> str:
-    """Who we are, to those who read a log."""
+    """Return the name of the user, for the log."""
     try:
         return printable(getpass.getuser())[:200]  # LOGNAME may be anything
     except (KeyError, OSError):  # a container may run under a number that has no name
@@ -168,7 +168,7 @@ def writable(path: Path) -> Iterator[None]:
             raise
         raise StoreError(
             f"{path} cannot be written to: {error.strerror}",
-            fix="ask whoever owns the store for the right to write, or work on a copy; reading needs no such right",
+            fix="ask the owner of the store for write permission, or work on a copy; reading needs no such right",
         ) from error
 
 
@@ -181,5 +181,5 @@ def _cannot_link(path: Path, error: OSError) -> Exception:
     )
 
 
-def _told(known: list[int]) -> str:
+def _listed(known: list[int]) -> str:
     return f"{known[0]} to {known[-1]}" if len(known) > 9 else ", ".join(map(str, known))

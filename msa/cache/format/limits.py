@@ -99,7 +99,7 @@ def _is_deep(data: bytes, value: object) -> bool:
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turn what a reader would refuse into an error of whoever is about to write it: nothing was written yet."""
+    """Turn what a reader would refuse into an error of the writer, before anything is written."""
     try:
         yield
     except StoreError as error:
@@ -290,9 +290,9 @@ def _is_file(name: str) -> bool:
 
 
 def _check_keys(where: Path | str, encoding: object) -> None:
-    found = check_object(where, "chunk_key_encoding", encoding)
-    separator = check_object(where, "chunk_key_encoding", found.get("configuration", {})).get("separator", "/")
-    if found.get("name") != "default" or separator not in ("/", "."):
+    known = check_object(where, "chunk_key_encoding", encoding)
+    separator = check_object(where, "chunk_key_encoding", known.get("configuration", {})).get("separator", "/")
+    if known.get("name") != "default" or separator not in ("/", "."):
         refuse(where, f"has chunk_key_encoding {short(encoding)}")
 
 

@@ -81,13 +81,13 @@ def tree(root: Path, path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         parent = left.pop()
         if len(parent.parts) > len(path.parts) + MOST_DEEP:
             _refuse_depth(path)
-        found = []
+        entries = []
         with suppress(FileNotFoundError), folder(root, parent) as here:
             for name in sorted(os.listdir(here)):
                 with suppress(FileNotFoundError):
-                    found.append((parent / name, os.stat(name, dir_fd=here, follow_symlinks=False)))
-        left += [below for below, about in found if stat.S_ISDIR(about.st_mode)]
-        yield from found
+                    entries.append((parent / name, os.stat(name, dir_fd=here, follow_symlinks=False)))
+        left += [below for below, about in entries if stat.S_ISDIR(about.st_mode)]
+        yield from entries
 
 
 def is_folder(root: Path, path: Path) -> bool:
@@ -112,11 +112,11 @@ def lstat(root: Path, path: Path) -> os.stat_result | None:
 
 def refuse_links(root: Path, path: Path) -> None:
     """Raise StoreError where anything in a folder is neither a file nor a folder: a link, a pipe, a device."""
-    for found, about in tree(root, path):
+    for entry, about in tree(root, path):
         if stat.S_ISLNK(about.st_mode):
-            _refuse_link(found)
+            _refuse_link(entry)
         if not stat.S_ISDIR(about.st_mode) and not stat.S_ISREG(about.st_mode):
-            raise StoreError(f"{found} is neither a file nor a folder", fix=f"remove it: {shell_command('rm', found)}")
+            raise StoreError(f"{entry} is neither a file nor a folder", fix=f"remove it: {shell_command('rm', entry)}")
 
 
 def make_folder(root: Path, path: Path, new: bool = False) -> None:
@@ -302,11 +302,11 @@ def sync(root: Path, path: Path) -> None:
 
 def sync_tree(root: Path, path: Path) -> None:
     """fsync every file and folder below, so that a rename can publish them together."""
-    for found, about in tree(root, path):
+    for entry, about in tree(root, path):
         if stat.S_ISDIR(about.st_mode):
-            sync(root, found)
+            sync(root, entry)
         elif stat.S_ISREG(about.st_mode):
-            handle = opened(root, found, os.O_RDONLY)
+            handle = opened(root, entry, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:

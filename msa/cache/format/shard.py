@@ -54,7 +54,7 @@ class Grid:
 
 
 class Shard(Mapped):
-    """A shard mapped into memory. Chunks are checked when somebody says that he is about to touch them."""
+    """A shard mapped into memory. Chunks are checked before they are read for the first time."""
 
     def __init__(self, path: Path, grid: Grid, blocks: Blocks | None = None) -> None:
         super().__init__(path)

@@ -144,11 +144,11 @@ class Lazy:
         assert self._plan is not None
         path, wanted = self._path(number), self._plan.nbytes + self._plan.crc
         try:
-            found = path.stat().st_size
+            size = path.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             raise damaged(path, "the file is missing") from None
-        if found != wanted:
-            raise damaged(path, f"it has {found} bytes where {wanted} belong")
+        if size != wanted:
+            raise damaged(path, f"it has {size} bytes where {wanted} belong")
 
     def _path(self, number: int) -> Path:
         return Path(f"{self.path}/c/{number}" + "/0" * (len(self.shape) - 1))
@@ -226,7 +226,7 @@ class Mapped:
         return view
 
     def let_go(self) -> None:
-        """Unmap it, once nobody looks at it any more."""
+        """Unmap it, once no array refers to it."""
         self.map = self.view = None
 
 

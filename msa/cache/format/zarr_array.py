@@ -144,8 +144,8 @@ def _entries(path: Path, sharding: Mapping[str, Any] | None, file_rows: int) -> 
     size = path.stat().st_size
     if sharding is None:
         return [(0, size)]
-    found = _index(path, sharding, file_rows).tolist()
-    return [(offset, n) for offset, n in found if offset + n <= size]  # zarr-python refuses the others
+    entries = _index(path, sharding, file_rows).tolist()
+    return [(offset, n) for offset, n in entries if offset + n <= size]  # zarr-python refuses the others
 
 
 def _index(path: Path, sharding: Mapping[str, Any], file_rows: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Shards as they are filled and mapped: which bytes belong to a chunk, and which chunks are damaged."""
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -146,3 +147,18 @@ def test_a_shard_of_ours_is_what_zarr_reads(tmp_path):
     (tmp_path / "data" / "c" / "0").mkdir(parents=True)
     (tmp_path / "data" / "c" / "0" / "0").write_bytes(data)
     np.testing.assert_array_equal(array[...], values)
+
+
+@pytest.mark.parametrize(
+    ("order", "joined"), [(range(8), True), ((1, 0, *range(2, 8)), False), ((*range(7), -1), True)]
+)
+def test_chunks_without_checksums_are_read_as_one_where_they_lie_in_order(tmp_path, order, joined):
+    """Another writer may put them in any order, or leave one out."""
+    bare = Grid(4, 8, 6, crc=0)
+    index = np.array([[2**64 - 1] * 2 if at < 0 else [at * 24, 24] for at in order], "<u8").tobytes()
+    (tmp_path / "0").write_bytes(bytes(8 * 24) + index + int(google_crc32c.value(index)).to_bytes(4, "little"))
+    opened = Shard(tmp_path / "0", bare)
+    opened.open()
+    assert opened.chunk_bytes == (8 * 24 if joined else 24)
+    present = np.flatnonzero(np.array(order) >= 0)
+    assert opened.untouched(present).tolist() == present.tolist()
