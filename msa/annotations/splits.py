@@ -34,7 +34,7 @@ FEW = 100  # below this many groups a part's size by hash value is a lottery (99
 
 @dataclass(frozen=True)
 class Config:
-    """How parts are drawn, where a corpus has none of its own."""
+    """How parts are drawn, where a dataset has none of its own."""
 
     stratify: bool = False  # every class in the ratio 8:1:1, as far as samples that stay together allow it
 
@@ -54,7 +54,7 @@ def draw(
     An official split is never changed; a drawn sample that shares a group with an official one follows it.
 
     Args:
-        samples: Samples of one corpus, in any order.
+        samples: Samples of one dataset, in any order.
         contents: Digests of each sample's text, picture, recording, ...
         seed: Seed of the hash.
         ratios: Shares of train, valid and test.
@@ -82,7 +82,7 @@ def draw(
 
 
 def scarce(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> Iterator[str]:
-    """Say which classes that the corpus has lack samples in a part.
+    """Say which classes that the dataset has lack samples in a part.
 
     Args:
         counts: Part -> class -> number of samples, of all three parts.

@@ -111,11 +111,11 @@ def digest_of(features: Iterable[Feature], ids: Iterable[str]) -> str:
     return state.hexdigest()
 
 
-# what a file of ours says of a corpus
+# what a file of ours says of a dataset
 
 
 def facts(bundle: Bundle) -> dict[str, Any]:
-    """Name, task and source of the corpus, and the provenance of each view: plain values for JSON."""
+    """Name, task and source of the dataset, and the provenance of each view: plain values for JSON."""
     return {
         "name": bundle.index.name,
         "task": asdict(bundle.index.task),

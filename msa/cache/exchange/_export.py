@@ -1,4 +1,4 @@
-"""The store -> a foreign file: one corpus with one view of each modality."""
+"""The store -> a foreign file: one dataset with one view of each modality."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from msa.types import Modality
 def export(
     store: FeatureStore, dataset: str, views: Mapping[str, str], format: str, module: ModuleType, out: Path
 ) -> list[str]:
-    """Write a corpus to `out` and return what must be said of it; `views` names one where the newest is not meant.
+    """Write a dataset to `out` and return what must be said of it; `views` names one where the newest is not meant.
 
     Raises ConfigError for a format that is only read, StoreError where `out` is taken or there is nothing to write.
     """

@@ -63,7 +63,7 @@ def corpus(
         format: The format's name.
         path: The folder.
         config: Its settings.
-        name: What the corpus is to be called; None: as it says, or as the folder.
+        name: What the dataset is to be called; None: as it says, or as the folder.
         suffix: How the names of the files end.
         layout: How such a folder lies, for messages.
         feature: Makes a feature of the files of a folder, and of what a corpus.json says of it.

@@ -52,7 +52,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A corpus in a foreign file. Texts stand in the samples' raw material, as literal text."""
+    """A dataset in a foreign file. Texts stand in the samples' raw material, as literal text."""
 
     format: str
     path: Path
@@ -63,7 +63,7 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Bundle:
-    """One corpus of a store with one view of each modality: what a format writes."""
+    """One dataset of a store with one view of each modality: what a format writes."""
 
     index: Index
     readers: Mapping[Modality, ViewReader]

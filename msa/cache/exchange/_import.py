@@ -54,20 +54,20 @@ def bring_in(
     progress: Progress = Progress(),
     drawing: splits.Config = splits.Config(),
 ) -> tuple[Index, list[Imported]]:
-    """Import a corpus and its features. What an interrupted import committed is kept; the same call continues there.
+    """Import a dataset and its features. What an interrupted import committed is kept; the same call continues there.
 
     Args:
         store: The store to write to.
         foreign: What a reader of msa.cache.exchange found.
         split_file: A file that names the samples of each part.
-        seed: Seed of parts that are drawn, where the corpus has none.
+        seed: Seed of parts that are drawn, where the dataset has none.
         progress: Told of every sample.
         drawing: How parts are drawn.
     """
     corpus = replace(foreign.corpus, origin=foreign.format).split_by(split_file).kept(foreign.path)
     inputs = [_inputs(sample, foreign) for sample in corpus.samples]
     index = index_of(corpus, inputs, split_file, seed, drawing)
-    for feature in foreign.features:  # before the corpus is published without them
+    for feature in foreign.features:  # before the dataset is published without them
         refuse_view(_attributes(foreign, feature))
     _check_some_can_be_read(store, foreign, index)
     with naming_a_full_disk(store.path):
@@ -134,7 +134,7 @@ def _version(
 
 
 def lacking(index: Index) -> str:
-    """Return what a corpus lacks for training, and the way to it; nothing where every part holds some."""
+    """Return what a dataset lacks for training, and the way to it; nothing where every part holds some."""
     if not np.isfinite(index.y).any():
         return "no sample has a label, and training needs some"
     empty = [split for split in Split if not len(index.rows(split))]

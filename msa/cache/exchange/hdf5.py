@@ -1,4 +1,4 @@
-"""One HDF5 file with a corpus and its hidden states, which any HDF5 library can read. Read and written.
+"""One HDF5 file with a dataset and its hidden states, which any HDF5 library can read. Read and written.
 
 Layout   Attributes of the file: format = "msa", version = 1, name, task and source (JSON). Datasets of n samples: id,
          split, group, text (strings, UTF-8), position, labels (n, k) float32 with the attribute names. A group
@@ -297,7 +297,7 @@ class _Stored:
 
 
 def write(bundle: Bundle, out: Path) -> list[str]:
-    """Write a corpus as such a file; returns what could not be carried over. Raises StoreError where `out` exists."""
+    """Write a dataset as such a file; returns what could not be carried over. Raises StoreError where `out` exists."""
     import h5py
 
     remarks = _corpus.lost(bundle)

@@ -60,7 +60,7 @@ class Config:
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """Return the corpus in a pickle of MMSA's or MMSA-FET's, called `name` or as the file is. Raises SourceError."""
+    """Return the dataset in a pickle of MMSA's or MMSA-FET's, called `name` or as the file is. Raises SourceError."""
     splits = parts(path, _pickle.load(path))
     _check_family(splits)
     key = next((key for key in LABELS if any(part.has(key) for part in splits)), "")

@@ -59,7 +59,7 @@ class Config:
 
 
 def read(path: Path, config: Config = Config(), name: str | None = None) -> Foreign:
-    """Return the corpus in a pickle of this family, called `name` or as the file is. Raises SourceError."""
+    """Return the dataset in a pickle of this family, called `name` or as the file is. Raises SourceError."""
     splits = parts(path, _pickle.load(path))
     _check_family(splits)
     columns = [_columns(part) for part in splits]

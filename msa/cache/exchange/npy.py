@@ -96,7 +96,7 @@ def _head(folder: _folder.Files, id: str) -> tuple[tuple[int, ...], np.dtype] | 
 
 
 def write(bundle: Bundle, out: Path) -> list[str]:
-    """Write a corpus as such a folder; returns what could not be carried over.
+    """Write a dataset as such a folder; returns what could not be carried over.
 
     Raises StoreError where `out` exists, or a table or a file name cannot hold what the store holds.
     """
