@@ -1,4 +1,4 @@
-"""What is in a store and where it comes from, as plain values: `msa cache info`; and what to cite for it."""
+"""Contents and provenance of a store as plain values, for `msa cache info`; and what to cite."""
 
 import hashlib
 from collections import Counter
@@ -22,11 +22,17 @@ FORMATS = (
     ("exports to HDF5", "The HDF Group: Hierarchical Data Format, version 5, https://www.hdfgroup.org"),
 )
 
-WEIGHTS: dict[str, Any] = {"name": "", "revision": None, "sha256": "", "licence": "", "path": ""}  # where none are said
+WEIGHTS: dict[str, Any] = {
+    "name": "",
+    "revision": None,
+    "sha256": "",
+    "licence": "",
+    "path": "",
+}  # where an encoder has none
 
 
 def describe(store: FeatureStore) -> dict[str, Any]:
-    """Corpora with their sources and splits; views with recipe, weights, versions, files and the status of samples."""
+    """Return datasets with sources and splits; views with recipe, weights, versions, files and status of samples."""
     return {
         "store": store.where,
         "format": store.manifest.msa_format,
@@ -39,19 +45,19 @@ def describe(store: FeatureStore) -> dict[str, Any]:
 
 
 def citations(store: FeatureStore) -> list[tuple[str, str]]:
-    """(what, how to cite it) of every corpus, backbone and format in a store, each once."""
-    found: dict[str, str] = {}
+    """Return (what, how to cite it) of every dataset, backbone and format in a store, each once."""
+    citations_of: dict[str, str] = {}
     for fingerprint, entry in in_order(store.manifest.datasets):
         source = store.index(fingerprint).full_about["source"]
-        told = [source["citation"] or source["title"] or "its source is not known", source["home"]]
-        found[f"dataset {entry.name}"] = ", ".join(map(str, filter(None, told)))
+        parts = [source["citation"] or source["title"] or "source unknown", source["home"]]
+        citations_of[f"dataset {entry.name}"] = ", ".join(map(str, filter(None, parts)))
         for view in store.views(fingerprint):
             weights = view.attributes.get("weights", {})
-            told = [view.attributes.get("source") or "its paper is not known"]
+            parts = [view.attributes.get("source") or "paper unknown"]
             if weights.get("name"):
-                told += [f"weights {weights['name']}", f"revision {weights.get('revision') or '-'}"]
-            found[f"{view.modality} {view.name}"] = ", ".join(map(str, told))
-    return [*found.items(), *FORMATS]
+                parts += [f"weights {weights['name']}", f"revision {weights.get('revision') or '-'}"]
+            citations_of[f"{view.modality} {view.name}"] = ", ".join(map(str, parts))
+    return [*citations_of.items(), *FORMATS]
 
 
 def _dataset(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def _view(store: FeatureStore, view: View, index: Index) -> dict[str, Any]:
     counts = Counter[str]()
     for entry in view.entries:
         counts.update(segment.counts(store.tables(view.id, entry)))
-    for failure in reader.failures.values():  # without those that were taken back
+    for failure in reader.failures.values():  # without retracted ones
         counts.update(failure.get("counts", {}))
     failures = [{"id": index.ids[row], **failure} for row, failure in sorted(reader.failures.items())]
     pending = index.has(view.modality) & (reader.length < 0)
@@ -111,16 +117,16 @@ def _view(store: FeatureStore, view: View, index: Index) -> dict[str, Any]:
 
 
 def _runs(store: FeatureStore, view: View) -> list[dict[str, Any]]:
-    """What each run of a view was made with, the last one last: device, versions, and how many samples are of it."""
-    found = []
+    """Return the runs of a view, the last one last: device, versions, number of samples."""
+    runs = []
     for entry in view.entries:
         run = SegmentAttributes.read(store.tables(view.id, entry) / "zarr.json").run
-        found.append(dict(run) | {"segment": entry.id, "samples": entry.samples, "failed": entry.failed})
-    return found
+        runs.append(dict(run) | {"segment": entry.id, "samples": entry.samples, "failed": entry.failed})
+    return runs
 
 
 def _creator(store: FeatureStore, view: View) -> str:
-    """Who published a view last, as long as that generation can be read."""
+    """Return the creator of the generation that published a view last; empty where it cannot be read."""
     number = store.manifest.views[view.id].published
     try:
         return generations.read(store.blocks.site if store.blocks else store.path, number).creator

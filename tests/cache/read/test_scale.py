@@ -176,7 +176,7 @@ def test_citations_name_every_corpus_and_backbone_once(store, index):
     fill(store, replace(index, about=about))
     named = dict(citations(store))
     assert named["dataset tiny"] == "Tiny (2020), https://tiny.example"
-    assert named["audio made.up"] == "its paper is not known"
+    assert named["audio made.up"] == "paper unknown"
     assert "Zarr" in named["stores"]
 
 
@@ -184,6 +184,6 @@ def test_info_prints_what_to_cite(store, index):
     fill(store, index)
     done = CliRunner().invoke(cli.app, ["cache", "info", str(store.path), "--cite"])
     assert done.exit_code == 0, done.output
-    assert done.output.splitlines()[:2] == ["dataset tiny: made in a test", "audio made.up: its paper is not known"]
+    assert done.output.splitlines()[:2] == ["dataset tiny: made in a test", "audio made.up: paper unknown"]
     told = json.loads(CliRunner().invoke(cli.app, ["cache", "info", str(store.path), "--cite", "--json"]).output)
     assert told == dict(citations(store))
