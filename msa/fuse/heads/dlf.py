@@ -133,12 +133,12 @@ class DLF(FusionHead):
 
     def projected(self, batch: Batch) -> Parts:
         """Convolutions of x_m, 0 behind the mask, each (B, L_m, d)."""
-        found = {}
+        projections = {}
         for m in self.modalities:
             x = batch.x[m].masked_fill(~batch.mask[m][:, :, None], 0.0)
             x = self.text_drop(x) if m == Modality.TEXT else x
-            found[m] = self.project[m](x.transpose(1, 2)).transpose(1, 2)
-        return found
+            projections[m] = self.project[m](x.transpose(1, 2)).transpose(1, 2)
+        return projections
 
     def disentangled(self, x: Parts, mask: Mapping[Modality, Tensor]) -> tuple[Parts, Parts]:
         """s_m by an encoder of each modality's own, c_m by one for all, each (B, L_m, d)."""

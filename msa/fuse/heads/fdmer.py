@@ -150,15 +150,15 @@ def consistency(common: Parts, present: Parts) -> Tensor:
     """Squared distance of two modalities' common features (B, d), each of length 1; mean over the pairs -> ()."""
     unit = {m: F.normalize(h.float(), dim=1) for m, h in common.items()}  # each (B, d)
     pairs = combinations(common, 2)
-    found = [_average((unit[a] - unit[b]).square().sum(1), present[a] & present[b]) for a, b in pairs]
-    return torch.stack(found).mean()
+    distances = [_average((unit[a] - unit[b]).square().sum(1), present[a] & present[b]) for a, b in pairs]
+    return torch.stack(distances).mean()
 
 
 def disparity(common: Parts, private: Parts, present: Parts) -> Tensor:
     """Return the mean dependence of common and private features, and of private ones of two modalities -> ()."""
-    found = [hsic(common[m], private[m], present[m]) for m in common]
-    found += [hsic(private[a], private[b], present[a] & present[b]) for a, b in combinations(private, 2)]
-    return torch.stack(found).mean()
+    dependences = [hsic(common[m], private[m], present[m]) for m in common]
+    dependences += [hsic(private[a], private[b], present[a] & present[b]) for a, b in combinations(private, 2)]
+    return torch.stack(dependences).mean()
 
 
 def hsic(x: Tensor, y: Tensor, both: Tensor) -> Tensor:

@@ -341,8 +341,8 @@ def far_points(x: Tensor, k: int) -> Tensor:
     for i in range(k):
         point = distance.argmax(1)[:, None, None].expand(-1, x.shape[1], 1)  # (S, V, 1)
         taken.append(x.gather(2, point))  # (S, V, 1)
-        found = (x - taken[-1]).square().sum(1)  # (S, P)
-        distance = torch.minimum(distance, found) if i else found
+        to_last = (x - taken[-1]).square().sum(1)  # (S, P)
+        distance = torch.minimum(distance, to_last) if i else to_last
     return torch.cat(taken, 2).transpose(1, 2)
 
 

@@ -102,8 +102,8 @@ class MISA(FusionHead):
         }
         pairs = list(combinations(self.modalities, 2))
         if pairs:
-            found = [cmd(common[a], common[b], present[a] & present[b], c.moments) for a, b in pairs]
-            terms["similarity"] = c.similarity * torch.stack(found).mean()
+            distances = [cmd(common[a], common[b], present[a] & present[b], c.moments) for a, b in pairs]
+            terms["similarity"] = c.similarity * torch.stack(distances).mean()
         return output, terms
 
     def present(self, batch: Batch) -> Parts:
@@ -214,9 +214,9 @@ def cmd(x: Tensor, y: Tensor, both: Tensor, moments: int) -> Tensor:
 
 def difference(own: Parts, common: Parts, present: Parts) -> Tensor:
     """Return the overlap of h_m^p and h_m^c, and of each pair of h_m^p, summed -> ()."""
-    found = [overlap(own[m], common[m], present[m]) for m in own]
-    found += [overlap(own[a], own[b], present[a] & present[b]) for a, b in combinations(own, 2)]
-    return torch.stack(found).sum()
+    overlaps = [overlap(own[m], common[m], present[m]) for m in own]
+    overlaps += [overlap(own[a], own[b], present[a] & present[b]) for a, b in combinations(own, 2)]
+    return torch.stack(overlaps).sum()
 
 
 def overlap(x: Tensor, y: Tensor, both: Tensor) -> Tensor:

@@ -89,8 +89,8 @@ class SIMR(FusionHead):
         output = self.answer(content, batch)  # (B, outputs)
         terms = {"task": task_loss(self.task, output, batch.y)}
         if pairs := list(combinations(self.modalities, 2)):
-            found = [average(1 - cosine(mean[a], mean[b]), present[a] & present[b]) for a, b in pairs]
-            terms["correlation"] = c.correlation * torch.stack(found).mean()
+            gaps = [average(1 - cosine(mean[a], mean[b]), present[a] & present[b]) for a, b in pairs]
+            terms["correlation"] = c.correlation * torch.stack(gaps).mean()
         if self.nonverbal:
             errors, overlaps = [], []
             for m in self.nonverbal:

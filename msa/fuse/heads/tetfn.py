@@ -163,8 +163,8 @@ class Projection(nn.Module):
 def highest(x: Tensor, mask: Tensor) -> Tensor:
     """The largest of the valid steps of x (B, L, d), 0 where there is none -> (B, d)."""
     lowest = torch.finfo(x.dtype).min
-    found = x.masked_fill(~mask[:, :, None], lowest).amax(1)  # (B, d)
-    return found.masked_fill(~mask.any(1)[:, None], 0.0)
+    value = x.masked_fill(~mask[:, :, None], lowest).amax(1)  # (B, d)
+    return value.masked_fill(~mask.any(1)[:, None], 0.0)
 
 
 def _vector(width: int, units: int, dropout: float) -> nn.Sequential:

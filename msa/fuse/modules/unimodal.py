@@ -73,10 +73,10 @@ class UnimodalLabels(nn.Module):
         fresh = n == 1
         self.target[row[fresh]] = truth[fresh][:, None].expand(-1, len(self.names), -1)
         with torch.autocast(z.device.type, enabled=False):
-            found = self.generate(z, truth)  # (B, M, outputs), NaN where there is no centre
+            generated = self.generate(z, truth)  # (B, M, outputs), NaN where there is no centre
         share = torch.where(fresh, 0.0, 2 / (n + 1))[:, None, None]  # (B, 1, 1)
         old = self.target[row]  # (B, M, outputs)
-        self.target[row] = torch.where(found.isfinite(), (1 - share) * old + share * found, old)
+        self.target[row] = torch.where(generated.isfinite(), (1 - share) * old + share * generated, old)
         has = torch.stack([torch.ones_like(n), *(present[name].to(n.dtype) for name in self.names)], 1)  # (B, 1 + M)
         self.vector[row], self.seen[row], self.label[row], self.has[row] = z, n, truth, has
 
@@ -96,12 +96,12 @@ class UnimodalLabels(nn.Module):
         distances = [self._distances(*part) for part in parts]  # of JOINT and every name
         if self.task.classes:
             q_m, *q_s = (d_n / (d_p + d_n) for d_p, d_n in distances)  # each (B, outputs)
-            found = [
+            moved = [
                 (truth + (q - q_m).nan_to_num(0.0)).clamp(0, 1) for q in q_s
             ]  # NaN without a centre: the label stays
             if self.task.single:
-                found = [f / f.sum(1, keepdim=True) for f in found]
-            return torch.stack(found, 1)
+                moved = [f / f.sum(1, keepdim=True) for f in moved]
+            return torch.stack(moved, 1)
         a_m, *a_s = ((d_n - d_p) / (d_p + 1e-8) for d_p, d_n in distances)  # each (B, 1)
         most = self.range()
         return torch.stack([((a / (a_m + 1e-8) * truth + truth + a - a_m) / 2).clamp(-most, most) for a in a_s], 1)
