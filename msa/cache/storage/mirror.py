@@ -207,7 +207,7 @@ class Blocks:
             size, digest = self._files[name]
         except KeyError:
             raise StoreError(
-                f"{self.site}: this generation names no file {name}", fix="ask whoever published it to verify the store"
+                f"{self.site}: this generation names no file {name}", fix="ask its publisher to verify the store"
             ) from None
         return int(size), str(digest)
 
@@ -424,5 +424,5 @@ def _boot() -> bytes:
 def _missing_there(site: Remote, name: str) -> StoreError:
     return StoreError(
         f"{site} has no file {name}, which its manifest names",
-        fix="it was removed there, or never arrived: ask whoever published it, or open the store again",
+        fix="it was removed there, or never arrived: ask its publisher, or open the store again",
     )

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from msa.cache.format.shard import Shard
 from msa.cache.maintain.verify import verify
 from msa.cache.store import FeatureStore
 from msa.types import Modality
@@ -68,3 +69,14 @@ def test_nan_is_found(store, index):
     writer.write(2, index.digests[Modality.AUDIO][2].tobytes(), rows)
     store.publish("v", [writer.seal()])
     assert [(p.samples, "NaN" in p.what) for p in verify(store, deep=True)] == [(("id2",), True)]
+
+
+def test_two_readers_that_disagree_are_a_problem_of_the_shard(store, index, monkeypatch):
+    """Only `deep` compares what training reads with what zarr-python reads."""
+    view = fill(store, index)
+    whole = Shard.rows
+    monkeypatch.setattr(Shard, "rows", lambda shard, low, high: bytes(1) + whole(shard, low, high)[1:])
+    assert verify(store) == []
+    problems = verify(store, deep=True)
+    assert {problem.where for problem in problems} >= {shard_of(store, view).relative_to(store.path).as_posix()}
+    assert all("zarr-python reads other numbers in rows" in problem.what for problem in problems)

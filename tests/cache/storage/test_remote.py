@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from msa.cache.storage import mirror, object_store, site
+from msa.cache.storage.wire import Unreachable
 from msa.cache.store import FeatureStore
 from msa.errors import ConfigError, StoreError
 from msa.types import Modality
@@ -366,3 +367,20 @@ def test_hints_are_small_json(tmp_path):
     site.Disk(tmp_path).store.joinpath("manifests").mkdir()
     site.Disk(tmp_path).hint(12)
     assert json.loads((tmp_path / site.HINT).read_text()) == {"msa_format": 1, "generation": 12}
+
+
+@pytest.mark.parametrize(("retries", "requests"), [(True, 1), (False, site.TRIES)])
+def test_a_request_is_repeated_by_site_or_by_the_library_and_never_by_both(monkeypatch, retries, requests):
+    class Broken:
+        def __init__(self):
+            self.retries, self.asked = retries, 0
+
+        def size(self, name):
+            self.asked += 1
+            raise Unreachable("broke", fix="wait")
+
+    monkeypatch.setattr(site, "PAUSE_S", 0.0)
+    wire = Broken()
+    with pytest.raises(Unreachable):
+        site.Remote("s3://lab/store", wire).size("zarr.json")
+    assert wire.asked == requests
