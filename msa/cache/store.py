@@ -70,7 +70,7 @@ class FeatureStore:
             return cls._open_elsewhere(str(path), generation)
         path = Path(path)
         try:
-            root = layout.read_json(path / "zarr.json")
+            root = limits.read_json(path / "zarr.json")
         except FileNotFoundError:
             if (path / "manifests").is_dir():
                 raise StoreError(

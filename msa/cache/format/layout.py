@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from msa.cache.format import limits, local_files, small_arrays
+from msa.cache.format import local_files, small_arrays
 
 FORMAT = 1
 SMALL_BYTES = 2**21  # of a chunk of a small array: a million samples need few files, and a look at one reads little
@@ -176,8 +176,3 @@ def write_group(
 def read_array(path: Path) -> np.ndarray:
     """One small array, whole; its checksums are verified on the way."""
     return small_arrays.whole(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of the store. Raises FileNotFoundError where there is none, StoreError where it is no JSON object."""
-    return limits.read_json(path)

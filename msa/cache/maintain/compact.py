@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from msa.cache.format import generations, layout, local_files
+from msa.cache.format import generations, layout, limits, local_files
 from msa.cache.format.attributes import SegmentAttributes
 from msa.cache.format.manifest import Manifest, SegmentEntry, in_order
 from msa.cache.maintain import remove
@@ -100,7 +100,7 @@ class _Job:
         parent = store.path / layout.segments_path(view_id)
         entries = store.manifest.segments_of(view_id)
         extents = {e.id: {(start, length) for _, start, length in _table(parent / e.id)} for e in entries}
-        meta = layout.read_json(parent / entries[0].data_id / "data" / "zarr.json")
+        meta = limits.read_json(parent / entries[0].data_id / "data" / "zarr.json")
         longest = max((length for extent in extents.values() for _, length in extent), default=1)
         form = _form(meta["shape"][1], meta["attributes"]["dtype"], shard_bytes, longest)
         poor, before = set(), Size()

@@ -258,7 +258,7 @@ def describe(folder: Path) -> SegmentEntry:
     """
     store = layout.store_of(folder)
     attributes = SegmentAttributes.read(folder / "zarr.json")
-    samples = layout.read_json(folder / "sample" / "zarr.json")["shape"][0]
+    samples = limits.read_json(folder / "sample" / "zarr.json")["shape"][0]
     own, failed = files(store, folder, known=_hashed(folder)), len(attributes.failures)
     entry = SegmentEntry(folder.name, attributes.dataset, samples, failed, own)
     if attributes.data_of is None:

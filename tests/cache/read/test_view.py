@@ -13,7 +13,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msa.cache.format import layout, small_arrays
+from msa.cache.format import layout, limits, small_arrays
 from msa.cache.format.shard import Shard
 from msa.cache.format.zarr_array import Archive
 from msa.cache.read import readahead, sample_locations
@@ -250,7 +250,7 @@ def test_tables_of_older_versions_need_not_be_sorted(store, index):
     old = {name: layout.read_array(folder / name)[order] for name in ("sample", "start", "length", "digest")}
     for name in old:
         shutil.rmtree(folder / name)
-    layout.write_group(folder, old, layout.read_json(folder / "zarr.json")["attributes"])
+    layout.write_group(folder, old, limits.read_json(folder / "zarr.json")["attributes"])
     x, length = store.reader(view).gather(range(19))
     assert all((x[i, : length[i]] == hidden(i)).all() for i in range(19))
 
