@@ -80,3 +80,11 @@ def test_two_readers_that_disagree_are_a_problem_of_the_shard(store, index, monk
     problems = verify(store, deep=True)
     assert {problem.where for problem in problems} >= {shard_of(store, view).relative_to(store.path).as_posix()}
     assert all("zarr-python reads other numbers in rows" in problem.what for problem in problems)
+
+
+def test_damaged_attributes_of_a_segment_are_one_problem(store, index):
+    view = fill(store, index)
+    path = shard_of(store, view).parents[3] / "zarr.json"
+    path.write_text("{")
+    where = path.relative_to(store.path).as_posix()
+    assert [problem.where for problem in verify(store)] == [where]
