@@ -124,3 +124,14 @@ def test_a_group_without_an_order_is_not_kept_together():
     plan = whole_groups(speaker, np.zeros(80, int), 16, (0, 0))
     assert [len(at) for at in plan] == [16] * 5
     assert sum(len(set(speaker[at])) == 2 for at in plan) >= 4
+
+
+def test_batches_have_other_members_in_every_epoch_also_where_each_is_a_bucket_of_its_own():
+    lengths = np.rint(100 * 1.03 ** np.arange(64))[:, None]  # 8 in a row differ by more than a bucket may be padded
+    with_first = [
+        frozenset(batch.tolist())
+        for epoch in range(8)
+        for batch in shuffled(lengths, np.ones(1), 8, (1, epoch))
+        if 0 in batch
+    ]
+    assert len(with_first) == 8 and len(set(with_first)) > 1
