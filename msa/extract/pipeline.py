@@ -1,4 +1,6 @@
-"""Stage 1, top to bottom: recover -> borrow -> plan -> decode -> encode -> write -> publish.
+"""Stage 1, top to bottom: plan -> decode -> encode -> write -> publish.
+
+`ViewRun` has recovered before that what a killed run left, and borrowed what the store already holds of the same input.
 
 Four places hold a batch on its way, and each is bounded: `prefetched` (decoded), `in_flight` (on the device), the queue
 of `WriterThread` (encoded), and the buffer of the segment.
@@ -39,7 +41,7 @@ from msa.types import Modality
 class Engine:
     """How this process works through a unit; it decides the speed and nothing else."""
 
-    threads: int | None = None  # that decode ahead: None one per core, up to 8; 0 none, each batch in its turn
+    threads: int | None = None  # that decode ahead. None: one per core, at most 8; 0: none
     to_write: int = 4  # batches that may wait for the writer; 0: each is written before the next is encoded
     timeout_s: float = 600.0  # for decoding one sample
     in_flight: int = 1  # batches still on the GPU while the next one is begun
@@ -118,10 +120,10 @@ def _extract_here(views: Sequence[ViewRun], device: str, progress: Progress, eng
             progress.status(str(meter))
             runs[modality].stop_if_hopeless(jobs[modality], rows)
 
-        safe, feared = unit.split(suspects(views))
+        safe, suspected = unit.split(suspects(views))
         try:
             work_through(safe, jobs, engine, meter, watch)
-            isolation.work_through(feared, jobs, device, engine.timeout_s, watch)
+            isolation.work_through(suspected, jobs, device, engine.timeout_s, watch)
         finally:
             for view in views:
                 report = view.report

@@ -60,7 +60,7 @@ KINDS = {
     endless: "a pipe, a socket or a device",
     folder: "is a directory|is a folder",
     terabyte: "1,099,511,627,776 bytes",
-    gigabytes: "3,221,225,472 bytes(; at most 268,435,456|, and 0 are on the disk)",  # where the disk keeps holes
+    gigabytes: "3,221,225,472 bytes(; at most 268,435,456|, but only 0 are on the disk)",  # where the disk keeps holes
     one_line: "1,073,741,824 bytes; at most",
 }
 

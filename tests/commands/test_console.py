@@ -39,7 +39,7 @@ class Evil:
 class Index:
     name = EVIL
     task = Evil(classes=())
-    told = {"split": EVIL, "dropped": {EVIL: 1}, "encodings": {EVIL: 2}, "leaks": [EVIL]}  # noqa: RUF012
+    full_about = {"split": EVIL, "dropped": {EVIL: 1}, "encodings": {EVIL: 2}, "leaks": [EVIL]}  # noqa: RUF012
 
     def __len__(self):
         return 3

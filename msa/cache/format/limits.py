@@ -1,9 +1,9 @@
 """What a stranger's store may say: names, sizes, shapes, codecs, checked before memory is taken or a path followed.
 
 Everything here is pure, knows the rules of docs/store-format.md and nothing of a store's contents, and raises
-StoreError. What passes can still be untrue, which checksums and `msa cache verify` find; it can no longer lead out of
-the store, fill the memory, or run anything. Loaders, `verify` and writers ask the same functions: what `verify` passes
-loads, and what could not be read back is refused before it is written (`writing`).
+StoreError. A value that passes can still be wrong; checksums and `msa cache verify` find that. It can no longer lead
+out of the store, fill the memory, or run anything. Loaders, `verify` and writers ask the same functions: what `verify`
+passes loads, and what could not be read back is refused before it is written (`writing`).
 """
 
 import hashlib
@@ -231,10 +231,10 @@ def check_array(where: Path | str, zarr_json: object) -> tuple[int, ...]:
     return shape
 
 
-def swells(codecs: Sequence[Mapping[str, Any]], piece: bytes, nbytes: int) -> str:
-    """What is wrong with a stored chunk that does not unpack to the `nbytes` its array says; nothing where it does.
+def unpacked_size_problem(codecs: Sequence[Mapping[str, Any]], piece: bytes, nbytes: int) -> str:
+    """Return what is wrong where a stored chunk does not unpack to `nbytes` bytes, the size its array states; else "".
 
-    `codecs` are its chain. It is not unpacked for that, or no further than that.
+    `codecs` are its chain. The chunk is unpacked to `nbytes` at most.
     """
     for place in range(len(codecs) - 1, 0, -1):
         name = codecs[place]["name"]

@@ -291,7 +291,7 @@ class Manifest:
         return replace(self, views={**self.views, view: entry})
 
     def with_segments(self, view: str, segments: Iterable[SegmentEntry], **changes: Any) -> Self:
-        """Return a copy in which a view that is there has other segments, and what else is said by keyword."""
+        """Return a copy with new segments for an existing view; keywords change its other fields."""
         return self.with_view(view, replace(self.views[view], segments=tuple(segments), **changes))
 
     def without_segments(self, ids: Iterable[str]) -> Self:

@@ -170,7 +170,7 @@ class _Plan:
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> "_Plan | None":
-        """From what `trust.check_array` passed; None where zarr-python has to read it."""
+        """Return the plan of metadata that `limits.check_array` has accepted; None where zarr-python has to read it."""
         shape, chunks = tuple(meta["shape"]), tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
         dtype = np.dtype(meta["data_type"])
         codecs = [codec["name"] for codec in meta["codecs"]]

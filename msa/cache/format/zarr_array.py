@@ -55,7 +55,7 @@ class Data:
                 if size > limits.MAX_CHUNK + nbytes:
                     raise damaged(path, f"it has a chunk of {size} bytes, where {nbytes} are unpacked")
                 file.seek(offset)
-                if what := limits.swells(self._codecs, file.read(size), nbytes):
+                if what := limits.unpacked_size_problem(self._codecs, file.read(size), nbytes):
                     raise damaged(path, what)
 
     def file(self, number: int) -> "Shard | Archive":

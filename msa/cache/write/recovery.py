@@ -24,9 +24,10 @@ def adopt(store: Path, view_id: str, newest: Callable[[], Manifest]) -> list[Seg
     """Seal what dead writers left in a view and return the manifest entries.
 
     A segment is claimed by renaming its folder to one that names the claimant, which succeeds for one of
-    several. The manifest, `newest`, is read before and after: what a process of dask sealed before it died, another one
-    publishes. Shards whose journal line is missing are discarded: their samples are simply not there
-    yet. Raises StoreError where a journal or a folder is not as msa writes it; nothing of it is touched then.
+    several. The manifest, `newest`, is read before and after: a dask worker may have died after sealing, and the driver
+    publishes that segment. Shards whose journal line is missing are discarded: their samples are not there yet.
+
+    Raises StoreError where a journal or a folder is not as msa writes it; nothing of it is touched then.
     """
     entries: list[SegmentEntry] = []
     parent = store / layout.segments_path(view_id)

@@ -170,8 +170,8 @@ class _Driver:
         from distributed import KilledWorker, as_completed
         from distributed.client import FutureCancelledError
 
-        safe, feared = unit.split(suspects(list(self.views.values())))
-        left, suspicious = list(safe.batches), list(feared.batches)
+        safe, suspected = unit.split(suspects(list(self.views.values())))
+        left, suspects_left = list(safe.batches), list(suspected.batches)
         began, futures = time.monotonic(), as_completed()
         tasks: dict[str, Task] = {}
 
@@ -181,15 +181,15 @@ class _Driver:
             futures.add(future)
 
         try:
-            while left or tasks or suspicious:
+            while left or tasks or suspects_left:
                 self.workers = max(1, _present(self.client))
                 while left and len(tasks) < IN_FLIGHT * self.workers:
                     n = self._batches_of_next(len(left))
                     send(self._task(unit.only(left[:n])))
                     del left[:n]
-                if not left and suspicious:
-                    send(self._task(unit.only(suspicious), ISOLATED))
-                    suspicious = []
+                if not left and suspects_left:
+                    send(self._task(unit.only(suspects_left), ISOLATED))
+                    suspects_left = []
                 _wait(self.client, futures.has_ready)
                 future = next(futures)
                 done = tasks.pop(future.key)
@@ -257,7 +257,7 @@ class _Driver:
         """Return the next attempt at a task whose worker died. Raises BackboneError where there were enough."""
         begun = dead.begun
         for m in dead.recipes:
-            crash_journal.remove(dead.journal(m))  # this run sees to it, so the next one need not suspect it
+            crash_journal.remove(dead.journal(m))  # this run tries them again itself, so that the next need not
         self.early_deaths = 0 if begun else self.early_deaths + 1
         if dead.attempt == GIVE_UP or self.early_deaths > GIVE_UP * IN_FLIGHT * self.workers:
             raise _workers_die(error)

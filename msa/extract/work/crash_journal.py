@@ -42,7 +42,7 @@ class CrashJournal:
             self._write([self._finished, sorted(batch)])
 
     def finish(self, rows: Iterable[int]) -> None:
-        """Note rows that are with the writer: hidden states or failures. Another thread may call this."""
+        """Note rows that were handed to the writer, as hidden states or failures. Another thread may call this."""
         done = set(rows)
         while self._open:
             self._open[0].difference_update(done)

@@ -28,7 +28,7 @@ KILLED = "killed the process that worked on it"
 
 
 def work_through(unit: WorkUnit, jobs: Mapping[Modality, ViewJob], device: str, timeout_s: float, watch: Watch) -> None:
-    """Do what `pipeline.work_through` does, where a sample may kill its process: this process survives it.
+    """Do what `pipeline.work_through` does in another process, so that a deadly sample does not end this one.
 
     Args:
         unit: the batches with a suspect.

@@ -40,9 +40,9 @@ class WorkUnit:
 
     def split(self, suspects: Collection[int]) -> tuple["WorkUnit", "WorkUnit"]:
         """Return the unit of the batches without a suspect that is to be written, and the unit of the others."""
-        feared = {row for todo in self.todo.values() for row in todo if row in suspects}
-        safe = [batch for batch in self.batches if feared.isdisjoint(batch)]
-        return self.only(safe), self.only([batch for batch in self.batches if not feared.isdisjoint(batch)])
+        suspected = {row for todo in self.todo.values() for row in todo if row in suspects}
+        safe = [batch for batch in self.batches if suspected.isdisjoint(batch)]
+        return self.only(safe), self.only([batch for batch in self.batches if not suspected.isdisjoint(batch)])
 
 
 @dataclass

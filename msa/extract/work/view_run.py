@@ -112,7 +112,7 @@ class ViewRun:
         self.report.already = self.report.wanted - len(self.todo) - self.report.failed_before
 
     def forget_suspects(self) -> None:
-        """Remove the crash journals of dead runs all of whose samples this run or another one has finished."""
+        """Remove a dead run's crash journal once all its samples are finished, by this run or another."""
         unfinished = self._without_states()[0] if self.suspects else self.todo
         crash_journal.forget(self.folder, self.dataset, unfinished | self.suspects.difference(self.rows))
 

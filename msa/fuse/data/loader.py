@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from msa.fuse.data.table import Column, Normalisation, Subset
 
 SHARE = 0.5  # of the free memory may hold hidden states; the rest is for the training
-AT_ONCE = 1  # processes on this machine that do so at the same time, see sweep.py
+AT_ONCE = 1  # processes on this machine that hold hidden states in memory at the same time, see workers.py
 AHEAD = 2  # batches that are read before they are asked for
 T = TypeVar("T")
 

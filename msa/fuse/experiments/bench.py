@@ -1,7 +1,8 @@
 """Many heads on one store under one protocol: same hidden states, splits, pairing, seeds, choice of the best epoch.
 
 bench.json      everything below as plain values
-bench.md, bench.csv, bench.png
+bench.csv, bench.png
+bench.md        written by the command: `bench_tables.bench_sheet`
 runs/<head>/    a run folder for each, as `msa fuse train` writes it
 
 Every table carries what it takes to believe it: linear probes of all modalities and of each alone, the majority
@@ -41,14 +42,14 @@ COST = "cost.json"  # in the folder of each run, so that a bench that is run aga
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row: a model, and where it shall see less than all the modalities, which."""
+    """One row: a model, and the modalities it sees; all of them where none is named."""
 
     model: Model
     modalities: tuple[str, ...] = ()
 
 
 def heads(names: Sequence[str], preset: str = "default") -> dict[str, Candidate]:
-    """Entrants by name; `all` is every head but the probe, which stands beside them anyway."""
+    """Return candidates by name; `all` is every head but the probe, which is in every table as a baseline."""
     known = [name for name in catalog.names("head") if name != "probe"]
     wanted = known if list(names) == ["all"] else list(dict.fromkeys(names))
     if not wanted:
@@ -72,11 +73,24 @@ def bench(
     lost: Mapping[str, str] | None = None,
     searched: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Train, test and compare; the table as plain values, which lies in `folder` too.
+    """Train, test and compare; return the table as plain values, which is also written into `folder`.
 
     A folder with the runs of an interrupted bench is continued. A candidate that cannot be trained is named with the
-    reason and costs the others nothing, as are those `lost` before; ConfigError where none can. `searched` is what
-    `tune` says of each: trials, pruned, failed, value and the settings that differ from the preset.
+    reason and does not stop the others.
+
+    Args:
+        candidates: the rows, by name.
+        named: datasets, views and pairing.
+        seeds: of every candidate.
+        store: where the hidden states are.
+        folder: of the bench; the runs lie in it.
+        workers: processes, GPUs or a cluster.
+        log: called with every line of progress.
+        lost: candidates that failed before, and why.
+        searched: what `tune` found for each: trials, pruned, failed, value and the settings that differ.
+
+    Raises:
+        ConfigError: where no candidate can be trained.
     """
     data = named.load(store)
     probes = {name: Candidate(alike(model), tuple(m)) for name, (model, m) in leakage.probes(data).items()}

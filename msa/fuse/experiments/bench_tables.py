@@ -1,10 +1,8 @@
 """Tables of `msa fuse bench` and of what heads cost: heads from the best down, then the baselines, and remarks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
 from msa.fuse.experiments.tables import TITLES, Sheet, in_line, interval_remark, mean_row, number, rough_remarks
 
 

@@ -43,7 +43,7 @@ class LinearProbe(LinearHead):
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         means = [masked_mean(batch.x[m], batch.mask[m]) for m in self.modalities]  # each (B, D_m), 0 where absent
         if self.unit_length:
-            means = [F.layer_norm(x, x.shape[1:]) * x.shape[1] ** -0.5 for x in means]  # each (B, D_m)
+            means = [F.layer_norm(x, x.shape[1:]) * x.shape[1] ** -0.5 for x in means]
         present = [batch.mask[m].any(1, keepdim=True).expand_as(x) for m, x in zip(self.modalities, means, strict=True)]
         return torch.cat(means, 1), torch.cat(present, 1)  # (B, sum of D_m), twice
 

@@ -2,7 +2,7 @@
 
 It is handed the training and the validation split, and seals the table behind them: no label of a test sample is in
 reach, and test samples have no hidden states, so no choice - when to stop, which weights are best, when a rate was too
-high - depends on them. (The reader below, of a view, still knows all rows of the store.)
+high - depends on them. (The store that the samples come from still holds them.)
 """
 
 import math
@@ -71,11 +71,11 @@ def fit(
         )
     train, valid, device = train.sealed(), valid.sealed(), numbered(device)
     torch.manual_seed(seed)
-    head = make().to(device)
+    head = make()  # only its class is asked for here: `Training` builds its own under the same seed
     if isinstance(head, LinearHead):
         log_of_seed = lambda line: log(f"seed {seed}: {line}")  # noqa: E731
         criterion = config.criterion(train.table.task)
-        return fit_path(head, train, valid, norm, config.batch, criterion, log_of_seed, after_epoch)
+        return fit_path(head.to(device), train, valid, norm, config.batch, criterion, log_of_seed, after_epoch)
     loop = Training(make, train, valid, norm, config, seed, device, checkpoint, log, after_epoch)
     result = loop.run()
     if result.collapsed:
@@ -255,6 +255,6 @@ def _mean(terms: list[Tensor], sizes: list[int]) -> float:
 
 
 def _vary(train: Subset) -> bool:
-    """Return whether labels differ, so that one prediction for all is a collapse; False for values."""
+    """Return whether labels differ, so that one prediction for all is a collapse; False for regression."""
     task = train.table.task
     return bool(task.classes) and len(np.unique(train.y > 0 if task.multilabel else train.y, axis=0)) > 1

@@ -364,7 +364,7 @@ def test_a_file_that_changes_under_our_hands_is_noticed(file):
     path = file({"text": np.zeros((10, 1000))})
     found = _pickle.load(path)["text"]
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(SourceError, match="writes to this file"):
+    with pytest.raises(SourceError, match="was written to while it was read"):
         found.row(0)
 
 

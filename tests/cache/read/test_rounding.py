@@ -125,7 +125,7 @@ def test_a_diff_tells_rounding_from_other_numbers(tmp_path, msa):  # noqa: F811
     written(store.path, make_index(), range(10), lambda i, states: ulps(states, 1) if i < 4 else states)
     (view,) = history.diff(store.path, 2, 4)
     assert (view.close, list(view.apart), view.added, view.removed) == (4, [], 0, 0)
-    assert str(view) == "~ tiny audio made.up 4 samples made anew, different by rounding"
+    assert str(view) == "~ tiny audio made.up 4 samples extracted again, different by rounding"
     remove.remove(FeatureStore.open(store.path), view=V)
     written(store.path, make_index(), range(10), lambda i, states: ulps(states, 40) if i == 9 else states)
     (view,) = history.diff(store.path, 2, 6)
@@ -133,5 +133,5 @@ def test_a_diff_tells_rounding_from_other_numbers(tmp_path, msa):  # noqa: F811
     code, out, _ = msa("cache", "diff", "2", "6", "--store", store.path, "--json")
     assert code == 0 and json.loads(out)
     assert (
-        "made anew and different: the audio made.up of id9" in msa("cache", "diff", "2", "6", "--store", store.path)[1]
+        "extracted again and different: the audio made.up of id9" in msa("cache", "diff", "2", "6", "--store", store.path)[1]
     )

@@ -18,6 +18,7 @@ from msa.fuse import files
 from msa.fuse.data import loader, memory
 from msa.fuse.data.loader import Flat, Source, Stored
 from msa.fuse.data.table import Normalisation
+from msa.fuse.experiments import workers as parallel
 from msa.fuse.heads import hcl
 from msa.fuse.train import checkpoint
 from msa.fuse.train.loop import Training, fit
@@ -294,7 +295,7 @@ def test_a_loop_trains_on_the_card_its_process_has_chosen(cards, monkeypatch):
 def test_dask_workers_of_one_machine_are_numbered_among_themselves(address, at_once, ordinal):
     workers = ["tcp://10.0.0.1:4003", "tcp://10.0.0.2:4001", "tcp://10.0.0.1:4002", "tcp://10.0.0.1:4001"]
     shuffled = random.Random(0).sample(workers, len(workers))
-    assert workers._among(address, shuffled) == (at_once, ordinal)
+    assert parallel._among(address, shuffled) == (at_once, ordinal)
 
 
 def test_dask_workers_of_one_machine_take_different_cards_and_share_its_memory(cards, monkeypatch):
@@ -306,7 +307,7 @@ def test_dask_workers_of_one_machine_take_different_cards_and_share_its_memory(c
     found = []
     for address in workers:
         monkeypatch.setattr(distributed, "get_worker", lambda address=address: SimpleNamespace(address=address))
-        found.append(workers._in_turn(lambda: (torch.cuda.current_device(), loader.AT_ONCE)))
+        found.append(parallel._in_turn(lambda: (torch.cuda.current_device(), loader.AT_ONCE)))
     assert found == [(0, 3), (1, 3), (2, 3)]
 
 
