@@ -81,7 +81,8 @@ def rows(home: Path | None, quick: bool) -> Iterator[Row]:
     beside = [name for name in catalog.names("head") if home and name in mmsa.FILES]
     for name in beside:
         yield _row(name, home, quick, full=False)
-    for name in [*beside, *(name for name in catalog.names("head") if name not in beside)]:
+    stepped = [name for name in catalog.names("head") if name not in beside and name != "probe"]  # that one is solved
+    for name in [*beside, *stepped]:
         yield _row(name, home if name in beside else None, quick, full=True)
     torch.set_num_threads(threads)
 

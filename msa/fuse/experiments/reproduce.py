@@ -84,7 +84,15 @@ def complexity(experiment: papers.Experiment, folder: Path) -> dict[str, Any]:
     dims, task = COMPLEXITY_DIMS, Task(low=-3.0, high=3.0)
     rows = [
         {"name": label, "printed": dict(row.printed[0])}
-        | asdict(cost.at(partial(candidate.model.build, dims, task), COMPLEXITY_STEPS, dims, task, own_device()))
+        | asdict(
+            cost.at(
+                partial(candidate.model.build, dims, task),
+                COMPLEXITY_STEPS,
+                candidate.model.widths(dims),
+                task,
+                own_device(),
+            )
+        )
         for (label, candidate), row in zip(candidates(experiment).items(), experiment.rows, strict=True)
     ]
     costs = {"title": experiment.title, "rows": rows, "remark": experiment.remark}
