@@ -133,5 +133,6 @@ def test_a_diff_tells_rounding_from_other_numbers(tmp_path, msa):  # noqa: F811
     code, out, _ = msa("cache", "diff", "2", "6", "--store", store.path, "--json")
     assert code == 0 and json.loads(out)
     assert (
-        "extracted again and different: the audio made.up of id9" in msa("cache", "diff", "2", "6", "--store", store.path)[1]
+        "extracted again and different: the audio made.up of id9"
+        in msa("cache", "diff", "2", "6", "--store", store.path)[1]
     )
